@@ -1,0 +1,52 @@
+# Everything starts from a fresh clone: Python (3.10 or newer, with venv) and a Rust toolchain.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+# Other interpreters that pyenv keeps; the ones already on PATH come first.
+PYENV_ROOT ?= $(HOME)/.pyenv
+export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench wheel clean
+
+help:  ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make .venv, with the package built from this tree
+
+demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
+	$(BIN)/python -m fastpurge demo
+
+test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13
+	$(BIN)/nox -s wheel rust core package
+
+lint: $(READY)  ## Check style and types, of Rust and Python
+	$(BIN)/nox -s lint
+
+format: $(READY)  ## Format everything
+	cargo fmt
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
+	$(BIN)/python benches/ratios.py
+
+wheel: $(READY)  ## Build the wheel into dist/
+	$(BIN)/nox -s wheel
+
+clean:  ## Remove what was built
+	rm -rf .venv .nox target dist
+
+# uv: the CUDA build of torch is 3 GB, which uv links from its cache instead of copying it.
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/installed: pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --group lint
+	@touch $@
+
+$(READY): .venv/installed Cargo.toml Cargo.lock $(wildcard src/*.rs)
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --uv --quiet
+	@touch $@

@@ -1,0 +1,75 @@
+"""The sessions behind `make lint`, `make test` and `make bench`, each in an environment of its own."""
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2026.4"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+DIST = Path("dist")
+
+
+def install(session: nox.Session, group: str) -> None:
+    """Install a dependency group of pyproject.toml and the wheel that `make` has built."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, group))
+    session.install("--reinstall-package", "torch-fastpurge", str(*DIST.glob("*.whl")))
+
+
+@nox.session(python=False)
+def wheel(session: nox.Session) -> None:
+    """Build the one wheel that every other session installs."""
+    for old in DIST.glob("*.whl"):
+        old.unlink()
+    session.run("maturin", "build", "--release", "--locked", "--out", str(DIST), external=True)
+
+
+@nox.session(python=False)
+def rust(session: nox.Session) -> None:
+    """The crate's own tests, in an embedded interpreter."""
+    libdir = sysconfig.get_config_var("LIBDIR")
+    library = sysconfig.get_config_var("LDLIBRARY")
+    if not libdir or not any(Path(libdir).glob(f"{library}*")):
+        session.skip(f"this Python has no {library} to embed (Debian: apt install libpython3-dev)")
+    env = {
+        "PYO3_PYTHON": sys.executable,
+        "PYTHONHOME": sys.base_prefix,
+        "LD_LIBRARY_PATH": os.pathsep.join([libdir, os.environ.get("LD_LIBRARY_PATH", "")]),
+    }
+    runner = ["nextest", "run"] if _has_nextest(session) else ["test"]
+    session.run("cargo", *runner, "--locked", env=env, external=True)
+
+
+def _has_nextest(session: nox.Session) -> bool:
+    found = session.run("cargo", "nextest", "--version", external=True, silent=True, success_codes=[0, 101])
+    return "cargo-nextest" in str(found)
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def core(session: nox.Session) -> None:
+    """The Rust core through Python, without torch, on every interpreter from the same wheel."""
+    install(session, "core-test")
+    session.run("pytest", "tests/core", *session.posargs)
+
+
+@nox.session(python=["3.13", "3.11"])
+def package(session: nox.Session) -> None:
+    """The whole package with torch; the last session measures how much of it the tests run."""
+    install(session, "test")
+    session.run("pytest", "tests", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session(python=False)
+def lint(session: nox.Session) -> None:
+    """Style, types, and the stub of the core against the core."""
+    session.run("cargo", "fmt", "--check", external=True)
+    session.run(*("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"), external=True)
+    session.run("ruff", "format", "--check", ".", external=True)
+    session.run("ruff", "check", ".", external=True)
+    session.run("mypy", external=True)
+    session.run("stubtest", "fastpurge._core", external=True)

@@ -1,0 +1,113 @@
+"""What the caller keeps: where the closure starts, and what torch and NumPy hide from it.
+
+The interpreter's `tp_traverse` sees Python references only. A tensor's gradient is held by C++, and
+a NumPy array is not a garbage-collected object at all, so what these hold is named here and becomes
+a further root.
+"""
+
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch._C import DisableTorchFunctionSubclass, StorageBase, TensorBase
+
+from fastpurge._core import Libraries
+from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
+
+_grad = cast(Any, TensorBase.grad).__get__
+_is_leaf = cast(Any, TensorBase.is_leaf).__get__
+_retains_grad = cast(Any, TensorBase.retains_grad).__get__
+
+
+def named(keep: object) -> tuple[object, ...]:
+    """What the caller named: the object itself and, of a plain container, each element.
+
+    Named objects are entered whatever they are, so ``keep=[my_module]`` keeps a module's globals
+    although a closure stops at modules.
+    """
+    # `is` on the exact type: a subclass may run code of its own when iterated.
+    if type(keep) is dict:
+        return (keep, *keep.values())
+    if type(keep) in (list, tuple, set, frozenset):
+        return (keep, *cast(Iterable[object], keep))
+    return (keep,)
+
+
+@cache
+def libraries() -> Libraries:
+    """Where libraries live: the standard library and every site-packages folder."""
+    paths = sysconfig.get_paths()
+    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    folders |= {*site.getsitepackages(), site.getusersitepackages()}
+    # Wherever torch and this package are imported from, they are libraries.
+    folders |= {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
+    folders |= {str(Path(folder).resolve()) for folder in folders}
+    names = {*sys.stdlib_module_names, *sys.builtin_module_names}
+    return Libraries([(folder, True) for folder in sorted(folders)], sorted(names))
+
+
+def reported_types() -> tuple[type, ...]:
+    """The types whose instances, once kept, protect more than the closure can see."""
+    return torch.Tensor, StorageBase, *_ndarray()
+
+
+def hidden(kept: Iterable[Any]) -> Iterator[object]:
+    """What kept objects hold that the closure cannot see."""
+    arrays = _ndarray()
+    with DisableTorchFunctionSubclass():
+        for obj in kept:
+            if is_a(obj, torch.Tensor):
+                # Others have no gradient, and warn when asked for it.
+                if (_is_leaf(obj) or _retains_grad(obj)) and (grad := _grad(obj)) is not None:
+                    yield grad
+            elif arrays and is_a(obj, *arrays):
+                yield from _held_by_array(obj)
+
+
+def extents(kept: Iterable[Any]) -> Iterator[Extent]:
+    """The memory that kept tensors, storages and NumPy arrays stand on."""
+    arrays = _ndarray()
+    for obj in kept:
+        if is_a(obj, torch.Tensor):
+            storage = storage_of(obj)
+        elif is_a(obj, torch.UntypedStorage):
+            storage = obj
+        elif arrays and is_a(obj, *arrays):
+            yield _extent_of_array(obj)
+            continue
+        else:
+            continue
+        if storage is not None and (extent := extent_of_storage(storage, storage.device)):
+            yield extent
+
+
+def _ndarray() -> tuple[type, ...]:
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else (numpy.ndarray,)
+
+
+def _held_by_array(array: Any) -> Iterator[object]:
+    plain = _plain(array)
+    if (base := plain.base) is not None:
+        yield base
+    if plain.dtype.hasobject:
+        yield from plain.ravel().tolist()
+
+
+def _extent_of_array(array: Any) -> Extent:
+    import numpy as np
+
+    lib = getattr(np.lib, "array_utils", np)  # NumPy 1 has byte_bounds at the top
+    return Extent("cpu", *lib.byte_bounds(_plain(array)))
+
+
+def _plain(array: Any) -> Any:
+    """The array as an `ndarray` proper, so that no method of a subclass is run."""
+    import numpy as np
+
+    return np.ndarray.view(array, np.ndarray)

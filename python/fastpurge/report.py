@@ -1,0 +1,184 @@
+"""What a plan and a sweep have to say. Computes nothing about the heap; only tells."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import psutil._common
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fastpurge.memory import MemoryReading
+
+_WIDTH = 100
+_LARGEST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One tensor or module, as it was.
+
+    Attributes:
+        kind: ``"tensor"`` or ``"module"``.
+        type_name: the name of its class.
+        shape: its shape; ``None`` for a module.
+        dtype: such as ``"float32"``; ``None`` for a module.
+        device: such as ``"cuda:0"``; ``None`` for a module.
+        nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
+            counts 0: its tensors are items of their own.
+        reason: why it was skipped; ``None`` if it was not.
+
+    """
+
+    kind: Literal["tensor", "module"]
+    type_name: str
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    device: str | None = None
+    nbytes: int = 0
+    reason: str | None = None
+
+    def describe(self) -> str:
+        """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
+        if self.kind == "module" or self.shape is None:
+            return f"{self.kind} {self.type_name}"
+        return f"{self.dtype} {self.type_name} of shape {self.shape} on {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What a sweep did.
+
+    Attributes:
+        label: who swept.
+        freed_bytes: bytes given back, as measured: the sum of ``freed_by_device``.
+        freed_by_device: ``"cpu"`` is the drop of the resident set; other devices, what their allocator
+            gave back to the driver.
+        released: what became tombstones.
+        skipped: what was to be released and could not be, each with its ``reason``.
+        spared: bytes that each guard spared, by the guard's name.
+        objects_scanned: how many objects the heap held.
+        seconds: how long the sweep took, in all.
+        before: memory before the sweep.
+        after: memory after it.
+
+    """
+
+    label: str
+    released: tuple[Item, ...]
+    skipped: tuple[Item, ...]
+    spared: dict[str, int]
+    objects_scanned: int
+    seconds: float
+    before: MemoryReading
+    after: MemoryReading
+    freed_by_device: dict[str, int] = field(init=False)
+    freed_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass sets its derived fields this way (the `dataclasses` documentation).
+        object.__setattr__(self, "freed_by_device", self.before.freed_until(self.after))
+        object.__setattr__(self, "freed_bytes", sum(self.freed_by_device.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values that `json.dumps` takes."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return render(self._tell())
+
+    def _repr_html_(self) -> str:
+        return render_html(self._tell())
+
+    def _tell(self) -> RenderableType:
+        return Group(
+            _headline(
+                f"fastpurge freed {human(self.freed_bytes)} in {self.seconds * 1e3:.1f} ms ({self.label})"
+            ),
+            self._memory_table(),
+            tell_items("released", self.released),
+            tell_reasons(self.skipped, self.spared),
+            f"{self.objects_scanned:,} objects scanned",
+        )
+
+    def _memory_table(self) -> Table:
+        table = Table("memory", *(_right(name) for name in ("before", "after", "freed")))
+        rows = {"cpu": (self.before.rss, self.after.rss)}
+        for device, memory in self.before.devices.items():
+            if device in self.after.devices:
+                rows[device] = (memory.reserved, self.after.devices[device].reserved)
+        for device, (before, after) in rows.items():
+            name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
+            table.add_row(name, human(before), human(after), human(before - after))
+        return table
+
+
+def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
+    """A table of items, alike ones in one row, the largest first."""
+    rows: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+    for item in items:
+        shape = "" if item.shape is None else str(item.shape)
+        row = rows[(item.kind, item.type_name, shape, item.dtype or "", item.device or "")]
+        row[0] += 1
+        row[1] += item.nbytes
+    count, size = (sum(row[at] for row in rows.values()) for at in (0, 1))
+    if not count:
+        return Text(f"nothing {title}")
+    table = Table(
+        title, "type", "shape", "dtype", "device", _right("count"), _right("size"), show_footer=True
+    )
+    ranked = sorted(rows.items(), key=lambda row: (-row[1][1], -row[1][0], row[0]))
+    for cells, (number, nbytes) in ranked[:_LARGEST]:
+        table.add_row(*cells, f"{number:,}", human(nbytes) if cells[0] == "tensor" else "")
+    if rest := ranked[_LARGEST:]:
+        number, nbytes = (sum(row[1][at] for row in rest) for at in (0, 1))
+        table.add_row(f"{len(rest)} more rows", "", "", "", "", f"{number:,}", human(nbytes))
+    table.columns[-2].footer, table.columns[-1].footer = f"{count:,}", human(size)
+    return table
+
+
+def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
+    """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
+    lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items() if nbytes]
+    lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]
+    return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")
+
+
+def human(nbytes: int) -> str:
+    """Bytes as a person reads them.
+
+    >>> human(3 * 2**29)
+    '1.5G'
+    """
+    sign = "-" if nbytes < 0 else ""
+    size: str = psutil._common.bytes2human(abs(nbytes))
+    return sign + size
+
+
+def render(content: RenderableType) -> str:
+    """Plain text, no colours, the same on every terminal."""
+    console = Console(width=_WIDTH, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        console.print(content)
+    return capture.get().rstrip()
+
+
+def render_html(content: RenderableType) -> str:
+    """The same as `render`, as HTML for a notebook."""
+    # Jupyter is told apart by the caller; here rich must only record.
+    console = Console(width=_WIDTH, record=True, force_jupyter=False, quiet=False)
+    with console.capture():
+        console.print(content)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def _headline(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _right(name: str) -> Any:
+    from rich.table import Column
+
+    return Column(name, justify="right")

@@ -1,0 +1,252 @@
+"""Plan and apply: keep -> closure -> scan -> guards -> plan -> release -> trim -> report."""
+
+import gc
+import os
+import sys
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from fastpurge import memory, release
+from fastpurge.guards import Guard
+from fastpurge.report import Item, SweepReport, human, render, render_html, tell_items, tell_reasons
+from fastpurge.request import Collect, Devices, Request, parse
+from fastpurge.survey import Candidate, Survey, survey
+
+
+def sweep(
+    *,
+    keep: object,
+    devices: Devices = None,
+    models: bool = True,
+    wipe: bool = False,
+    min_bytes: int = 0,
+    guards: Guard = Guard.ALL,
+    collect: Collect = "auto",
+    label: str | None = None,
+) -> SweepReport:
+    """Release every tensor and module that is not reachable from ``keep``, and say what was freed.
+
+    Args:
+        keep: what to protect, with everything reachable from it. Any object; of a plain list, tuple,
+            set or dict also each element, whatever it is. ``()`` protects nothing.
+        devices: release only what is on these: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a `torch.device`,
+            or several of them. ``None`` means all.
+        models: also strip modules of what they hold.
+        wipe: overwrite memory with zeros before it is given back.
+        min_bytes: leave storages smaller than this (in bytes) alone.
+        guards: the rules that spare what nobody named.
+        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
+        label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
+
+    Raises:
+        TypeError: an argument has the wrong type. Nothing was touched.
+        ValueError: an argument has no meaning. Nothing was touched.
+        RuntimeError: called from within a sweep, by a finalizer for example.
+
+    >>> report = sweep(keep=[model, x])  # doctest: +SKIP
+    >>> report.freed_bytes  # doctest: +SKIP
+    1610612736
+
+    """
+    request = parse(
+        keep=keep,
+        devices=devices,
+        models=models,
+        wipe=wipe,
+        min_bytes=min_bytes,
+        guards=guards,
+        collect=collect,
+        label=label,
+        caller=_caller(),
+    )
+    return _make_plan(request).apply()
+
+
+def plan(
+    *,
+    keep: object,
+    devices: Devices = None,
+    models: bool = True,
+    wipe: bool = False,
+    min_bytes: int = 0,
+    guards: Guard = Guard.ALL,
+    collect: Collect = "auto",
+    label: str | None = None,
+) -> "SweepPlan":
+    """Say what a sweep with these arguments would release; touches nothing.
+
+    Takes and raises the same as `sweep`.
+
+    >>> p = plan(keep=[model], devices="cuda")  # doctest: +SKIP
+    >>> print(p)  # doctest: +SKIP
+    >>> report = p.apply()  # doctest: +SKIP
+    """
+    request = parse(
+        keep=keep,
+        devices=devices,
+        models=models,
+        wipe=wipe,
+        min_bytes=min_bytes,
+        guards=guards,
+        collect=collect,
+        label=label,
+        caller=_caller(),
+    )
+    return _make_plan(request)
+
+
+class SweepPlan:
+    """What a sweep would release. Keeps nothing of it alive.
+
+    Attributes:
+        items: what would become tombstones.
+        nbytes: the size of their storages, in bytes.
+        skipped: what cannot be released, each with its ``reason``.
+        spared: bytes that each guard spares, by the guard's name.
+        objects_scanned: how many objects the heap held.
+
+    """
+
+    def __init__(self, request: Request, found: Survey, seconds: float) -> None:
+        self.items: tuple[Item, ...] = tuple(candidate.item for candidate in found.planned)
+        self.nbytes: int = sum(item.nbytes for item in self.items)
+        self.skipped: tuple[Item, ...] = tuple(found.skipped)
+        self.spared: dict[str, int] = found.spared
+        self.objects_scanned: int = found.objects_scanned
+        self._request = request
+        self._seconds = seconds
+        self._planned = [weakref.ref(candidate.obj) for candidate in found.planned]
+
+    def apply(self) -> SweepReport:
+        """Release what was planned and is still unprotected now, and give the memory back.
+
+        What became reachable from ``keep`` since the plan was made, or came into being, stays.
+
+        Raises:
+            RuntimeError: called from within a sweep.
+
+        """
+        started = perf_counter()
+        with _turn.taken():
+            before = memory.read()
+            released, skipped, spared, scanned = self._carry_out()
+            memory.give_back()
+            after = memory.read()
+        return SweepReport(
+            label=self._request.label,
+            released=released,
+            skipped=skipped,
+            spared=spared,
+            objects_scanned=scanned,
+            seconds=self._seconds + perf_counter() - started,
+            before=before,
+            after=after,
+        )
+
+    def _carry_out(self) -> tuple[tuple[Item, ...], tuple[Item, ...], dict[str, int], int]:
+        request = self._request
+        if request.collect is True or (request.collect == "auto" and self._planned):
+            gc.collect()
+        planned = _alive(self._planned)
+        if not planned:
+            return (), self.skipped, self.spared, self.objects_scanned
+        found = survey(request, within=planned)
+        del planned
+        released, refused = _release(found, request)
+        # What was left alone when the plan was made was not looked at again.
+        skipped = (*self.skipped, *found.skipped, *refused)
+        spared = Counter(self.spared) + Counter(found.spared)
+        return released, skipped, dict(spared), found.objects_scanned
+
+    def __str__(self) -> str:
+        return render(self._tell())
+
+    def _repr_html_(self) -> str:
+        return render_html(self._tell())
+
+    def _tell(self) -> RenderableType:
+        return Group(
+            f"fastpurge would release {human(self.nbytes)} ({self._request.label})",
+            tell_items("planned", self.items),
+            tell_reasons(self.skipped, self.spared),
+            f"{self.objects_scanned:,} objects scanned in {self._seconds * 1e3:.1f} ms",
+        )
+
+
+def _alive(references: list[weakref.ref[Any]]) -> list[Any]:
+    return [obj for obj in (ref() for ref in references) if obj is not None]
+
+
+def _make_plan(request: Request) -> SweepPlan:
+    started = perf_counter()
+    with _turn.taken():
+        found = survey(request)
+    return SweepPlan(request, found, perf_counter() - started)
+
+
+def _release(found: Survey, request: Request) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Release each planned object, or say why not."""
+    released: list[Item] = []
+    refused: list[Item] = []
+    storages = release.storages_to_wipe(found.tensors_with_memory()) if request.wipe else []
+    for candidate in found.planned:
+        try:
+            _release_one(candidate, request.label)
+        except Exception as error:  # noqa: BLE001 - promise 6: no object ends a sweep
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            refused.append(replace(candidate.item, reason=reason))
+        else:
+            released.append(candidate.item)
+    release.wipe(storages)
+    return tuple(released), tuple(refused)
+
+
+def _release_one(candidate: Candidate, label: str) -> None:
+    obj: Any = candidate.obj
+    if candidate.item.kind == "tensor":
+        release.release_tensor(obj, candidate.item, label)
+    else:
+        release.release_module(obj, candidate.item, label)
+
+
+def _caller() -> str:
+    """File and line of the code that called `sweep` or `plan`."""
+    frame = sys._getframe(2)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class _Turn:
+    """One sweep at a time: other threads wait, a sweep within a sweep is an error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        me = threading.get_ident()
+        if self._thread == me:
+            raise RuntimeError(
+                "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
+                "must not start another"
+            )
+        with self._lock:
+            self._thread = me
+            try:
+                yield
+            finally:
+                self._thread = None
+
+
+_turn = _Turn()
+# The thread that was sweeping does not exist in a forked child, and would hold the lock forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn.__init__)  # type: ignore[misc]

@@ -1,0 +1,139 @@
+"""Facts about tensors and modules, read past whatever their classes override.
+
+Every accessor here is the one of `TensorBase` or of `nn.Module` itself: a subclass's property,
+`__getattr__` or `__torch_function__` is not asked. What a subclass can still intercept, by
+`__torch_dispatch__` with a custom size or device policy, may raise; callers expect that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch._C import DisableTorchFunctionSubclass, TensorBase
+
+_type_name = cast(Any, type.__dict__["__qualname__"]).__get__
+_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
+_shape = cast(Any, TensorBase.shape).__get__
+_dtype = cast(Any, TensorBase.dtype).__get__
+_device = cast(Any, TensorBase.device).__get__
+_layout = cast(Any, TensorBase.layout).__get__
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of memory: addresses ``start`` to ``end`` (exclusive) on a device."""
+
+    device: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """What a report says of a tensor. ``extent`` is ``None`` without a storage of its own."""
+
+    type_name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    device: torch.device
+    extent: Extent | None
+    nbytes: int
+
+
+def is_a(obj: object, *types: type) -> bool:
+    """`isinstance` by the C type alone: an object's ``__class__`` is not asked."""
+    return issubclass(type(obj), types)
+
+
+def type_name(obj: object) -> str:
+    """The name of an object's class, as the class statement gave it."""
+    name: str = _type_name(type(obj))
+    return name
+
+
+def facts_of(tensor: torch.Tensor) -> TensorFacts:
+    """Read a tensor's facts. Raises whatever the tensor raises: some cannot say their shape."""
+    with DisableTorchFunctionSubclass():
+        device = _device(tensor)
+        storage = storage_of(tensor)
+        extent = extent_of_storage(storage, device) if storage is not None else None
+        return TensorFacts(
+            type_name=type_name(tensor),
+            shape=_shape_of(tensor),
+            dtype=str(_dtype(tensor)).removeprefix("torch."),
+            device=device,
+            extent=extent,
+            nbytes=extent.end - extent.start if extent else _nbytes_without_storage(tensor),
+        )
+
+
+def _shape_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The shape; -1 for a ragged or symbolic size, ``None`` where the layout has no single shape."""
+    try:
+        return tuple(size if type(size) is int else -1 for size in _shape(tensor))
+    except RuntimeError:
+        return None
+
+
+def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The storage of a tensor, or ``None`` where the layout or the subclass has none."""
+    try:
+        with DisableTorchFunctionSubclass():
+            return TensorBase.untyped_storage(tensor)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
+    """The memory a storage covers; ``None`` if it has none (empty, meta, a wrapper subclass)."""
+    try:
+        start, nbytes = storage.data_ptr(), storage.nbytes()
+    except RuntimeError:
+        return None
+    return Extent(str(device), start, start + nbytes) if start and nbytes else None
+
+
+def _nbytes_without_storage(tensor: torch.Tensor) -> int:
+    if _layout(tensor) is torch.sparse_coo:
+        parts = [TensorBase._indices(tensor), TensorBase._values(tensor)]
+    elif _layout(tensor) in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    elif _layout(tensor) in (torch.sparse_csc, torch.sparse_bsc):
+        parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    else:
+        return 0
+    return sum(part.nbytes for part in parts)
+
+
+def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+    """The instance dict of a module."""
+    attributes: dict[str, Any] = _module_dict(module)
+    return attributes
+
+
+def modules_within(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The module and its sub-modules, each once, read from the instance dicts."""
+    seen = {id(module)}
+    pending = [module]
+    while pending:
+        yield (at := pending.pop())
+        for child in _values_of(at, "_modules"):
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                pending.append(child)
+
+
+def tensors_within(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters and buffers of a module and its sub-modules."""
+    for at in modules_within(module):
+        for tensor in chain(_values_of(at, "_parameters"), _values_of(at, "_buffers")):
+            if tensor is not None:
+                yield tensor
+
+
+def _values_of(module: torch.nn.Module, name: str) -> list[Any]:
+    # A module whose __init__ has not run has none of these; a subclass may have put anything there.
+    held = attributes_of(module).get(name)
+    return list(dict.values(held)) if isinstance(held, dict) else []

@@ -1,0 +1,160 @@
+"""What a released object becomes: something that raises `PurgedError` however it is used.
+
+A tombstone of a tensor has the `Python` dispatch key, so even C++ code that is handed one comes back
+to `__torch_dispatch__` here and raises, instead of computing with an empty tensor.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+
+class PurgedError(RuntimeError):
+    """A tensor or module was used after a sweep had released it.
+
+    The message says what it was, which sweep released it, and how to keep it next time.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Epitaph:
+    """What a tombstone remembers of the released object."""
+
+    description: str
+    label: str
+
+    def error(self) -> PurgedError:
+        """What any use of the tombstone raises."""
+        return PurgedError(
+            f"this {self.description} was released by fastpurge ({self.label}). "
+            "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
+        )
+
+
+# What may be asked of a tombstone: enough to print it, to tell what it is, and to drop it.
+_HARMLESS = frozenset(
+    """
+    __class__ __dict__ __doc__ __hash__ __module__ __weakref__ _is_param
+    __torch_function__ __torch_dispatch__
+    """.split()
+)
+_KEY = "_fastpurge_epitaph"
+_UNKNOWN = Epitaph("object", "unknown sweep")
+
+
+def bury(tombstone: object, epitaph: Epitaph) -> None:
+    """Make the epitaph all that a tombstone has."""
+    attributes = _attributes(tombstone)
+    attributes.clear()
+    attributes[_KEY] = epitaph
+
+
+def epitaph_of(tombstone: object) -> Epitaph:
+    """What the tombstone remembers."""
+    epitaph: Epitaph = _attributes(tombstone).get(_KEY, _UNKNOWN)
+    return epitaph
+
+
+def is_purged(obj: object) -> bool:
+    """Whether a sweep has released this tensor or module. Never raises.
+
+    >>> is_purged("anything")
+    False
+    """
+    return type(obj) in (PurgedTensor, PurgedModule)
+
+
+def _attributes(tombstone: object) -> dict[str, Any]:
+    attributes: dict[str, Any] = object.__getattribute__(tombstone, "__dict__")
+    return attributes
+
+
+def _refuse(self: object, *_: object, **__: object) -> NoReturn:
+    raise epitaph_of(self).error()
+
+
+def _get(self: object, name: str) -> Any:
+    if name in _HARMLESS:
+        return object.__getattribute__(self, name)
+    raise epitaph_of(self).error()
+
+
+def _tell(self: object) -> str:
+    epitaph = epitaph_of(self)
+    return f"<purged {epitaph.description}, released by {epitaph.label}>"
+
+
+def _format(self: object, spec: str) -> str:
+    return format(_tell(self), spec)
+
+
+class PurgedTensor(torch.Tensor):
+    """A tensor that was released."""
+
+    # `isinstance(x, torch.nn.Parameter)` asks for this; to ask what it is is not to use it.
+    _is_param = False
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:
+        raise _first_purged(args, kwargs).error()
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> NoReturn:
+        raise _first_purged(args, kwargs).error()
+
+
+class PurgedModule(torch.nn.Module):
+    """A module that was released."""
+
+
+def _first_purged(*arguments: Any) -> Epitaph:
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        if type(argument) is PurgedTensor:
+            return epitaph_of(argument)
+        if isinstance(argument, list | tuple):
+            pending[:0] = argument
+        elif isinstance(argument, dict):
+            pending[:0] = argument.values()
+    return _UNKNOWN
+
+
+# Python looks special methods up on the type, past `__getattribute__`. Most of a tensor's go through
+# `__torch_function__` and so refuse already; a module's must be told to.
+_REFUSED_BY_TENSORS = """
+    __setattr__ __delattr__ __dir__ __copy__ __deepcopy__ __reduce__ __reduce_ex__ __array__
+    __bool__ __dlpack__
+""".split()
+_REFUSED_BY_MODULES = """
+    __setattr__ __delattr__ __dir__ __copy__ __deepcopy__ __reduce__ __reduce_ex__
+    __getstate__ __setstate__ __call__ __iter__ __next__ __reversed__ __len__ __contains__
+    __getitem__ __setitem__ __delitem__ __enter__ __exit__ __bool__ __int__ __float__ __complex__
+    __index__ __bytes__ __await__ __aiter__ __add__ __sub__ __mul__ __matmul__ __truediv__
+    __floordiv__ __mod__ __divmod__ __pow__ __lshift__ __rshift__ __and__ __xor__ __or__ __radd__
+    __rsub__ __rmul__ __rmatmul__ __rtruediv__ __rfloordiv__ __rmod__ __rdivmod__ __rpow__
+    __rlshift__ __rrshift__ __rand__ __rxor__ __ror__ __iadd__ __isub__ __imul__ __imatmul__
+    __itruediv__ __ifloordiv__ __imod__ __ipow__ __iand__ __ixor__ __ior__ __neg__ __pos__ __abs__
+    __invert__ __round__ __trunc__ __floor__ __ceil__ __lt__ __le__ __gt__ __ge__
+""".split()
+
+
+def _set_in_stone(cls: type, refused: list[str]) -> None:
+    # Set here and not inherited from a common base: with a second base the layout would be another
+    # one, and `__class__` could not be assigned.
+    for name in refused:
+        setattr(cls, name, _refuse)
+    for name, method in {
+        "__getattribute__": _get,
+        "__repr__": _tell,
+        "__str__": _tell,
+        "__format__": _format,
+    }.items():
+        setattr(cls, name, method)
+
+
+_set_in_stone(PurgedTensor, _REFUSED_BY_TENSORS)
+_set_in_stone(PurgedModule, _REFUSED_BY_MODULES)

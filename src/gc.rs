@@ -1,0 +1,245 @@
+//! The object stream: every object the garbage collector tracks, one after the other.
+//!
+//! CPython 3.12 added `PyUnstable_GC_VisitObjects` (Modules/gcmodule.c), which walks the collector's
+//! own lists and builds nothing. It is not part of the stable ABI, so it is looked up at run time and
+//! one abi3 wheel uses it where it is. Elsewhere `gc.get_objects()` gives the same objects as a list.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use pyo3::exceptions::PyMemoryError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyList;
+use pyo3::{ffi, intern};
+
+type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
+type VisitObjects = unsafe extern "C" fn(GcVisitor, *mut c_void);
+
+/// Why a walk stopped early.
+#[derive(Debug)]
+pub enum Failure {
+    OutOfMemory,
+    /// A Rust panic, caught before it could cross a C frame; it goes on once that frame is left.
+    Panic(Box<dyn Any + Send>),
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::OutOfMemory => {
+                PyMemoryError::new_err("fastpurge ran out of memory while walking the heap")
+            }
+            Failure::Panic(panic) => resume_unwind(panic),
+        }
+    }
+}
+
+/// Pushes, with running out of memory as an error.
+#[inline]
+pub fn try_push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
+    if list.len() == list.capacity() {
+        list.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+    }
+    list.push(item);
+    Ok(())
+}
+
+/// Keeps the cyclic collector from running, and with it every finalizer, until dropped.
+pub struct GcPause<'py> {
+    was_enabled: bool,
+    _py: Python<'py>,
+}
+
+impl<'py> GcPause<'py> {
+    pub fn new(py: Python<'py>) -> Self {
+        // SAFETY: `py` proves that this thread is attached, the one thing PyGC_Disable asks.
+        let was_enabled = unsafe { ffi::PyGC_Disable() } != 0;
+        Self {
+            was_enabled,
+            _py: py,
+        }
+    }
+}
+
+impl Drop for GcPause<'_> {
+    fn drop(&mut self) {
+        if self.was_enabled {
+            // SAFETY: `_py` proves that this thread is still attached.
+            unsafe { ffi::PyGC_Enable() };
+        }
+    }
+}
+
+struct Walk<F> {
+    each: F,
+    seen: usize,
+    outcome: Result<(), Failure>,
+}
+
+impl<F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>> Walk<F> {
+    /// Hands one object on; `false` once the walk is over.
+    #[inline]
+    fn step(&mut self, object: *mut ffi::PyObject) -> bool {
+        self.seen += 1;
+        match catch_unwind(AssertUnwindSafe(|| (self.each)(object))) {
+            Ok(Ok(())) => return true,
+            Ok(Err(failure)) => self.outcome = Err(failure),
+            Err(panic) => self.outcome = Err(Failure::Panic(panic)),
+        }
+        false
+    }
+}
+
+/// # Safety
+/// `walk` points to the live `Walk<F>` that `PyUnstable_GC_VisitObjects` was given.
+unsafe extern "C" fn visit_one<F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>>(
+    object: *mut ffi::PyObject,
+    walk: *mut c_void,
+) -> c_int {
+    // SAFETY: by this function's contract; nothing else borrows the walk while it runs.
+    let walk = unsafe { &mut *walk.cast::<Walk<F>>() };
+    c_int::from(walk.step(object))
+}
+
+/// Calls `each` with every object the collector tracks and returns how many there were.
+///
+/// `each` must run no Python code, allocate no object the collector tracks, and release none. The
+/// pointers are borrowed, and live as long as the caller stays attached and runs no Python code.
+pub fn walk<F>(py: Python<'_>, each: F) -> PyResult<usize>
+where
+    F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
+{
+    let mut walk = Walk {
+        each,
+        seen: 0,
+        outcome: Ok(()),
+    };
+    if let Some(visit_objects) = visit_objects(py) {
+        // SAFETY: the signature is that of Include/cpython/objimpl.h (3.12 and up), this thread is
+        // attached, and `walk` outlives the call.
+        unsafe { visit_objects(visit_one::<F>, (&raw mut walk).cast()) };
+    } else {
+        let objects = py
+            .import(intern!(py, "gc"))?
+            .call_method0(intern!(py, "get_objects"))?
+            .cast_into::<PyList>()?;
+        let count = ffi::Py_ssize_t::try_from(objects.len())?;
+        for index in 0..count {
+            // SAFETY: `index` is within the list, which nothing else can reach.
+            let object = unsafe { ffi::PyList_GetItem(objects.as_ptr(), index) };
+            // The list itself is not among its objects; this one is ours alone.
+            if !walk.step(object) {
+                break;
+            }
+        }
+    }
+    walk.outcome?;
+    Ok(walk.seen)
+}
+
+/// `PyUnstable_GC_VisitObjects`, if the running interpreter has it.
+fn visit_objects(py: Python<'_>) -> Option<VisitObjects> {
+    static FOUND: PyOnceLock<Option<VisitObjects>> = PyOnceLock::new();
+    *FOUND.get_or_init(py, || find_visit_objects(py))
+}
+
+#[cfg(unix)]
+fn find_visit_objects(_py: Python<'_>) -> Option<VisitObjects> {
+    let process = libloading::os::unix::Library::this();
+    // SAFETY: the type is that of the declaration in Include/cpython/objimpl.h, and the interpreter
+    // is never unloaded while an extension module of it runs.
+    unsafe { process.get::<VisitObjects>(b"PyUnstable_GC_VisitObjects\0") }
+        .ok()
+        .map(|symbol| *symbol)
+}
+
+#[cfg(windows)]
+fn find_visit_objects(py: Python<'_>) -> Option<VisitObjects> {
+    let version = py.version_info();
+    let name = format!("python{}{}.dll", version.major, version.minor);
+    let interpreter = libloading::os::windows::Library::open_already_loaded(name).ok()?;
+    // SAFETY: as on Unix.
+    unsafe { interpreter.get::<VisitObjects>(b"PyUnstable_GC_VisitObjects\0") }
+        .ok()
+        .map(|symbol| *symbol)
+}
+
+/// Which object stream this interpreter gives: ``"visitor"`` (nothing is built) or ``"list"``.
+#[pyfunction]
+pub fn object_stream(py: Python<'_>) -> &'static str {
+    match visit_objects(py) {
+        Some(_) => "visitor",
+        None => "list",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pyo3::types::PyDict;
+
+    #[test]
+    fn a_tracked_object_is_in_the_stream() {
+        Python::attach(|py| {
+            let list = PyList::empty(py);
+            let mut met = 0;
+            let seen = walk(py, |object| {
+                met += usize::from(object == list.as_ptr());
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(met, 1);
+            assert!(seen > 1000);
+        });
+    }
+
+    #[test]
+    fn a_failure_ends_the_walk() {
+        Python::attach(|py| {
+            let _objects = PyDict::new(py);
+            let mut calls = 0;
+            let error = walk(py, |_| {
+                calls += 1;
+                Err(Failure::OutOfMemory)
+            })
+            .unwrap_err();
+            assert_eq!(calls, 1);
+            assert!(error.is_instance_of::<PyMemoryError>(py));
+        });
+    }
+
+    #[test]
+    fn a_panic_does_not_unwind_through_the_interpreter() {
+        Python::attach(|py| {
+            let caught = catch_unwind(AssertUnwindSafe(|| walk(py, |_| panic!("in the visitor"))));
+            let message = caught.unwrap_err();
+            assert_eq!(message.downcast_ref(), Some(&"in the visitor"));
+            // The interpreter is whole: its collector was switched back on by the visitor.
+            assert!(walk(py, |_| Ok(())).unwrap() > 1000);
+        });
+    }
+
+    #[test]
+    fn a_pause_restores_what_it_found() {
+        Python::attach(|py| {
+            let gc = py.import("gc").unwrap();
+            let enabled = || {
+                gc.call_method0("isenabled")
+                    .unwrap()
+                    .extract::<bool>()
+                    .unwrap()
+            };
+            assert!(enabled());
+            {
+                let _outer = GcPause::new(py);
+                assert!(!enabled());
+                drop(GcPause::new(py));
+                assert!(!enabled());
+            }
+            assert!(enabled());
+        });
+    }
+}

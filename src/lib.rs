@@ -1,0 +1,34 @@
+//! `fastpurge._core`: what the package asks of the interpreter.
+//!
+//! The crate knows objects, types and identities. It has never heard of torch.
+#![deny(unsafe_code)]
+
+mod gc;
+mod heap;
+mod idset;
+mod library;
+mod reach;
+mod referents;
+mod scan;
+mod types;
+
+use pyo3::prelude::*;
+
+/// The Rust core of fastpurge: closures and scans over the CPython heap.
+// `gil_used`: the borrowed pointers of a walk stay valid because the GIL is held throughout, so a
+// free-threaded interpreter must switch its GIL on (or refuse) before it may load this module.
+#[pymodule(gil_used = true)]
+mod _core {
+    #[pymodule_export]
+    use crate::gc::object_stream;
+    #[pymodule_export]
+    use crate::heap::trim_heap;
+    #[pymodule_export]
+    use crate::idset::IdSet;
+    #[pymodule_export]
+    use crate::library::Libraries;
+    #[pymodule_export]
+    use crate::referents::untraced;
+    #[pymodule_export]
+    use crate::scan::{Snapshot, closure, scan, snapshot};
+}

@@ -1,0 +1,162 @@
+//! The closure: everything reachable from a set of roots, by the interpreter's own `tp_traverse`.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use pyo3::ffi;
+
+use crate::gc::{Failure, try_push};
+use crate::idset::Addresses;
+use crate::library::Judge;
+use crate::types::{Role, TypeTable};
+
+/// A closure being built: iterative, so that no depth of nesting can overflow a stack.
+///
+/// The boundary: modules, the namespaces of modules, types of libraries. A boundary object that is
+/// met is in the closure; what lies behind it is not. Roots that the caller named are always entered.
+pub struct Reach<'a, 'py> {
+    types: &'a mut TypeTable,
+    judge: Judge<'py, 'a>,
+    /// The `__dict__` of every module.
+    namespaces: &'a Addresses,
+    met: Addresses,
+    pending: Vec<*mut ffi::PyObject>,
+    reported: Vec<*mut ffi::PyObject>,
+    outcome: Result<(), Failure>,
+}
+
+impl<'a, 'py> Reach<'a, 'py> {
+    pub fn new(types: &'a mut TypeTable, judge: Judge<'py, 'a>, namespaces: &'a Addresses) -> Self {
+        Self {
+            types,
+            judge,
+            namespaces,
+            met: Addresses::default(),
+            pending: Vec::new(),
+            reported: Vec::new(),
+            outcome: Ok(()),
+        }
+    }
+
+    /// Adds what is reachable from an object that the caller named, whatever it is.
+    ///
+    /// # Safety
+    /// `root` is live, the thread is attached, and no Python code runs before `finish`.
+    pub unsafe fn name(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            self.meet(root)?;
+            let facts = self.types.of(root);
+            if facts.role == Role::Module {
+                let namespace = ffi::PyModule_GetDict(root);
+                if !namespace.is_null() {
+                    self.meet(namespace)?;
+                    self.enter(namespace)?;
+                }
+            }
+            // Entered here, as named, and once more at most when its turn comes as an object met.
+            self.enter(root)?;
+            self.run()
+        }
+    }
+
+    /// Adds what is reachable from an object.
+    ///
+    /// # Safety
+    /// As for `name`.
+    pub unsafe fn add(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            self.meet(root)?;
+            self.run()
+        }
+    }
+
+    /// The closure, and in the order they were met those of its objects that were to be reported.
+    pub fn finish(self) -> (Addresses, Vec<*mut ffi::PyObject>) {
+        (self.met, self.reported)
+    }
+
+    /// # Safety
+    /// As for `name`.
+    unsafe fn run(&mut self) -> Result<(), Failure> {
+        while let Some(object) = self.pending.pop() {
+            // SAFETY: by this function's contract.
+            unsafe {
+                if !self.is_boundary(object) {
+                    self.enter(object)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for `name`.
+    unsafe fn is_boundary(&mut self, object: *mut ffi::PyObject) -> bool {
+        // SAFETY: by this function's contract.
+        unsafe {
+            match self.types.of(object).role {
+                Role::Plain => false,
+                Role::Dict => self.namespaces.contains(object),
+                Role::Module => true,
+                Role::Type => self.judge.is_library_type(object),
+            }
+        }
+    }
+
+    /// Meets everything an object refers to.
+    ///
+    /// # Safety
+    /// As for `name`.
+    unsafe fn enter(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        let facts = unsafe { self.types.of(object) };
+        let Some(traverse) = facts.traverse else {
+            return Ok(());
+        };
+        // A static type has the traverse function of all types, which must not be called on it
+        // (`type_traverse` in Objects/typeobject.c).
+        // SAFETY: the type's own tp_is_gc, on an instance.
+        if facts
+            .is_gc
+            .is_some_and(|is_gc| unsafe { is_gc(object) } == 0)
+        {
+            return Ok(());
+        }
+        // SAFETY: the type's own tp_traverse, on an instance; `self` outlives the call.
+        unsafe { traverse(object, visit, (&raw mut *self).cast()) };
+        std::mem::replace(&mut self.outcome, Ok(()))
+    }
+
+    /// # Safety
+    /// `object` is live and the thread is attached.
+    #[inline]
+    unsafe fn meet(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        let facts = unsafe { self.types.of(object) };
+        if facts.is_leaf() || !self.met.insert(object)? {
+            return Ok(());
+        }
+        if facts.reported {
+            try_push(&mut self.reported, object)?;
+        }
+        if facts.traverse.is_some() {
+            try_push(&mut self.pending, object)?;
+        }
+        Ok(())
+    }
+}
+
+/// # Safety
+/// `reach` points to the live `Reach` whose `enter` called tp_traverse; `object` is live.
+unsafe extern "C" fn visit(object: *mut ffi::PyObject, reach: *mut c_void) -> c_int {
+    // SAFETY: by this function's contract; `enter` touches nothing of it until tp_traverse returns.
+    let reach = unsafe { &mut *reach.cast::<Reach<'_, '_>>() };
+    // SAFETY: the thread is attached, as `enter` required.
+    let met = catch_unwind(AssertUnwindSafe(|| unsafe { reach.meet(object) }));
+    reach.outcome = met.unwrap_or_else(|panic| Err(Failure::Panic(panic)));
+    // Anything but zero ends the traversal of this object.
+    c_int::from(reach.outcome.is_err())
+}

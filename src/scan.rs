@@ -1,0 +1,150 @@
+//! One walk over all objects, and the closure beside it: the snapshot a sweep decides by.
+#![allow(unsafe_code)]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple, PyType};
+
+use crate::gc::{GcPause, try_push, walk};
+use crate::idset::{Addresses, IdSet};
+use crate::library::{Judge, Libraries};
+use crate::reach::Reach;
+use crate::types::TypeTable;
+
+/// What was kept and what was not, at one moment.
+#[pyclass(module = "fastpurge._core", frozen, get_all)]
+pub struct Snapshot {
+    /// The objects in the closure whose type was to be reported, in the order they were met.
+    kept: Py<PyList>,
+    /// The objects of a scanned type outside the closure, in heap order.
+    candidates: Py<PyList>,
+    /// How many objects the collector tracked.
+    objects_scanned: usize,
+    /// How many objects the closure holds.
+    closure_size: usize,
+}
+
+/// Takes the closure of the roots and scans the heap for what lies outside it, in one go.
+///
+/// No Python code runs between the two, in this thread or any other, and no object is asked
+/// anything: types are compared by address and MRO.
+#[pyfunction]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries))]
+pub fn snapshot(
+    py: Python<'_>,
+    named: &Bound<'_, PyTuple>,
+    roots: &Bound<'_, PyList>,
+    scan_for: &Bound<'_, PyTuple>,
+    report: &Bound<'_, PyTuple>,
+    libraries: &Libraries,
+) -> PyResult<Snapshot> {
+    let _pause = GcPause::new(py);
+    let judge = Judge::new(py, libraries)?;
+    let mut types = TypeTable::new(type_pointers(scan_for)?, type_pointers(report)?);
+
+    let heap = Heap::walk(py, &mut types)?;
+    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+    for root in named.iter_borrowed() {
+        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
+        unsafe { reach.name(root.as_ptr()) }?;
+    }
+    for root in roots.iter() {
+        // SAFETY: as above, for `roots`.
+        unsafe { reach.add(root.as_ptr()) }?;
+    }
+    let (closure, kept) = reach.finish();
+    let mut candidates = heap.found;
+    candidates.retain(|&object| !closure.contains(object));
+
+    // All are owned before the first list is made: from then on they could be let go elsewhere.
+    let (kept, candidates) = (own(py, &kept)?, own(py, &candidates)?);
+    Ok(Snapshot {
+        kept: PyList::new(py, kept)?.unbind(),
+        candidates: PyList::new(py, candidates)?.unbind(),
+        objects_scanned: heap.seen,
+        closure_size: closure.len(),
+    })
+}
+
+/// Everything reachable from the roots that can itself hold a reference.
+#[pyfunction]
+#[pyo3(signature = (named, *, libraries))]
+pub fn closure(
+    py: Python<'_>,
+    named: &Bound<'_, PyTuple>,
+    libraries: &Libraries,
+) -> PyResult<IdSet> {
+    let _pause = GcPause::new(py);
+    let judge = Judge::new(py, libraries)?;
+    let mut types = TypeTable::new(Vec::new(), Vec::new());
+    let heap = Heap::walk(py, &mut types)?;
+    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+    for root in named.iter_borrowed() {
+        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
+        unsafe { reach.name(root.as_ptr()) }?;
+    }
+    Ok(reach.finish().0.into())
+}
+
+/// The objects of the given types (or of subtypes) that the collector tracks.
+#[pyfunction]
+#[pyo3(signature = (types, /))]
+pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let mut types = TypeTable::new(type_pointers(types)?, Vec::new());
+    let heap = Heap::walk(py, &mut types)?;
+    PyList::new(py, own(py, &heap.found)?)
+}
+
+/// What one walk over the heap gives: borrowed pointers, good until Python code runs again.
+struct Heap {
+    found: Vec<*mut ffi::PyObject>,
+    /// The `__dict__` of every module, in `sys.modules` or not.
+    namespaces: Addresses,
+    seen: usize,
+}
+
+impl Heap {
+    fn walk(py: Python<'_>, types: &mut TypeTable) -> PyResult<Self> {
+        let mut found = Vec::new();
+        let mut namespaces = Addresses::default();
+        let seen = walk(py, |object| {
+            // SAFETY: the walk hands on live objects, and this thread is attached.
+            let facts = unsafe { types.of(object) };
+            if facts.scanned {
+                try_push(&mut found, object)?;
+            }
+            if facts.role == crate::types::Role::Module {
+                // SAFETY: a live module; its dict is null only while it is being made.
+                let namespace = unsafe { ffi::PyModule_GetDict(object) };
+                if !namespace.is_null() {
+                    namespaces.insert(namespace)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            found,
+            namespaces,
+            seen,
+        })
+    }
+}
+
+fn type_pointers(types: &Bound<'_, PyTuple>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
+    types
+        .iter()
+        .map(|of| Ok(of.cast::<PyType>()?.as_type_ptr()))
+        .collect()
+}
+
+/// Takes a reference to each.
+fn own(py: Python<'_>, objects: &[*mut ffi::PyObject]) -> PyResult<Vec<Py<PyAny>>> {
+    let mut owned = Vec::new();
+    for &object in objects {
+        // SAFETY: live, since no Python code has run since it was met.
+        let object = unsafe { Bound::from_borrowed_ptr(py, object) };
+        try_push(&mut owned, object.unbind())?;
+    }
+    Ok(owned)
+}

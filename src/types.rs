@@ -1,0 +1,151 @@
+//! What one walk needs to know of a type, asked once per type.
+#![allow(unsafe_code)]
+
+use std::mem::transmute;
+use std::ptr;
+
+use pyo3::ffi;
+use rustc_hash::FxHashMap;
+
+/// How a closure treats the instances of a type.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Entered.
+    Plain,
+    /// A dict, which may be the namespace of a module.
+    Dict,
+    /// A module.
+    Module,
+    /// A type object, which may be a library's.
+    Type,
+}
+
+#[derive(Clone, Copy)]
+pub struct Facts {
+    pub traverse: Option<ffi::traverseproc>,
+    /// Says of a single instance whether it takes part in garbage collection (static types do not).
+    pub is_gc: Option<ffi::inquiry>,
+    pub role: Role,
+    /// An instance is what the scan looks for.
+    pub scanned: bool,
+    /// An instance is to be named when the closure meets it.
+    pub reported: bool,
+}
+
+impl Facts {
+    const NONE: Self = Self {
+        traverse: None,
+        is_gc: None,
+        role: Role::Plain,
+        scanned: false,
+        reported: false,
+    };
+
+    /// Nothing can be reached through an instance, and nobody asked for it.
+    #[inline]
+    pub fn is_leaf(&self) -> bool {
+        self.traverse.is_none() && !self.reported
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    of: *mut ffi::PyTypeObject,
+    facts: Facts,
+}
+
+const FRONT: usize = 512;
+
+/// Facts by type pointer, for the length of one walk: a type may die after it.
+///
+/// Most objects of a heap have one of a few types, so a small direct-mapped table stands before the
+/// hash map.
+pub struct TypeTable {
+    front: Box<[Slot; FRONT]>,
+    all: FxHashMap<usize, Facts>,
+    scanned: Vec<*mut ffi::PyTypeObject>,
+    reported: Vec<*mut ffi::PyTypeObject>,
+}
+
+impl TypeTable {
+    pub fn new(
+        scanned: Vec<*mut ffi::PyTypeObject>,
+        reported: Vec<*mut ffi::PyTypeObject>,
+    ) -> Self {
+        Self {
+            front: Box::new(
+                [Slot {
+                    of: ptr::null_mut(),
+                    facts: Facts::NONE,
+                }; FRONT],
+            ),
+            all: FxHashMap::default(),
+            scanned,
+            reported,
+        }
+    }
+
+    /// The facts of an object's C type.
+    ///
+    /// # Safety
+    /// `object` is live and the thread is attached.
+    #[inline]
+    pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> Facts {
+        // SAFETY: `object` is live. This reads the C type; `__class__` is never asked.
+        let of = unsafe { ffi::Py_TYPE(object) };
+        // Type objects are at least 16-byte aligned.
+        let slot = &mut self.front[(of as usize >> 4) % FRONT];
+        if slot.of != of {
+            let facts = *self
+                .all
+                .entry(of as usize)
+                // SAFETY: the type of a live object is live.
+                .or_insert_with(|| unsafe { study(of, &self.scanned, &self.reported) });
+            *slot = Slot { of, facts };
+        }
+        slot.facts
+    }
+}
+
+/// # Safety
+/// `of` is a live type and the thread is attached.
+unsafe fn study(
+    of: *mut ffi::PyTypeObject,
+    scanned: &[*mut ffi::PyTypeObject],
+    reported: &[*mut ffi::PyTypeObject],
+) -> Facts {
+    // SAFETY: PyType_IsSubtype walks the MRO of two live types; no `__subclasscheck__` is run.
+    let is = |base| unsafe { ffi::PyType_IsSubtype(of, base) } != 0;
+    // SAFETY: a live type, as the contract says.
+    let has_gc = unsafe { ffi::PyType_GetFlags(of) } & ffi::Py_TPFLAGS_HAVE_GC != 0;
+    // SAFETY: both slots are listed in the stable ABI, and PyType_GetSlot takes static types from
+    // 3.10 on. A null slot becomes `None`; a filled one has the type named by its slot id.
+    let (traverse, is_gc) = unsafe {
+        (
+            transmute::<*mut std::ffi::c_void, Option<ffi::traverseproc>>(ffi::PyType_GetSlot(
+                of,
+                ffi::Py_tp_traverse,
+            )),
+            transmute::<*mut std::ffi::c_void, Option<ffi::inquiry>>(ffi::PyType_GetSlot(
+                of,
+                ffi::Py_tp_is_gc,
+            )),
+        )
+    };
+    let role = if is(&raw mut ffi::PyType_Type) {
+        Role::Type
+    } else if is(&raw mut ffi::PyModule_Type) {
+        Role::Module
+    } else if is(&raw mut ffi::PyDict_Type) {
+        Role::Dict
+    } else {
+        Role::Plain
+    };
+    Facts {
+        traverse: traverse.filter(|_| has_gc),
+        is_gc,
+        role,
+        scanned: scanned.iter().any(|&base| is(base)),
+        reported: reported.iter().any(|&base| is(base)),
+    }
+}

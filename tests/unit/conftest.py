@@ -1,0 +1,20 @@
+"""What the tests of the package share."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module that stands for somebody's program: its globals are where things are forgotten."""
+    import sys
+
+    module: Any = types.ModuleType("forgetful_program")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    yield module
+    vars(module).clear()

@@ -1,0 +1,52 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import fastpurge
+import pytest
+from fastpurge import cli, demo
+from rich.console import Console
+
+
+def test_help_teaches() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastpurge", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "demo" in done.stdout
+    assert "keep" in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"fastpurge {fastpurge.__version__}\n"
+
+
+def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["purge-everything"])
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_the_demo_holds_what_it_says() -> None:
+    # In a process of its own, as `make demo` runs it: it measures the resident set.
+    done = subprocess.run(
+        [sys.executable, "-m", "fastpurge", "demo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\nok ") == 4
+    assert "FAILED" not in done.stdout
+    assert "PurgedError: this float32 Tensor" in done.stdout
+
+
+def test_a_check_that_fails_is_said_and_makes_the_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO())
+    monkeypatch.setattr(demo, "_FORGOTTEN_BYTES", 1 << 20)
+    monkeypatch.setattr(demo, "_zombie_is_loud", lambda *_: False)
+    monkeypatch.setattr(demo, "Console", lambda **_: console)
+    assert cli.main(["demo"]) == 1
+    assert "FAILED a zombie is loud" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,0 +1,177 @@
+"""Kept means bit-for-bit unchanged: by reachability, by shared memory, by what torch hides."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from types import MappingProxyType
+from typing import Any
+
+import fastpurge
+import numpy as np
+import pytest
+import torch
+from fastpurge import is_purged
+
+
+class Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+    def method(self) -> None: ...
+
+
+def _suspended(held: object) -> Any:
+    def generator() -> Any:
+        local = held
+        yield
+        yield local
+
+    running = generator()
+    next(running)
+    return running
+
+
+HOLDERS = {
+    "nothing": lambda x: x,
+    "list": lambda x: [x],
+    "nested": lambda x: [({"k": [x]},)],
+    "set": lambda x: {x},
+    "deque": lambda x: deque([x]),
+    "slots": Slotted,
+    "bound method": lambda x: Slotted(x).method,
+    "closure": lambda x: lambda: x,
+    "partial": lambda x: functools.partial(torch.add, x),
+    "generator": _suspended,
+    "mapping proxy": lambda x: MappingProxyType({"k": x}),
+    "object array": lambda x: np.array([None, x, 3], dtype=object),
+    "object array in a list": lambda x: [np.array([[x], [None]], dtype=object)],
+    "own class": lambda x: type("Own", (), {"held": x})(),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
+def test_kept_means_unchanged(holder: Any, program: Any) -> None:
+    program.kept = torch.arange(12.0)
+    program.other = torch.arange(12.0)
+    fastpurge.sweep(keep=[holder(program.kept)])
+    assert program.kept.tolist() == list(range(12))
+    assert is_purged(program.other)
+
+
+def test_keep_may_be_the_object_itself(program: Any) -> None:
+    program.kept = torch.ones(3)
+    fastpurge.sweep(keep=program.kept)
+    assert program.kept.tolist() == [1, 1, 1]
+
+
+def test_keep_may_be_a_module_or_its_globals(program: Any) -> None:
+    program.kept = torch.ones(3)
+    fastpurge.sweep(keep=[program])
+    fastpurge.sweep(keep=program)
+    fastpurge.sweep(keep=vars(program))
+    fastpurge.sweep(keep=(vars(program),))
+    assert program.kept.tolist() == [1, 1, 1]
+    fastpurge.sweep(keep=())
+    assert is_purged(program.kept)
+
+
+SHARERS = {
+    "view": lambda x: x[2:5],
+    "detach": lambda x: x.detach(),
+    "data": lambda x: x.data,
+    "as_strided": lambda x: x.as_strided((2, 2), (1, 1)),
+    "dtype view": lambda x: x.view(torch.uint8),
+    "transpose": lambda x: x.reshape(3, 4).t(),
+    "numpy": lambda x: x.numpy(),
+    "numpy view": lambda x: x.numpy()[3:4],
+    "storage": lambda x: x.untyped_storage(),
+    "typed storage": lambda x: x.storage(),
+    "from numpy": lambda x: torch.from_numpy(x.numpy()),
+    "dlpack": lambda x: torch.utils.dlpack.from_dlpack(x),
+    "parameter": lambda x: torch.nn.Parameter(x),
+    "same storage, another tensor": lambda x: torch.empty(0).set_(x.untyped_storage()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("wipe", [False, True])
+@pytest.mark.parametrize("sharer", SHARERS.values(), ids=SHARERS)
+def test_what_shares_memory_with_the_kept_is_spared(sharer: Any, wipe: bool, program: Any) -> None:
+    program.base = torch.arange(12.0)
+    program.kept = sharer(program.base)
+    report = fastpurge.sweep(keep=[program.kept], wipe=wipe)
+    assert program.base.tolist() == list(range(12))
+    assert report.spared["alias"] >= 48
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+@pytest.mark.parametrize("wipe", [False, True])
+@pytest.mark.parametrize("sharer", SHARERS.values(), ids=SHARERS)
+def test_sharing_protects_in_the_other_direction_too(sharer: Any, wipe: bool, program: Any) -> None:
+    program.kept = torch.arange(12.0)
+    program.sharer = sharer(program.kept)
+    fastpurge.sweep(keep=[program.kept], wipe=wipe)
+    assert program.kept.tolist() == list(range(12))
+    assert not is_purged(program.sharer)
+
+
+def test_a_tensor_on_a_kept_array_is_spared(program: Any) -> None:
+    program.array = np.arange(1000.0)
+    program.tensor = torch.from_numpy(program.array[10:20])
+    fastpurge.sweep(keep=[program.array[15:]], wipe=True)
+    assert program.tensor.tolist() == list(range(10, 20))
+    assert program.array.tolist() == list(range(1000))
+
+
+def test_the_guard_can_be_switched_off(program: Any) -> None:
+    program.base = torch.arange(12.0)
+    program.kept = program.base[2:5]
+    report = fastpurge.sweep(keep=[program.kept], guards=fastpurge.Guard.NONE, wipe=True)
+    assert is_purged(program.base)
+    assert "alias" not in report.spared
+    # Even so: the memory is the kept view's, and nothing was written to it.
+    assert program.kept.tolist() == [2, 3, 4]
+
+
+def test_a_base_array_that_only_another_array_holds_is_kept(program: Any) -> None:
+    program.tensor = torch.arange(4.0)
+    program.array = program.tensor.numpy()
+    fastpurge.sweep(keep=[[program.array[1:].reshape(1, 3)]])
+    assert program.tensor.tolist() == [0, 1, 2, 3]
+
+
+def test_gradients_are_kept_with_their_tensors(program: Any) -> None:
+    program.model = torch.nn.Linear(3, 2)
+    program.model(torch.ones(1, 3)).sum().backward()
+    grad = [p.grad.clone() for p in program.model.parameters()]
+    program.grad = [p.grad for p in program.model.parameters()]
+    fastpurge.sweep(keep=[program.model, grad], wipe=True)
+    assert not any(is_purged(g) for g in program.grad)
+    assert all(torch.equal(p.grad, g) for p, g in zip(program.model.parameters(), grad, strict=True))
+
+
+def test_a_subclass_of_ndarray_is_not_asked(program: Any) -> None:
+    class Rude(np.ndarray[Any, Any]):
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(name)
+
+    program.tensor = torch.arange(4.0)
+    rude = np.ndarray.view(program.tensor.numpy(), Rude)
+    fastpurge.sweep(keep=[rude])
+    assert program.tensor.tolist() == [0, 1, 2, 3]
+
+
+def test_a_kept_part_outlives_the_model_around_it(program: Any) -> None:
+    program.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    kept, other = program.model[0], program.model[1]
+    x = torch.ones(1, 3)
+    with torch.no_grad():
+        expected = kept(x)
+    fastpurge.sweep(keep=[kept, x, expected])
+    assert is_purged(program.model)
+    assert is_purged(other)
+    with torch.no_grad():
+        assert torch.equal(kept(x), expected)

@@ -1,0 +1,247 @@
+"""All or nothing per object: released, or skipped with a reason and as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import is_purged
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+
+def w() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(3, 3))
+
+
+class Rude(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("do not touch me")
+
+
+class Slotted(torch.Tensor):
+    __slots__ = ("extra",)
+
+
+class RudeDispatch(torch.Tensor):
+    @staticmethod
+    def make() -> Any:
+        held = torch.ones(3)
+        make = torch.Tensor._make_wrapper_subclass
+        outer: Any = make(RudeDispatch, (3,), dtype=torch.float32)
+        outer.held = held
+        return outer
+
+    @classmethod
+    def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("not me either")
+
+
+def _inference() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.ones(3)
+
+
+def _fake() -> torch.Tensor:
+    with FakeTensorMode():
+        return torch.empty(3)
+
+
+KINDS = {
+    "plain": lambda: torch.ones(3),
+    "empty": lambda: torch.empty(0),
+    "scalar": lambda: torch.tensor(3.0),
+    "parameter": lambda: torch.nn.Parameter(torch.ones(3)),
+    "buffer": lambda: torch.nn.Buffer(torch.ones(3)),
+    "non-leaf": lambda: w() * 2,
+    "non-leaf view": lambda: (w() * 2)[0],
+    "view": lambda: torch.ones(10)[2:],
+    "expanded": lambda: torch.ones(1).expand(5),
+    "complex": lambda: torch.ones(3, dtype=torch.complex64),
+    "conjugate": lambda: torch.ones(3, dtype=torch.complex64).conj(),
+    "fp8": lambda: torch.ones(3).to(torch.float8_e4m3fn),
+    "bool": lambda: torch.ones(3, dtype=torch.bool),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "meta": lambda: torch.empty(3, device="meta"),
+    "inference": _inference,
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse csr": lambda: torch.eye(3).to_sparse_csr(),
+    "sparse csc": lambda: torch.eye(3).to_sparse_csc(),
+    "mkldnn": lambda: torch.ones(3, 3).to_mkldnn(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "fake": _fake,
+    "lazy": lambda: torch.nn.UninitializedParameter(),
+    "lazy buffer": lambda: torch.nn.UninitializedBuffer(),
+    "shared": lambda: torch.ones(3).share_memory_(),
+    "rude": lambda: torch.ones(3).as_subclass(Rude),
+    "rude wrapper": RudeDispatch.make,
+    "slotted": lambda: torch.ones(3).as_subclass(Slotted),
+    "C++ weak reference": lambda: _weakly_held(torch.ones(3)),
+}
+WEAK: list[object] = []
+
+
+def _weakly_held(tensor: torch.Tensor) -> torch.Tensor:
+    WEAK.append(torch._C._WeakTensorRef(tensor))  # type: ignore[attr-defined]
+    return tensor
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wipe", [False, True])
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_released_or_skipped_with_a_reason(make: Any, wipe: bool, program: Any) -> None:
+    program.tensor = make()
+    was = type(program.tensor)
+    report = fastpurge.sweep(keep=(), wipe=wipe)
+    if is_purged(program.tensor):
+        assert any(item.type_name == was.__qualname__ for item in report.released)
+        with pytest.raises(fastpurge.PurgedError):
+            program.tensor.shape  # noqa: B018
+    else:
+        assert type(program.tensor) is was
+        skipped = [item for item in report.skipped if item.type_name == was.__qualname__]
+        assert skipped
+        assert all(item.reason for item in skipped)
+    WEAK.clear()
+
+
+def test_most_kinds_are_released_indeed(program: Any) -> None:
+    # The test above would pass if nothing were ever released.
+    program.tensors = {name: make() for name, make in KINDS.items()}
+    fastpurge.sweep(keep=())
+    left = {name for name, tensor in program.tensors.items() if not is_purged(tensor)}
+    WEAK.clear()
+    assert left == {"slotted", "C++ weak reference"}
+
+
+def test_what_is_skipped_is_as_before(program: Any) -> None:
+    program.slotted = torch.ones(3).as_subclass(Slotted)
+    program.slotted.extra = "here"
+    program.weak = _weakly_held(torch.ones(3))
+    program.weak.attribute = "there"
+    report = fastpurge.sweep(keep=(), wipe=True)
+    WEAK.clear()
+    assert len(report.skipped) == 2
+    assert program.slotted.tolist() == program.weak.tolist() == [1, 1, 1]
+    assert (program.slotted.extra, program.weak.attribute) == ("here", "there")
+
+
+def test_a_module_with_a_layout_of_its_own_is_skipped(program: Any) -> None:
+    class SlottedModule(torch.nn.Module):
+        __slots__ = ("extra",)
+
+    program.module = SlottedModule()
+    program.module.weight = torch.nn.Parameter(torch.ones(3))
+    report = fastpurge.sweep(keep=(), models=True)
+    assert [item.kind for item in report.skipped] == ["module"]
+    assert "layout" in str(report.skipped[0].reason)
+    assert not is_purged(program.module)
+
+
+def test_a_module_that_was_never_initialised_is_released(program: Any) -> None:
+    program.module = torch.nn.Linear.__new__(torch.nn.Linear)
+    fastpurge.sweep(keep=(), devices=None)
+    assert is_purged(program.module)
+
+
+def test_a_module_whose_parts_are_not_dicts_is_released(program: Any) -> None:
+    program.module = torch.nn.Module()
+    program.module.__dict__.update(_parameters=3, _modules=[1])
+    fastpurge.sweep(keep=(), min_bytes=0)
+    assert is_purged(program.module)
+
+
+def test_what_autograd_saved_is_intact_after_a_release(program: Any) -> None:
+    # Promise 1 from below: even with nothing spared, C++ keeps what it holds.
+    w = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
+    program.hidden = w * w
+    loss = (program.hidden**2).sum()
+    fastpurge.sweep(keep=[w, loss], guards=fastpurge.Guard.NONE, wipe=True)
+    loss.backward()
+    assert torch.equal(w.grad, 4 * w.detach() ** 3)  # type: ignore[arg-type]
+
+
+def test_a_leaf_that_a_graph_still_feeds_is_handed_back_as_it_was(program: Any) -> None:
+    program.leaf = torch.nn.Parameter(torch.ones(3))
+    loss = (program.leaf * 2).sum()
+    node = loss.grad_fn.next_functions[0][0].next_functions[0][0]
+    fastpurge.sweep(keep=[loss], guards=fastpurge.Guard.NONE)
+    leaf = node.variable
+    assert type(leaf) is torch.nn.Parameter
+    assert leaf.tolist() == [1, 1, 1]
+
+
+def test_a_leaked_loss_frees_its_graph(program: Any) -> None:
+    # The classic leak: a list of losses holds every activation, out of Python's sight.
+    freed = []
+
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.watch = Watch()
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return grad
+
+    class Watch:
+        def __del__(self) -> None:
+            freed.append(1)
+
+    program.losses = [Watched.apply(w()).sum()]
+    fastpurge.sweep(keep=())
+    assert freed == [1]
+
+
+def test_wipe_zeroes_what_nobody_holds(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wiped = []
+    real = cast(Any, torch.UntypedStorage).fill_
+    monkeypatch.setattr(
+        torch.UntypedStorage,
+        "fill_",
+        lambda storage, value: wiped.append(bytes(real(storage, value))),
+    )
+    program.secret = torch.arange(1, 5, dtype=torch.uint8)
+    fastpurge.sweep(keep=(), wipe=True)
+    assert bytes(4) in wiped
+    assert bytes([1, 2, 3, 4]) not in wiped
+    wiped.clear()
+    program.secret = torch.arange(1, 5, dtype=torch.uint8)
+    fastpurge.sweep(keep=(), wipe=False)
+    assert wiped == []
+
+
+def test_wipe_never_writes_to_a_mapped_file(program: Any, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(range(1, 101)))
+    program.mapped = torch.from_file(str(file), shared=True, size=100, dtype=torch.uint8)
+    fastpurge.sweep(keep=(), wipe=True)
+    assert is_purged(program.mapped)
+    assert file.read_bytes() == bytes(range(1, 101))
+
+
+def test_wipe_never_writes_to_memory_of_another_library(program: Any) -> None:
+    import numpy as np
+
+    program.array = np.arange(1.0, 5.0)
+    program.buffer = bytearray(b"abcd")
+    program.tensors = [
+        torch.from_numpy(program.array),
+        torch.frombuffer(program.buffer, dtype=torch.uint8),
+    ]
+    fastpurge.sweep(keep=(), wipe=True)
+    assert all(map(is_purged, program.tensors))
+    assert program.array.tolist() == [1, 2, 3, 4]
+    assert program.buffer == b"abcd"
+
+
+def test_wipe_never_writes_to_memory_shared_with_another_process(program: Any) -> None:
+    program.shared = torch.ones(3).share_memory_()
+    other = torch.empty(0).set_(program.shared.untyped_storage())
+    fastpurge.sweep(keep=[other], guards=fastpurge.Guard.NONE, wipe=True)
+    assert is_purged(program.shared)
+    assert other[:3].tolist() == [1, 1, 1]
