@@ -61,7 +61,9 @@ def core(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """The whole package with torch; the last session measures how much of it the tests run."""
     install(session, "test")
-    session.run("pytest", "tests", "--cov", "--cov-report=term", *session.posargs)
+    # One thread of torch for each worker, or they take turns on the cores.
+    env = {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "tests", "-nauto", "--cov", "--cov-report=term", *session.posargs, env=env)
 
 
 @nox.session(python=False)

@@ -5,10 +5,10 @@
 
 mod gc;
 mod heap;
+mod held;
 mod idset;
 mod library;
 mod reach;
-mod referents;
 mod scan;
 mod types;
 
@@ -24,11 +24,11 @@ mod _core {
     #[pymodule_export]
     use crate::heap::trim_heap;
     #[pymodule_export]
+    use crate::held::Outside;
+    #[pymodule_export]
     use crate::idset::IdSet;
     #[pymodule_export]
-    use crate::library::Libraries;
-    #[pymodule_export]
-    use crate::referents::untraced;
+    use crate::library::{Libraries, library_state};
     #[pymodule_export]
     use crate::scan::{Snapshot, closure, scan, snapshot};
 }

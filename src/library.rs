@@ -8,9 +8,13 @@ use std::mem::transmute;
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyList, PyString, PyType};
 use pyo3::{ffi, intern};
 use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::gc::{Failure, GcPause, try_push};
+use crate::idset::Addresses;
+use crate::types::{Role, TypeTable, Wanted, referents};
 
 /// What counts as a library: folders, and the names of modules that have no file.
 ///
@@ -166,6 +170,173 @@ impl<'py, 'a> Judge<'py, 'a> {
             Bound::from_borrowed_ptr_or_opt(self.py, value)
         }
     }
+}
+
+/// What libraries keep at module and at class level: instances of the given types, found directly or
+/// in containers, down to a depth.
+///
+/// ``containers`` are looked through, by exact type. A class counts if its own module is a library's.
+#[pyfunction]
+#[pyo3(signature = (types, *, libraries, containers, depth))]
+pub fn library_state<'py>(
+    py: Python<'py>,
+    types: Vec<Bound<'py, PyType>>,
+    libraries: &Libraries,
+    containers: Vec<Bound<'py, PyType>>,
+    depth: usize,
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let mut state = State {
+        judge: Judge::new(py, libraries)?,
+        types: TypeTable::new(Wanted {
+            scanned: types.iter().map(Bound::as_type_ptr).collect(),
+            containers: containers.iter().map(Bound::as_type_ptr).collect(),
+            ..Wanted::default()
+        }),
+        depth,
+        seen: Addresses::default(),
+        level: Vec::new(),
+        found: Vec::new(),
+    };
+    // SAFETY: what is in `sys.modules` is live until Python code runs.
+    unsafe { state.take_all(imported_modules(py)?)? };
+    let found = state.found.into_iter();
+    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
+    let found: Vec<_> = found
+        .map(|at| unsafe { Bound::from_borrowed_ptr(py, at) })
+        .collect();
+    PyList::new(py, found)
+}
+
+struct State<'py, 'a> {
+    judge: Judge<'py, 'a>,
+    types: TypeTable,
+    depth: usize,
+    seen: Addresses,
+    /// Values still to be looked at, with the depth they were met at.
+    level: Vec<(*mut ffi::PyObject, usize)>,
+    found: Vec<*mut ffi::PyObject>,
+}
+
+impl State<'_, '_> {
+    /// # Safety
+    /// `modules` are those of `sys.modules`; no Python code runs meanwhile.
+    unsafe fn take_all(&mut self, modules: Vec<Entry>) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            for (name, module) in modules {
+                let name = Bound::from_borrowed_ptr(self.judge.py, name);
+                let name = name.cast_into_unchecked::<PyString>();
+                if name
+                    .to_str()
+                    .is_ok_and(|name| self.judge.is_library_name(name))
+                {
+                    self.take_values(ffi::PyModule_GetDict(module), 0)?;
+                    self.run()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for `take_all`; `namespace` is null or a live dict.
+    unsafe fn take_values(
+        &mut self,
+        namespace: *mut ffi::PyObject,
+        depth: usize,
+    ) -> Result<(), Failure> {
+        if namespace.is_null() {
+            return Ok(());
+        }
+        // SAFETY: by this function's contract.
+        unsafe {
+            each_item(namespace, |_, value| {
+                try_push(&mut self.level, (value, depth))
+            })
+        }
+    }
+
+    /// # Safety
+    /// As for `take_all`.
+    unsafe fn run(&mut self) -> Result<(), Failure> {
+        while let Some((value, depth)) = self.level.pop() {
+            // SAFETY: by this function's contract.
+            unsafe { self.look_at(value, depth)? };
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// As for `take_all`; `value` is live.
+    unsafe fn look_at(&mut self, value: *mut ffi::PyObject, depth: usize) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let facts = self.types.of(value);
+            let is_class = facts.role == Role::Type
+                && facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0)
+                && depth == 0;
+            if !(facts.scanned || facts.container || is_class) || !self.seen.insert(value)? {
+                return Ok(());
+            }
+            if facts.scanned {
+                return try_push(&mut self.found, value);
+            }
+            let Some(traverse) = facts.traverse.filter(|_| depth < self.depth) else {
+                return Ok(());
+            };
+            if facts.container {
+                for referent in referents(value, traverse) {
+                    try_push(&mut self.level, (referent, depth + 1))?;
+                }
+            } else if self.judge.is_library_type(value) {
+                // A type shows its own dict among its referents, and no other (`type_traverse` in
+                // Objects/typeobject.c).
+                for referent in referents(value, traverse) {
+                    if ffi::PyDict_CheckExact(referent) != 0 {
+                        self.take_values(referent, 1)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The name and the module of an entry of `sys.modules`.
+type Entry = (*mut ffi::PyObject, *mut ffi::PyObject);
+
+/// The modules in `sys.modules` with their names; borrowed, good until Python code runs.
+pub fn imported_modules(_py: Python<'_>) -> Result<Vec<Entry>, Failure> {
+    let mut entries = Vec::new();
+    // SAFETY: attached, as `_py` proves; the dict is the interpreter's own, and types are compared in C.
+    unsafe {
+        each_item(ffi::PyImport_GetModuleDict(), |name, module| {
+            if ffi::PyUnicode_CheckExact(name) != 0
+                && ffi::PyObject_TypeCheck(module, &raw mut ffi::PyModule_Type) != 0
+            {
+                try_push(&mut entries, (name, module))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(entries)
+}
+
+/// Calls `each` with every key and value of a dict.
+///
+/// # Safety
+/// `dict` is a live dict, and `each` runs no Python code and changes no dict.
+unsafe fn each_item(
+    dict: *mut ffi::PyObject,
+    mut each: impl FnMut(*mut ffi::PyObject, *mut ffi::PyObject) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (mut position, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: by this function's contract.
+    while unsafe { ffi::PyDict_Next(dict, &raw mut position, &raw mut key, &raw mut value) } != 0 {
+        each(key, value)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -73,6 +73,11 @@ impl<'a, 'py> Reach<'a, 'py> {
         }
     }
 
+    /// Whether an object is in the closure so far.
+    pub fn has_met(&self, object: *mut ffi::PyObject) -> bool {
+        self.met.contains(object)
+    }
+
     /// The closure, and in the order they were met those of its objects that were to be reported.
     pub fn finish(self) -> (Addresses, Vec<*mut ffi::PyObject>) {
         (self.met, self.reported)

@@ -2,14 +2,16 @@
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::gc::{GcPause, try_push, walk};
+use crate::held::Outside;
 use crate::idset::{Addresses, IdSet};
-use crate::library::{Judge, Libraries};
+use crate::library::{Judge, Libraries, imported_modules};
 use crate::reach::Reach;
-use crate::types::TypeTable;
+use crate::types::{Role, TypeTable, Wanted};
 
 /// What was kept and what was not, at one moment.
 #[pyclass(module = "fastpurge._core", frozen, get_all)]
@@ -18,10 +20,23 @@ pub struct Snapshot {
     kept: Py<PyList>,
     /// The objects of a scanned type outside the closure, in heap order.
     candidates: Py<PyList>,
+    /// Those that are held from outside the collector's sight: neither they nor what they reach are
+    /// candidates, and what they reach of a reported type is kept.
+    held: Py<PyList>,
     /// How many objects the collector tracked.
     objects_scanned: usize,
     /// How many objects the closure holds.
     closure_size: usize,
+}
+
+#[pymethods]
+impl Snapshot {
+    // With this the lists are no longer held from where the collector cannot see.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.kept)?;
+        visit.call(&self.candidates)?;
+        visit.call(&self.held)
+    }
 }
 
 /// Takes the closure of the roots and scans the heap for what lies outside it, in one go.
@@ -29,7 +44,7 @@ pub struct Snapshot {
 /// No Python code runs between the two, in this thread or any other, and no object is asked
 /// anything: types are compared by address and MRO.
 #[pyfunction]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None))]
 pub fn snapshot(
     py: Python<'_>,
     named: &Bound<'_, PyTuple>,
@@ -37,10 +52,15 @@ pub fn snapshot(
     scan_for: &Bound<'_, PyTuple>,
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
+    outside: Option<&Outside>,
 ) -> PyResult<Snapshot> {
     let _pause = GcPause::new(py);
     let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(type_pointers(scan_for)?, type_pointers(report)?);
+    let mut types = TypeTable::new(Wanted {
+        scanned: type_pointers(scan_for)?,
+        reported: type_pointers(report)?,
+        ..Wanted::default()
+    });
 
     let heap = Heap::walk(py, &mut types)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
@@ -52,15 +72,25 @@ pub fn snapshot(
         // SAFETY: as above, for `roots`.
         unsafe { reach.add(root.as_ptr()) }?;
     }
-    let (closure, kept) = reach.finish();
     let mut candidates = heap.found;
+    candidates.retain(|&object| !reach.has_met(object));
+    let held = match outside {
+        Some(outside) => outside.holds(py, &candidates, &heap.namespaces)?,
+        None => Vec::new(),
+    };
+    for &object in &held {
+        // SAFETY: live since it was met; nothing has been let go in this function.
+        unsafe { reach.add(object) }?;
+    }
+    let (closure, kept) = reach.finish();
     candidates.retain(|&object| !closure.contains(object));
 
     // All are owned before the first list is made: from then on they could be let go elsewhere.
-    let (kept, candidates) = (own(py, &kept)?, own(py, &candidates)?);
+    let (kept, candidates, held) = (own(py, &kept)?, own(py, &candidates)?, own(py, &held)?);
     Ok(Snapshot {
         kept: PyList::new(py, kept)?.unbind(),
         candidates: PyList::new(py, candidates)?.unbind(),
+        held: PyList::new(py, held)?.unbind(),
         objects_scanned: heap.seen,
         closure_size: closure.len(),
     })
@@ -76,7 +106,7 @@ pub fn closure(
 ) -> PyResult<IdSet> {
     let _pause = GcPause::new(py);
     let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Vec::new(), Vec::new());
+    let mut types = TypeTable::new(Wanted::default());
     let heap = Heap::walk(py, &mut types)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
@@ -91,7 +121,10 @@ pub fn closure(
 #[pyo3(signature = (types, /))]
 pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
-    let mut types = TypeTable::new(type_pointers(types)?, Vec::new());
+    let mut types = TypeTable::new(Wanted {
+        scanned: type_pointers(types)?,
+        ..Wanted::default()
+    });
     let heap = Heap::walk(py, &mut types)?;
     PyList::new(py, own(py, &heap.found)?)
 }
@@ -108,13 +141,18 @@ impl Heap {
     fn walk(py: Python<'_>, types: &mut TypeTable) -> PyResult<Self> {
         let mut found = Vec::new();
         let mut namespaces = Addresses::default();
+        // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
+        for (_, module) in imported_modules(py)? {
+            // SAFETY: a live module.
+            namespaces.insert(unsafe { ffi::PyModule_GetDict(module) })?;
+        }
         let seen = walk(py, |object| {
             // SAFETY: the walk hands on live objects, and this thread is attached.
             let facts = unsafe { types.of(object) };
             if facts.scanned {
                 try_push(&mut found, object)?;
             }
-            if facts.role == crate::types::Role::Module {
+            if facts.role == Role::Module {
                 // SAFETY: a live module; its dict is null only while it is being made.
                 let namespace = unsafe { ffi::PyModule_GetDict(object) };
                 if !namespace.is_null() {

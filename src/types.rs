@@ -1,6 +1,7 @@
 //! What one walk needs to know of a type, asked once per type.
 #![allow(unsafe_code)]
 
+use std::ffi::{c_int, c_void};
 use std::mem::transmute;
 use std::ptr;
 
@@ -30,6 +31,21 @@ pub struct Facts {
     pub scanned: bool,
     /// An instance is to be named when the closure meets it.
     pub reported: bool,
+    /// An instance is looked through for what it holds.
+    pub container: bool,
+}
+
+/// The types that one walk is about.
+#[derive(Default)]
+pub struct Wanted {
+    /// With subtypes: what the scan looks for.
+    pub scanned: Vec<*mut ffi::PyTypeObject>,
+    /// With subtypes: what the closure names.
+    pub reported: Vec<*mut ffi::PyTypeObject>,
+    /// Exactly these: what is looked through.
+    pub containers: Vec<*mut ffi::PyTypeObject>,
+    /// With subtypes: what is looked through as well.
+    pub container_bases: Vec<*mut ffi::PyTypeObject>,
 }
 
 impl Facts {
@@ -39,6 +55,7 @@ impl Facts {
         role: Role::Plain,
         scanned: false,
         reported: false,
+        container: false,
     };
 
     /// Nothing can be reached through an instance, and nobody asked for it.
@@ -63,15 +80,11 @@ const FRONT: usize = 512;
 pub struct TypeTable {
     front: Box<[Slot; FRONT]>,
     all: FxHashMap<usize, Facts>,
-    scanned: Vec<*mut ffi::PyTypeObject>,
-    reported: Vec<*mut ffi::PyTypeObject>,
+    wanted: Wanted,
 }
 
 impl TypeTable {
-    pub fn new(
-        scanned: Vec<*mut ffi::PyTypeObject>,
-        reported: Vec<*mut ffi::PyTypeObject>,
-    ) -> Self {
+    pub fn new(wanted: Wanted) -> Self {
         Self {
             front: Box::new(
                 [Slot {
@@ -80,8 +93,7 @@ impl TypeTable {
                 }; FRONT],
             ),
             all: FxHashMap::default(),
-            scanned,
-            reported,
+            wanted,
         }
     }
 
@@ -100,7 +112,7 @@ impl TypeTable {
                 .all
                 .entry(of as usize)
                 // SAFETY: the type of a live object is live.
-                .or_insert_with(|| unsafe { study(of, &self.scanned, &self.reported) });
+                .or_insert_with(|| unsafe { study(of, &self.wanted) });
             *slot = Slot { of, facts };
         }
         slot.facts
@@ -109,11 +121,7 @@ impl TypeTable {
 
 /// # Safety
 /// `of` is a live type and the thread is attached.
-unsafe fn study(
-    of: *mut ffi::PyTypeObject,
-    scanned: &[*mut ffi::PyTypeObject],
-    reported: &[*mut ffi::PyTypeObject],
-) -> Facts {
+unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
     // SAFETY: PyType_IsSubtype walks the MRO of two live types; no `__subclasscheck__` is run.
     let is = |base| unsafe { ffi::PyType_IsSubtype(of, base) } != 0;
     // SAFETY: a live type, as the contract says.
@@ -122,11 +130,11 @@ unsafe fn study(
     // 3.10 on. A null slot becomes `None`; a filled one has the type named by its slot id.
     let (traverse, is_gc) = unsafe {
         (
-            transmute::<*mut std::ffi::c_void, Option<ffi::traverseproc>>(ffi::PyType_GetSlot(
+            transmute::<*mut c_void, Option<ffi::traverseproc>>(ffi::PyType_GetSlot(
                 of,
                 ffi::Py_tp_traverse,
             )),
-            transmute::<*mut std::ffi::c_void, Option<ffi::inquiry>>(ffi::PyType_GetSlot(
+            transmute::<*mut c_void, Option<ffi::inquiry>>(ffi::PyType_GetSlot(
                 of,
                 ffi::Py_tp_is_gc,
             )),
@@ -145,7 +153,29 @@ unsafe fn study(
         traverse: traverse.filter(|_| has_gc),
         is_gc,
         role,
-        scanned: scanned.iter().any(|&base| is(base)),
-        reported: reported.iter().any(|&base| is(base)),
+        scanned: wanted.scanned.iter().any(|&base| is(base)),
+        reported: wanted.reported.iter().any(|&base| is(base)),
+        container: wanted.containers.contains(&of)
+            || wanted.container_bases.iter().any(|&base| is(base)),
     }
+}
+
+/// What an object refers to, by its type's own tp_traverse.
+///
+/// # Safety
+/// `object` is live and of the type that `traverse` is of, the thread is attached, and the pointers are
+/// used before Python code runs.
+pub unsafe fn referents(
+    object: *mut ffi::PyObject,
+    traverse: ffi::traverseproc,
+) -> Vec<*mut ffi::PyObject> {
+    unsafe extern "C" fn visit(referent: *mut ffi::PyObject, list: *mut c_void) -> c_int {
+        // SAFETY: `list` is the vector below, which nothing else touches meanwhile.
+        unsafe { (*list.cast::<Vec<*mut ffi::PyObject>>()).push(referent) };
+        0
+    }
+    let mut list = Vec::new();
+    // SAFETY: by this function's contract.
+    unsafe { traverse(object, visit, (&raw mut list).cast()) };
+    list
 }

@@ -1,19 +1,20 @@
 """The Rust core: what the package asks of the interpreter; it knows objects and types, never torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
 __all__ = [
     "IdSet",
     "Libraries",
+    "Outside",
     "Snapshot",
     "closure",
+    "library_state",
     "object_stream",
     "scan",
     "snapshot",
     "trim_heap",
-    "untraced",
 ]
 
 @final
@@ -47,6 +48,25 @@ class Libraries:
         """Whether the module of this name (as in ``sys.modules``) is a library."""
 
 @final
+class Outside:
+    """How to look for what is held from where the collector cannot see: running code, C code.
+
+    ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
+    ``executing`` are the types (generators and the like) whose frame is their own, each with the
+    attribute that says that it runs now. Instances of ``preserved`` hold one reference to themselves
+    while ``owners``, a C function, says that they have more than one owner in C.
+    """
+
+    def __new__(
+        cls,
+        containers: Sequence[type],
+        container_bases: Sequence[type],
+        executing: Sequence[tuple[type, str]],
+        preserved: type,
+        owners: Callable[[Any], int],
+    ) -> Outside: ...
+
+@final
 class Snapshot:
     """What was kept and what was not, at one moment."""
 
@@ -56,6 +76,13 @@ class Snapshot:
     @property
     def candidates(self) -> list[Any]:
         """The objects of a scanned type outside the closure, in heap order."""
+    @property
+    def held(self) -> list[Any]:
+        """Those that are held from outside the collector's sight.
+
+        Neither they nor what they reach are candidates; what they reach of a reported type is kept.
+        Empty if it was not asked for.
+        """
     @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
@@ -70,6 +97,7 @@ def snapshot(
     scan_for: tuple[type, ...],
     report: tuple[type, ...],
     libraries: Libraries,
+    outside: Outside | None = None,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
@@ -86,12 +114,12 @@ def closure(named: tuple[object, ...], *, libraries: Libraries) -> IdSet:
 def scan(types: tuple[type, ...], /) -> list[Any]:
     """The objects of the given types (or of subtypes) that the collector tracks."""
 
-def untraced(objects: list[Any], /) -> list[bool]:
-    """For each object, whether something that the collector cannot see into holds a reference to it.
+def library_state(
+    types: Sequence[type], *, libraries: Libraries, containers: Sequence[type], depth: int
+) -> list[Any]:
+    """What libraries keep at module and class level: instances of the types, in containers to a depth.
 
-    The references of the list itself, and of every tracked container, are accounted for. What is left
-    over is held by C code, by an object that takes no part in garbage collection, or by a local
-    variable of a running function. An object must not stand in the list twice.
+    ``containers`` are looked through, by exact type. A class counts if its own module is a library's.
     """
 
 def object_stream() -> Literal["visitor", "list"]:

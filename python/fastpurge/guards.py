@@ -1,20 +1,98 @@
 """Rules that spare candidates nobody named. Each is small, has a name, and can be switched off."""
 
+import collections
+import functools
+import itertools
+import types
 from bisect import bisect_right
 from collections.abc import Iterable
 from enum import Flag, auto
+from functools import cache
+from typing import Any, cast
 
+from torch._C import TensorBase
+
+from fastpurge import _core, keep
 from fastpurge.tensors import Extent
 
 
 class Guard(Flag):
     """The guards of a sweep; ``Guard.ALL`` is the default, and they join with ``|``."""
 
-    ALIAS = auto()
-    """A candidate on the memory of a kept tensor, storage or NumPy array."""
+    AUTOGRAD = auto()
+    """What the graph of a kept tensor holds: the leaves it feeds, and what it saved for backward."""
 
-    ALL = ALIAS
+    LIBRARY = auto()
+    """What imported libraries keep at module or class level."""
+
+    ALIAS = auto()
+    """What stands on the memory of a kept tensor, storage or NumPy array."""
+
+    RUNNING = auto()
+    """What running code holds: locals of running functions in any thread, values on their stacks, and
+    exceptions being handled; directly, or through plain containers, closures and iterators. So is what
+    else the collector cannot see, such as a tensor that a NumPy array stands on."""
+
+    ALL = AUTOGRAD | LIBRARY | ALIAS | RUNNING
     NONE = 0
+
+
+_PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
+_LIBRARY_DEPTH = 3
+
+
+def library_state(scan_for: tuple[type, ...]) -> list[Any]:
+    """Instances that imported libraries keep in their modules and classes, in plain containers at most."""
+    return _core.library_state(scan_for, libraries=keep.libraries(), containers=_PLAIN, depth=_LIBRARY_DEPTH)
+
+
+@cache
+def outside(*, look_through: bool = True) -> _core.Outside:
+    """How to find what is held from outside the collector's sight: directly only, or looking through.
+
+    What is looked through is what running code works with and has not given away: plain containers,
+    closures, bound methods, iterators, suspended generators, and the frames of exceptions.
+    """
+    containers = (*_PLAIN, *_callables(), *_iterators()) if look_through else ()
+    return _core.Outside(
+        containers=containers,
+        container_bases=(BaseException,) if look_through else (),
+        executing=(
+            (types.GeneratorType, "gi_running"),
+            (types.CoroutineType, "cr_running"),
+            (types.AsyncGeneratorType, "ag_running"),
+        ),
+        preserved=TensorBase,
+        owners=cast(Any, TensorBase)._use_count,
+    )
+
+
+def _callables() -> tuple[type, ...]:
+    return (
+        types.CellType,
+        types.FunctionType,
+        types.MethodType,
+        types.BuiltinMethodType,
+        functools.partial,
+    )
+
+
+def _iterators() -> tuple[type, ...]:
+    empty: dict[Any, Any] = {}
+    made: list[Any] = [
+        *(iter([]), iter(()), iter(set()), iter(empty), iter(collections.deque()), reversed([])),
+        *(empty.values(), empty.items(), iter(empty.values()), iter(empty.items())),
+    ]
+    return (
+        *(type(one) for one in made),
+        *(enumerate, zip, map, filter, reversed),
+        *(item for item in vars(itertools).values() if isinstance(item, type)),
+        types.GeneratorType,
+        types.CoroutineType,
+        types.AsyncGeneratorType,
+        types.TracebackType,
+        types.FrameType,
+    )
 
 
 class MemoryMap:

@@ -17,6 +17,7 @@ import torch
 from torch._C import DisableTorchFunctionSubclass, StorageBase, TensorBase
 
 from fastpurge._core import Libraries
+from fastpurge.autograd import graph_of
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
 
 _grad = cast(Any, TensorBase.grad).__get__
@@ -56,10 +57,12 @@ def reported_types() -> tuple[type, ...]:
     return torch.Tensor, StorageBase, *_ndarray()
 
 
-def hidden(kept: Iterable[Any]) -> Iterator[object]:
-    """What kept objects hold that the closure cannot see."""
+def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
+    """What kept objects hold that the closure cannot see; their autograd ``graphs`` as well, or not."""
     arrays = _ndarray()
     with DisableTorchFunctionSubclass():
+        if graphs:
+            yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
             if is_a(obj, torch.Tensor):
                 # Others have no gradient, and warn when asked for it.

@@ -1,11 +1,16 @@
-"""keep -> closure -> scan -> guards: what a sweep would release, and why it would leave the rest."""
+"""keep -> closure -> scan -> guards: what a sweep would release, and why it would leave the rest.
 
+A rule for this file: while a snapshot is taken that looks for what running code holds, no local
+variable here may hold a candidate, or a plain container of candidates. This is running code too.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from fastpurge import _core, keep
+from fastpurge import _core, guards, keep
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -36,67 +41,99 @@ class Survey:
         return [candidate.obj for candidate in self.planned if candidate.extent is not None]
 
 
-def survey(request: Request, within: list[Any] | None = None) -> Survey:
-    """Find what can be released; of ``within`` only, if given. Touches nothing."""
-    snapshot = _snapshot(request)
-    found = Survey(snapshot.objects_scanned)
-    _consider_all(snapshot.candidates, within, request, found)
-    if found.planned:
-        _spare_aliases(request, snapshot.kept, found)
-        _spare_lent(found)
-        _count_storages_once(found)
-    return found
+def survey(request: Request, *, thorough: bool = True) -> Survey:
+    """Find what can be released. Touches nothing.
 
-
-def _snapshot(request: Request) -> _core.Snapshot:
-    """Closure and scan, with the roots that torch and NumPy hide.
-
-    The hidden roots are looked for only while there is something to release, and the snapshot is
-    taken anew until it shows none: what they reach may hide more.
+    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``,
+    running code is left out: what is found then may still be in its hands.
     """
-    named = keep.named(request.keep)
-    scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
-    hidden: list[object] = []
-    known = _core.IdSet()
-    while True:
-        snapshot = _core.snapshot(
-            named,
-            hidden,
-            scan_for=scan_for,
-            report=keep.reported_types(),
-            libraries=keep.libraries(),
+    search = _Search(request)
+    view = search.look()
+    spared: dict[str, int] = {}
+    for guard, spare in _STAGES:
+        if view.asked and guard in request.guards and (thorough or guard is not Guard.RUNNING):
+            view = _apply(guard, spare, search, view, spared)
+    if view.asked and thorough and Guard.RUNNING not in request.guards:
+        _skip_lent(search, view)
+    _count_storages_once(view.asked)
+    return Survey(view.snapshot.objects_scanned, view.asked, view.skipped, spared)
+
+
+@dataclass(slots=True)
+class _View:
+    """One snapshot, and what of it the request asks for."""
+
+    snapshot: _core.Snapshot
+    asked: list[Candidate] = field(default_factory=list)
+    skipped: list[Item] = field(default_factory=list)
+
+
+class _Search:
+    """Takes snapshots, each with the roots that those before it brought to light."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
+        self.graphs = False
+        self.outside: _core.Outside | None = None
+        self._named = keep.named(request.keep)
+        self._roots: list[Any] = []
+        self._known = _core.IdSet()
+        self._considered: dict[int, Candidate | Item | None] = {}
+
+    def look(self) -> _View:
+        """Take snapshots until one brings no hidden root to light that was not known."""
+        while True:
+            view = self._view()
+            if not view.asked or not self.add(keep.hidden(view.snapshot.kept, graphs=self.graphs)):
+                return view
+
+    def add(self, roots: Iterable[Any]) -> bool:
+        """Make these roots of every later snapshot; whether any was new."""
+        before = len(self._roots)
+        for root in roots:
+            if root not in self._known:
+                self._known.add(root)
+                self._roots.append(root)
+        return len(self._roots) > before
+
+    def _view(self) -> _View:
+        view = _View(
+            _core.snapshot(
+                self._named,
+                self._roots,
+                scan_for=self.scan_for,
+                report=keep.reported_types(),
+                libraries=keep.libraries(),
+                outside=self.outside,
+            )
         )
-        if not snapshot.candidates:
-            return snapshot
-        fresh = []
-        for root in keep.hidden(snapshot.kept):
-            if root not in known:
-                known.add(root)
-                fresh.append(root)
-        if not fresh:
-            return snapshot
-        hidden += fresh
+        for obj in view.snapshot.candidates:
+            match self._consider(obj):
+                case Candidate() as candidate:
+                    view.asked.append(candidate)
+                case Item() as item:
+                    view.skipped.append(item)
+        return view
+
+    def _consider(self, obj: Any) -> Candidate | Item | None:
+        # What was considered is held here, so that its identity stays its own.
+        if (key := id(obj)) not in self._considered:
+            self._considered[key] = _consider(obj, self.request)
+        return self._considered[key]
 
 
-def _consider_all(objects: list[Any], within: list[Any] | None, request: Request, found: Survey) -> None:
-    chosen = None if within is None else _core.IdSet(within)
-    for obj in objects:
-        if not is_purged(obj) and (chosen is None or obj in chosen):
-            _consider(obj, request, found)
-
-
-def _consider(obj: Any, request: Request, found: Survey) -> None:
-    """Put one candidate among the planned or the skipped, or leave it out as not asked for."""
-    if is_a(obj, torch.Tensor):
-        try:
-            candidate = _tensor_candidate(obj, request)
-        except Exception as error:  # noqa: BLE001 - a subclass or layout that cannot say what it is
-            found.skipped.append(_unreadable(obj, error))
-            return
-    else:
-        candidate = _module_candidate(obj, request)
-    if candidate is not None:
-        found.planned.append(candidate)
+def _consider(obj: Any, request: Request) -> Candidate | Item | None:
+    """A candidate; or an item with the reason why it cannot be one; or ``None``: not asked for."""
+    if is_purged(obj):
+        return None
+    if not is_a(obj, torch.Tensor):
+        return _module_candidate(obj, request)
+    try:
+        return _tensor_candidate(obj, request)
+    except Exception as error:  # noqa: BLE001 - a subclass or layout that cannot say what it is
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return Item("tensor", type_name(obj), reason=reason)
 
 
 def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | None:
@@ -124,55 +161,78 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
     return candidate if sizes and sum(sizes.values()) >= request.min_bytes else None
 
 
-def _unreadable(tensor: torch.Tensor, error: Exception) -> Item:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Item("tensor", type_name(tensor), reason=reason)
+def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[str, int]) -> _View:
+    """Let one guard spare what it will, and count the bytes that it spared."""
+    if not spare(search, view):
+        return view
+    after = search.look()
+    left = _core.IdSet(after.asked)
+    gone = {one.extent or id(one): one.item.nbytes for one in view.asked if one not in left}
+    if gone:
+        name = str(guard.name).lower()
+        spared[name] = spared.get(name, 0) + sum(gone.values())
+    return after
 
 
-def _spare_aliases(request: Request, kept: list[object], found: Survey) -> None:
-    if Guard.ALIAS not in request.guards:
-        return
-    memory = MemoryMap(keep.extents(kept))
-    aliases = [one for one in found.planned if one.extent and memory.overlaps(one.extent)]
-    if aliases:
-        _drop(aliases, found)
-        sizes = {one.extent: one.item.nbytes for one in aliases}
-        found.spared["alias"] = sum(sizes.values())
+def _spare_graphs(search: _Search, view: _View) -> bool:
+    search.graphs = True
+    return search.add(keep.hidden(view.snapshot.kept, graphs=True))
 
 
-def _spare_lent(found: Survey) -> None:
+def _spare_library_state(search: _Search, view: _View) -> bool:
+    unkept = _core.IdSet(view.snapshot.candidates)
+    return search.add(obj for obj in guards.library_state(search.scan_for) if obj in unkept)
+
+
+def _spare_aliases(search: _Search, view: _View) -> bool:
+    memory = MemoryMap(keep.extents(view.snapshot.kept))
+    return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
+
+
+def _spare_running(search: _Search, _: _View) -> bool:
+    search.outside = guards.outside()
+    return True
+
+
+# Aliases once more at the end: what running code holds stands on memory too.
+_STAGES = (
+    (Guard.AUTOGRAD, _spare_graphs),
+    (Guard.LIBRARY, _spare_library_state),
+    (Guard.ALIAS, _spare_aliases),
+    (Guard.RUNNING, _spare_running),
+    (Guard.ALIAS, _spare_aliases),
+)
+
+
+def _skip_lent(search: _Search, view: _View) -> None:
     """Skip tensors that a NumPy array stands on: released, they would pull its memory away.
 
     `Tensor.numpy` makes a tensor the base of the array and the storage unresizable, and nothing else
     ties the two together (torch/csrc/utils/tensor_numpy.cpp). The array is invisible to the collector,
-    so such a tensor is known by a reference that no visible object accounts for.
-
-    A local variable of a running function is such a reference too: neither this function nor one that
-    calls it may hold a suspect in one.
+    so such a tensor is known by a reference that no visible object accounts for. No guard that can be
+    switched off: it is about memory that would be read after it was freed.
     """
-    suspects = [one for one in found.planned if one.extent and _may_be_lent(one.obj)]
-    if not suspects:
+    if not any(_may_be_lent(one) for one in view.asked):
         return
-    objects = [one.obj for one in suspects]
-    lent = [one for one, is_lent in zip(suspects, _core.untraced(objects), strict=True) if is_lent]
-    _drop(lent, found)
+    search.outside = guards.outside(look_through=False)
+    held = _core.IdSet(search.look().snapshot.held)
+    lent = [one for one in view.asked if one.obj in held and _may_be_lent(one)]
+    dropped = _core.IdSet(lent)
+    view.asked = [one for one in view.asked if one not in dropped]
     reason = "held from outside the garbage collector's sight (by a NumPy array, or by C++)"
-    found.skipped += [replace(one.item, reason=reason) for one in lent]
+    view.skipped += [replace(one.item, reason=reason) for one in lent]
 
 
-def _may_be_lent(tensor: torch.Tensor) -> bool:
-    storage = storage_of(tensor)
+def _may_be_lent(candidate: Candidate) -> bool:
+    if candidate.extent is None:
+        return False
+    storage = storage_of(candidate.obj)
     return storage is not None and storage.device.type == "cpu" and not storage.resizable()
 
 
-def _drop(candidates: list[Candidate], found: Survey) -> None:
-    dropped = _core.IdSet(candidates)
-    found.planned = [one for one in found.planned if one not in dropped]
-
-
-def _count_storages_once(found: Survey) -> None:
+def _count_storages_once(candidates: list[Candidate]) -> None:
     seen: set[Extent] = set()
-    for one in found.planned:
+    for one in candidates:
         if one.extent in seen:
             one.item = replace(one.item, nbytes=0)
         elif one.extent is not None:

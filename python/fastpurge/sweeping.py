@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from fastpurge import memory, release
+from fastpurge import _core, memory, release
 from fastpurge.guards import Guard
 from fastpurge.report import Item, SweepReport, human, render, render_html, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, parse
@@ -67,7 +66,9 @@ def sweep(
         label=label,
         caller=_caller(),
     )
-    return _make_plan(request).apply()
+    started = perf_counter()
+    with _turn.taken():
+        return _sweep(request, started)
 
 
 def plan(
@@ -100,7 +101,10 @@ def plan(
         label=label,
         caller=_caller(),
     )
-    return _make_plan(request)
+    started = perf_counter()
+    with _turn.taken():
+        found = survey(request)
+    return SweepPlan(request, found, perf_counter() - started)
 
 
 class SweepPlan:
@@ -134,37 +138,9 @@ class SweepPlan:
             RuntimeError: called from within a sweep.
 
         """
-        started = perf_counter()
+        started = perf_counter() - self._seconds
         with _turn.taken():
-            before = memory.read()
-            released, skipped, spared, scanned = self._carry_out()
-            memory.give_back()
-            after = memory.read()
-        return SweepReport(
-            label=self._request.label,
-            released=released,
-            skipped=skipped,
-            spared=spared,
-            objects_scanned=scanned,
-            seconds=self._seconds + perf_counter() - started,
-            before=before,
-            after=after,
-        )
-
-    def _carry_out(self) -> tuple[tuple[Item, ...], tuple[Item, ...], dict[str, int], int]:
-        request = self._request
-        if request.collect is True or (request.collect == "auto" and self._planned):
-            gc.collect()
-        planned = _alive(self._planned)
-        if not planned:
-            return (), self.skipped, self.spared, self.objects_scanned
-        found = survey(request, within=planned)
-        del planned
-        released, refused = _release(found, request)
-        # What was left alone when the plan was made was not looked at again.
-        skipped = (*self.skipped, *found.skipped, *refused)
-        spared = Counter(self.spared) + Counter(found.spared)
-        return released, skipped, dict(spared), found.objects_scanned
+            return _sweep(self._request, started, self._planned)
 
     def __str__(self) -> str:
         return render(self._tell())
@@ -181,15 +157,40 @@ class SweepPlan:
         )
 
 
-def _alive(references: list[weakref.ref[Any]]) -> list[Any]:
-    return [obj for obj in (ref() for ref in references) if obj is not None]
+_References = list[weakref.ref[Any]]
 
 
-def _make_plan(request: Request) -> SweepPlan:
-    started = perf_counter()
-    with _turn.taken():
-        found = survey(request)
-    return SweepPlan(request, found, perf_counter() - started)
+def _sweep(request: Request, started: float, only: _References | None = None) -> SweepReport:
+    """The whole flow; of ``only`` what is still alive, if given."""
+    before = memory.read()
+    if _should_collect(request):
+        gc.collect()
+    found = survey(request)
+    if only is not None:
+        _restrict(found, only)
+    released, refused = _release(found, request)
+    memory.give_back()
+    return SweepReport(
+        label=request.label,
+        released=released,
+        skipped=(*found.skipped, *refused),
+        spared=found.spared,
+        objects_scanned=found.objects_scanned,
+        seconds=perf_counter() - started,
+        before=before,
+        after=memory.read(),
+    )
+
+
+def _should_collect(request: Request) -> bool:
+    if request.collect == "auto":
+        return bool(survey(request, thorough=False).planned)
+    return request.collect
+
+
+def _restrict(found: Survey, only: _References) -> None:
+    chosen = _core.IdSet(obj for obj in (ref() for ref in only) if obj is not None)
+    found.planned = [candidate for candidate in found.planned if candidate.obj in chosen]
 
 
 def _release(found: Survey, request: Request) -> tuple[tuple[Item, ...], tuple[Item, ...]]:

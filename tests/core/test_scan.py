@@ -80,7 +80,7 @@ def test_no_foreign_code_is_run(libraries: Libraries) -> None:
     snapshot = _snapshot(([liar], {"k": liar}), libraries, report=(Base, Liar))
     assert sum(type(x) is Liar for x in snapshot.kept) == 1
     assert sum(type(x) is Liar for x in _core.scan((Liar,))) == 1
-    assert _core.untraced([liar]) == [True]  # the local variable
+    _core.library_state((Base,), libraries=libraries, containers=(list, dict), depth=2)
     assert Liar.asked == 0
     assert isinstance(liar, Base)  # it does count when asked
     assert Liar.asked == 1
@@ -251,29 +251,6 @@ def test_the_resident_peak_of_a_scan_does_not_grow_with_the_heap() -> None:
         assert grown < 4 << 20
     else:
         assert grown > 8 << 20
-
-
-class TestUntraced:
-    """References the collector cannot see, told from those it can."""
-
-    def test_what_containers_hold_is_traced(self) -> None:
-        holders: list[Any] = [[Base()], {"k": Base()}, (Base(), 1)]
-        objects = [holders[0][0], holders[1]["k"], holders[2][0]]
-        assert _core.untraced(objects) == [False, False, False]
-
-    def test_what_c_code_holds_is_not(self) -> None:
-        import ctypes
-
-        objects = [Base(), Base()]
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(objects[1]))
-        try:
-            assert _core.untraced(objects) == [False, True]
-        finally:
-            ctypes.pythonapi.Py_DecRef(ctypes.py_object(objects[1]))
-        assert _core.untraced(objects) == [False, False]
-
-    def test_an_empty_list_is_nothing(self) -> None:
-        assert _core.untraced([]) == []
 
 
 def test_trim_says_what_it_did() -> None:

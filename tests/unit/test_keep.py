@@ -166,12 +166,12 @@ def test_a_subclass_of_ndarray_is_not_asked(program: Any) -> None:
 
 def test_a_kept_part_outlives_the_model_around_it(program: Any) -> None:
     program.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
-    kept, other = program.model[0], program.model[1]
+    kept, program.other = program.model[0], program.model[1]
     x = torch.ones(1, 3)
     with torch.no_grad():
         expected = kept(x)
     fastpurge.sweep(keep=[kept, x, expected])
     assert is_purged(program.model)
-    assert is_purged(other)
+    assert is_purged(program.other)
     with torch.no_grad():
         assert torch.equal(kept(x), expected)

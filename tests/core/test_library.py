@@ -1,0 +1,109 @@
+"""Library state: what imported libraries keep at module and at class level."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastpurge import _core
+from fastpurge._core import Libraries
+
+
+class Base:
+    pass
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An imported module in a folder of libraries."""
+    (tmp_path / "some_library.py").write_text("class Class:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import some_library  # type: ignore[import-not-found]
+
+    yield some_library
+    del sys.modules["some_library"]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Callable[[], list[Any]]:
+    libraries = Libraries([(str(tmp_path), True)], [])
+
+    def ask() -> list[Any]:
+        return _core.library_state((Base,), libraries=libraries, containers=(list, tuple, dict), depth=3)
+
+    return ask
+
+
+def test_module_level_values_are_state(package: Any, state: Callable[[], list[Any]]) -> None:
+    package.value = Base()
+    package.table = {"k": [(Base(),)]}
+    assert {id(x) for x in state()} == {id(package.value), id(package.table["k"][0][0])}
+
+
+def test_class_level_values_are_state(package: Any, state: Callable[[], list[Any]]) -> None:
+    package.Class.value = Base()
+    package.Class.table = {"k": Base()}
+    assert {id(x) for x in state()} == {id(package.Class.value), id(package.Class.table["k"])}
+
+
+def test_deeper_and_other_holders_are_not(package: Any, state: Callable[[], list[Any]]) -> None:
+    package.deep = [[[[Base()]]]]
+    package.instance = package.Class()
+    package.instance.value = Base()
+    assert state() == []
+
+
+def test_the_programs_own_modules_are_not(package: Any, state: Callable[[], list[Any]]) -> None:
+    own: Any = types.ModuleType("own_program")
+    own.value = Base()
+    own.Class = type("Class", (), {"value": Base(), "__module__": "own_program"})
+    sys.modules["own_program"] = own
+    try:
+        assert state() == []
+        package.imported_class = own.Class  # a library that refers to the program's class
+        assert state() == []
+    finally:
+        del sys.modules["own_program"]
+
+
+def test_main_is_not_a_library_wherever_it_lies(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fastpurge import _core\n"
+        "class Base: pass\n"
+        "value = Base()\n"
+        f"libraries = _core.Libraries([({str(tmp_path)!r}, True)], [])\n"
+        "print(_core.library_state((Base,), libraries=libraries, containers=(), depth=1))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_strange_entries_of_sys_modules_are_passed_over(
+    state: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "a_none", None)
+    monkeypatch.setitem(sys.modules, "an_object", Base())
+    assert state() == []
+
+
+def test_boundaries_hold_for_modules_that_gc_freeze_put_out_of_sight() -> None:
+    program = """
+import gc, types, sys
+from fastpurge import _core
+class Base: pass
+module = types.ModuleType("frozen")
+exec("def function(): return hidden", module.__dict__)
+module.hidden = Base()
+sys.modules["frozen"] = module
+gc.collect(); gc.freeze()
+late = Base()
+print(module.hidden in _core.closure((module.function,), libraries=_core.Libraries([], [])))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,0 +1,289 @@
+"""Guards: what nobody named and a sweep spares all the same, each until it is switched off."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import Guard, is_purged
+
+
+def without(guard: Guard) -> Guard:
+    return Guard.ALL & ~guard
+
+
+class TestAutograd:
+    """Backward gives the same gradients after a sweep, and what it works with stays usable."""
+
+    @pytest.mark.parametrize("wipe", [False, True])
+    def test_backward_after_a_sweep_gives_the_same_gradients(self, wipe: bool, program: Any) -> None:
+        torch.manual_seed(0)
+        program.model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        program.x = torch.randn(4, 8, requires_grad=True)
+        program.hidden = program.model[0](program.x)
+        program.forgotten = torch.randn(100)
+        loss = program.model[2](program.model[1](program.hidden)).pow(2).mean()
+        expected = torch.autograd.grad(loss, [program.x, *program.model.parameters()], retain_graph=True)
+        report = fastpurge.sweep(keep=[loss, expected], wipe=wipe)
+        loss.backward()
+        assert is_purged(program.forgotten)
+        # The leaves are what `backward` fills in: they are not zombies.
+        assert torch.equal(program.x.grad, expected[0])
+        assert program.x.requires_grad
+        assert report.spared["autograd"] > 0
+
+    def test_leaves_saved_tensors_and_contexts_of_a_kept_graph_stay(self, program: Any) -> None:
+        class Scale(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any, factor: Any) -> Any:
+                ctx.save_for_backward(x)
+                ctx.factor = factor
+                ctx.deep = {"k": [factor * 2]}
+                return x * factor
+
+            @staticmethod
+            def backward(ctx: Any, grad: Any) -> Any:
+                (x,) = ctx.saved_tensors
+                assert ctx.deep["k"][0].tolist() == [6]
+                assert x.sum() == 3
+                return grad * ctx.factor, None
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.factor = torch.tensor([3.0])
+        program.squared = program.leaf**2
+        loss = Scale.apply(program.squared, program.factor).sum()
+        fastpurge.sweep(keep=[loss], wipe=True)
+        loss.backward()
+        assert program.leaf.grad.tolist() == [6, 6, 6]
+        assert program.factor.tolist() == [3]
+        assert program.squared.tolist() == [1, 1, 1]
+
+    def test_switched_off_the_leaves_become_zombies_and_the_numbers_stay(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        loss = (program.leaf**2).sum()
+        grads: list[torch.Tensor] = []
+        program.leaf.register_hook(lambda grad: grads.append(grad.clone()))
+        fastpurge.sweep(keep=[loss, grads], guards=without(Guard.AUTOGRAD) & ~Guard.RUNNING, wipe=True)
+        assert is_purged(program.leaf)
+        loss.backward()
+        assert grads[0].tolist() == [2, 2, 2]
+
+    def test_hooks_that_pack_saved_tensors_are_not_run(self, program: Any) -> None:
+        unpacked = []
+
+        def unpack(x: torch.Tensor) -> torch.Tensor:
+            unpacked.append(x)
+            return x
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), unpack):
+            loss = (program.leaf**2).sum()
+        fastpurge.sweep(keep=[loss], wipe=True)
+        assert unpacked == []
+        loss.backward()
+        assert program.leaf.grad.tolist() == [2, 2, 2]
+
+    def test_a_graph_freed_by_backward_is_no_trouble(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        loss = (program.leaf**2).sum()
+        loss.backward()
+        fastpurge.sweep(keep=[loss])
+        assert program.leaf.grad.tolist() == [2, 2, 2]
+
+    def test_a_hook_of_a_node_keeps_what_it_captured(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.captured = torch.tensor([5.0, 5.0, 5.0])
+        loss = (program.leaf**2).sum()
+
+        def add_hook(held: torch.Tensor) -> None:
+            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * held,))
+
+        add_hook(program.captured)
+        fastpurge.sweep(keep=[loss])
+        loss.backward()
+        assert program.leaf.grad.tolist() == [10, 10, 10]
+
+
+class TestLibrary:
+    """A library's own state is not the user's garbage."""
+
+    @pytest.fixture
+    def library(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        # Beside torch: a folder that counts as one of libraries.
+        import torch.utils.hooks as library
+
+        class Class:
+            pass
+
+        Class.__module__ = library.__name__
+        monkeypatch.setattr(library, "fastpurge_value", torch.ones(10), raising=False)
+        monkeypatch.setattr(library, "fastpurge_table", {"k": [torch.ones(10)]}, raising=False)
+        monkeypatch.setattr(library, "fastpurge_model", torch.nn.Linear(4, 4), raising=False)
+        monkeypatch.setattr(library, "FastpurgeClass", Class, raising=False)
+        Class.value = torch.ones(10)  # type: ignore[attr-defined]
+        yield library
+        # Clear what is left, so that nothing is found by another test.
+        del Class.value  # type: ignore[attr-defined]
+
+    def test_module_and_class_level_state_is_spared_with_all_it_holds(self, library: Any) -> None:
+        report = fastpurge.sweep(keep=())
+        assert library.fastpurge_value.sum() == 10
+        assert library.fastpurge_table["k"][0].sum() == 10
+        assert library.fastpurge_model(torch.ones(4)).shape == (4,)
+        assert library.FastpurgeClass.value.sum() == 10
+        assert report.spared["library"] >= 120
+
+    def test_switched_off_it_goes(self, library: Any) -> None:
+        fastpurge.sweep(keep=(), guards=Guard.RUNNING)
+        assert is_purged(library.fastpurge_value)
+        assert is_purged(library.fastpurge_model)
+
+    def test_jagged_tensors_can_be_made_after_a_sweep(self) -> None:
+        # torch.nested keeps a dummy at module level, and no jagged tensor can be made without it.
+        make = "torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)"
+        eval(make)
+        fastpurge.sweep(keep=())
+        assert eval(make).is_nested
+
+    def test_the_program_is_no_library(self, program: Any) -> None:
+        program.tensor = torch.ones(3)
+        program.Class = type("Class", (), {"value": torch.ones(3), "__module__": program.__name__})
+        fastpurge.sweep(keep=())
+        assert is_purged(program.tensor)
+        assert is_purged(program.Class.value)
+
+
+class TestRunning:
+    """Running code is not pulled out from under itself."""
+
+    def test_locals_are_spared_with_all_they_hold(self, program: Any) -> None:
+        local = torch.ones(3)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+        nested = {"k": [(torch.ones(5),)]}
+        program.forgotten = torch.ones(7)
+        report = fastpurge.sweep(keep=())
+        assert local.sum() == 3
+        assert model(local).shape == (3,)
+        assert nested["k"][0][0].sum() == 5
+        assert is_purged(program.forgotten)
+        assert report.spared["running"] >= 32
+
+    def test_the_gradient_of_a_local_is_spared(self) -> None:
+        local = torch.ones(3, requires_grad=True)
+        (local**2).sum().backward()
+        fastpurge.sweep(keep=())
+        assert local.grad.tolist() == [2, 2, 2]  # type: ignore[union-attr]
+
+    def test_switched_off_they_go(self) -> None:
+        local = torch.ones(3)
+        fastpurge.sweep(keep=(), guards=without(Guard.RUNNING))
+        assert is_purged(local)
+
+    def test_an_object_in_a_local_is_not_looked_into(self, program: Any) -> None:
+        class Cache:
+            pass
+
+        local = Cache()
+        local.value = torch.ones(3)  # type: ignore[attr-defined]
+        fastpurge.sweep(keep=())
+        assert is_purged(local.value)  # type: ignore[attr-defined]
+
+    def test_temporaries_of_an_expression_are_spared(self) -> None:
+        def sweep() -> torch.Tensor:
+            fastpurge.sweep(keep=())
+            return torch.ones(3)
+
+        assert (torch.ones(3) * 2 + sweep()).tolist() == [3, 3, 3]
+        assert torch.cat([torch.ones(1), sweep()]).tolist() == [1, 1, 1, 1]
+
+    def test_a_view_and_its_base_are_both_released(self, program: Any) -> None:
+        # A base has an owner in C++, its view. That is not running code.
+        program.base = torch.ones(100)
+        program.view = program.base[:5]
+        fastpurge.sweep(keep=())
+        assert is_purged(program.base)
+        assert is_purged(program.view)
+
+    def test_a_base_that_only_its_view_keeps_alive_frees_its_memory(self, program: Any) -> None:
+        program.view = torch.ones(100)[:5]
+        fastpurge.sweep(keep=())
+        gc.collect()
+        assert is_purged(program.view)
+        assert not [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (100,)]
+
+    def test_a_finished_exception_is_let_go_and_one_being_handled_is_not(self, program: Any) -> None:
+        def fail() -> None:
+            program.locals = []
+            activations = torch.ones(3)
+            program.check = lambda: is_purged(activations)
+            raise ValueError
+
+        try:
+            fail()
+        except ValueError as error:
+            fastpurge.sweep(keep=())
+            assert not program.check()
+            sys.last_value = error
+        try:
+            fastpurge.sweep(keep=())
+            assert program.check()
+        finally:
+            del sys.last_value
+
+    def test_locals_of_a_thread_that_computes_are_spared(self) -> None:
+        results: list[bool] = []
+        stop = threading.Event()
+        started = threading.Event()
+
+        def compute() -> None:
+            torch.manual_seed(1)
+            a = torch.randn(50, 50)
+            expected = ((a @ a).relu() + a).sum()
+            while not stop.is_set():
+                results.append(bool(torch.equal(((a @ a).relu() + a).sum(), expected)))
+                started.set()
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        started.wait()
+        for _ in range(10):
+            fastpurge.sweep(keep=())
+        stop.set()
+        thread.join()
+        assert len(results) > 1
+        assert all(results)
+
+
+class TestAlias:
+    """What a guard spares protects the memory it stands on, like what was named."""
+
+    def test_memory_of_a_spared_local_is_spared(self, program: Any) -> None:
+        program.base = torch.ones(10)
+        local = program.base[2:4]
+        report = fastpurge.sweep(keep=(), wipe=True)
+        assert program.base.sum() == 10
+        assert local.sum() == 2
+        assert report.spared["alias"] >= 40
+
+
+@pytest.mark.parametrize("guard", list(Guard))
+def test_every_guard_has_a_docstring_and_a_name(guard: Guard) -> None:
+    assert guard.name
+    assert guard in Guard.ALL
+
+
+def test_guards_are_not_asked_when_nothing_is_there_to_spare(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastpurge import guards
+
+    fastpurge.sweep(keep=(), guards=Guard.NONE)
+    monkeypatch.setattr(guards, "library_state", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr(guards, "outside", lambda: pytest.fail("asked"))
+    fastpurge.sweep(keep=(), min_bytes=1 << 40)
