@@ -8,7 +8,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench wheel clean
+.PHONY: help setup demo test lint format bench mutants wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ format: $(READY)  ## Format everything
 
 bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
 	$(BIN)/python benches/ratios.py
+
+mutants: $(READY)  ## Switch off each protection in turn and see a test fail
+	$(BIN)/python tests/mutants.py
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/nox -s wheel

@@ -9,7 +9,7 @@ use std::any::Any;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyImportError, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
@@ -165,6 +165,23 @@ fn find_visit_objects(py: Python<'_>) -> Option<VisitObjects> {
     unsafe { interpreter.get::<VisitObjects>(b"PyUnstable_GC_VisitObjects\0") }
         .ok()
         .map(|symbol| *symbol)
+}
+
+/// Refuses an interpreter whose GIL is off.
+///
+/// A module that says that it uses the GIL switches it on in a free-threaded build, unless the user has
+/// forced it off (PYTHON_GIL=0). Then objects may die during a walk, and nothing here would be sound.
+pub fn require_gil(py: Python<'_>) -> PyResult<()> {
+    let sys = py.import(intern!(py, "sys"))?;
+    let Some(is_enabled) = sys.getattr_opt(intern!(py, "_is_gil_enabled"))? else {
+        return Ok(()); // before 3.13 there is no other way
+    };
+    if is_enabled.call0()?.is_truthy()? {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "fastpurge needs the GIL, and it is switched off (PYTHON_GIL=0 or -X gil=0)",
+    ))
 }
 
 /// Which object stream this interpreter gives: ``"visitor"`` (nothing is built) or ``"list"``.

@@ -22,49 +22,51 @@ use crate::types::{TypeTable, Wanted};
 pub struct Outside {
     containers: Vec<Py<PyType>>,
     container_bases: Vec<Py<PyType>>,
+    whole: Vec<Py<PyType>>,
     executing: Vec<(Py<PyType>, Py<PyString>)>,
-    preserved: Py<PyType>,
-    owners: Py<PyAny>,
 }
 
 #[pymethods]
 impl Outside {
     /// ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
-    /// ``executing`` are the types (generators and
-    /// the like) whose frame is their own, each with the attribute that says that it runs now.
-    /// Instances of ``preserved`` hold one reference to themselves while ``owners``, a C function,
-    /// says that they have more than one owner in C.
+    /// Instances of ``whole`` that are held keep everything they reach. ``executing`` are the types
+    /// (generators and the like) whose frame is their own, each with the attribute that says that it
+    /// runs now.
     #[new]
     fn new(
         containers: Vec<Bound<'_, PyType>>,
         container_bases: Vec<Bound<'_, PyType>>,
+        whole: Vec<Bound<'_, PyType>>,
         executing: Vec<(Bound<'_, PyType>, Bound<'_, PyString>)>,
-        preserved: Bound<'_, PyType>,
-        owners: Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             containers: containers.into_iter().map(Bound::unbind).collect(),
             container_bases: container_bases.into_iter().map(Bound::unbind).collect(),
+            whole: whole.into_iter().map(Bound::unbind).collect(),
             executing: executing
                 .into_iter()
                 .map(|(of, attribute)| (of.unbind(), attribute.unbind()))
                 .collect(),
-            preserved: preserved.unbind(),
-            owners: owners.unbind(),
-        })
+        }
     }
 }
 
 impl Outside {
+    /// The types whose held instances keep everything they reach.
+    pub fn whole(&self) -> Vec<*mut ffi::PyTypeObject> {
+        self.whole.iter().map(|of| of.as_ptr().cast()).collect()
+    }
+
     /// Those of the candidates that are held from outside: themselves, or a plain container that holds
     /// them, through any number of plain containers.
     ///
-    /// The pointers given must be live, and the garbage collector paused.
+    /// Those of `self_held` hold one reference to themselves. The pointers given must be live, and the garbage collector paused.
     pub fn holds(
         &self,
         py: Python<'_>,
         candidates: &[*mut ffi::PyObject],
         namespaces: &Addresses,
+        self_held: Option<&Addresses>,
     ) -> PyResult<Vec<*mut ffi::PyObject>> {
         let mut census = Census {
             nodes: FxHashMap::default(),
@@ -96,31 +98,15 @@ impl Outside {
             })?;
             for &target in &targets {
                 let seen = census.nodes[&(target as usize)].references;
+                let own = self_held.is_some_and(|known| known.contains(target));
                 // SAFETY: nothing has been let go since the target was met.
-                if unsafe { ffi::Py_REFCNT(target) } > seen + self.preservation(py, target)? {
+                if unsafe { ffi::Py_REFCNT(target) } > seen + ffi::Py_ssize_t::from(own) {
                     outside.push(target);
                 }
             }
             targets = std::mem::take(&mut census.found);
         }
         Ok(census.beneath(outside, candidates))
-    }
-
-    /// References that an object holds to itself (`THPVariable` in torch/csrc/autograd/python_variable.h:
-    /// a tensor with owners in C++ keeps its Python object alive).
-    fn preservation(
-        &self,
-        py: Python<'_>,
-        object: *mut ffi::PyObject,
-    ) -> PyResult<ffi::Py_ssize_t> {
-        // SAFETY: both are live; this compares C types.
-        if unsafe { ffi::PyObject_TypeCheck(object, self.preserved.as_ptr().cast()) } == 0 {
-            return Ok(0);
-        }
-        // SAFETY: live, as above.
-        let object = unsafe { Bound::from_borrowed_ptr(py, object) };
-        let owners: usize = self.owners.bind(py).call1((object,))?.extract()?;
-        Ok(ffi::Py_ssize_t::from(owners > 1))
     }
 }
 

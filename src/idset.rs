@@ -43,6 +43,12 @@ pub struct IdSet {
     addresses: Addresses,
 }
 
+impl IdSet {
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+}
+
 impl From<Addresses> for IdSet {
     fn from(addresses: Addresses) -> Self {
         Self { addresses }

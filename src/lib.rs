@@ -19,6 +19,8 @@ use pyo3::prelude::*;
 // free-threaded interpreter must switch its GIL on (or refuse) before it may load this module.
 #[pymodule(gil_used = true)]
 mod _core {
+    use super::{Bound, PyModule, PyResult};
+
     #[pymodule_export]
     use crate::gc::object_stream;
     #[pymodule_export]
@@ -31,4 +33,9 @@ mod _core {
     use crate::library::{Libraries, library_state};
     #[pymodule_export]
     use crate::scan::{Snapshot, closure, scan, snapshot};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::gc::require_gil(module.py())
+    }
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::mem::transmute;
-use std::path::{Path, PathBuf};
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyType};
@@ -23,7 +23,8 @@ use crate::types::{Role, TypeTable, Wanted, referents};
 /// are libraries all the same.
 #[pyclass(module = "fastpurge._core", frozen)]
 pub struct Libraries {
-    folders: Vec<(PathBuf, bool)>,
+    /// Paths that end in a separator, the longest first.
+    folders: Vec<(String, bool)>,
     builtin_names: FxHashSet<String>,
 }
 
@@ -31,6 +32,11 @@ pub struct Libraries {
 impl Libraries {
     #[new]
     fn new(folders: Vec<(PathBuf, bool)>, builtin_names: Vec<String>) -> Self {
+        let mut folders: Vec<_> = folders
+            .into_iter()
+            .map(|(folder, is_library)| (with_separator(&folder), is_library))
+            .collect();
+        folders.sort_by_key(|(folder, _)| std::cmp::Reverse(folder.len()));
         Self {
             folders,
             builtin_names: builtin_names.into_iter().collect(),
@@ -45,13 +51,21 @@ impl Libraries {
 }
 
 impl Libraries {
-    fn holds(&self, file: &Path) -> bool {
+    /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path.
+    fn holds(&self, file: &str) -> bool {
         self.folders
             .iter()
-            .filter(|(folder, _)| file.starts_with(folder))
-            .max_by_key(|(folder, _)| folder.components().count())
+            .find(|(folder, _)| file.starts_with(folder.as_str()))
             .is_some_and(|&(_, is_library)| is_library)
     }
+}
+
+fn with_separator(folder: &Path) -> String {
+    let folder = folder.to_string_lossy();
+    format!(
+        "{}{MAIN_SEPARATOR}",
+        folder.trim_end_matches(MAIN_SEPARATOR)
+    )
 }
 
 /// Judges types for the length of one walk. Runs no Python code.
@@ -127,7 +141,7 @@ impl<'py, 'a> Judge<'py, 'a> {
                 return false;
             }
             if let Some(file) = self.file_of(at) {
-                return self.libraries.holds(&file);
+                return file.to_str().is_ok_and(|file| self.libraries.holds(file));
             }
             match at.rsplit_once('.') {
                 Some((package, _)) => at = package,
@@ -136,7 +150,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         }
     }
 
-    fn file_of(&self, name: &str) -> Option<PathBuf> {
+    fn file_of(&self, name: &str) -> Option<Bound<'py, PyString>> {
         // SAFETY: attached; the reference is borrowed from the interpreter, which keeps the dict.
         let modules = unsafe { ffi::PyImport_GetModuleDict() };
         let module = self.item(modules, &PyString::new(self.py, name))?;
@@ -148,8 +162,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             ffi::PyModule_GetDict(module.as_ptr())
         };
         let file = self.item(namespace, intern!(self.py, "__file__"))?;
-        let file = file.cast_exact::<PyString>().ok()?;
-        file.to_str().ok().map(PathBuf::from)
+        file.cast_into_exact::<PyString>().ok()
     }
 
     /// A str key looked up in a namespace: strings are compared as strings, in C.
@@ -358,16 +371,16 @@ mod tests {
     #[test]
     fn the_deepest_folder_decides() {
         let libraries = libraries();
-        assert!(libraries.holds(Path::new("/env/lib/json/__init__.py")));
-        assert!(!libraries.holds(Path::new("/env/lib/site-packages/app/nodes.py")));
-        assert!(!libraries.holds(Path::new("/home/me/script.py")));
-        assert!(libraries.holds(Path::new("/home/me/.venv/lib/torch/nn.py")));
+        assert!(libraries.holds("/env/lib/json/__init__.py"));
+        assert!(!libraries.holds("/env/lib/site-packages/app/nodes.py"));
+        assert!(!libraries.holds("/home/me/script.py"));
+        assert!(libraries.holds("/home/me/.venv/lib/torch/nn.py"));
     }
 
     #[test]
     fn a_folder_is_not_a_prefix_of_letters() {
-        assert!(!libraries().holds(Path::new("/env/library/thing.py")));
-        assert!(!libraries().holds(Path::new("relative/env/lib/thing.py")));
+        assert!(!libraries().holds("/env/library/thing.py"));
+        assert!(!libraries().holds("relative/env/lib/thing.py"));
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl<'a, 'py> Reach<'a, 'py> {
         self.met.contains(object)
     }
 
+    /// How many objects have been reported so far.
+    pub fn reported(&self) -> usize {
+        self.reported.len()
+    }
+
     /// The closure, and in the order they were met those of its objects that were to be reported.
     pub fn finish(self) -> (Addresses, Vec<*mut ffi::PyObject>) {
         (self.met, self.reported)

@@ -20,9 +20,11 @@ pub struct Snapshot {
     kept: Py<PyList>,
     /// The objects of a scanned type outside the closure, in heap order.
     candidates: Py<PyList>,
-    /// Those that are held from outside the collector's sight: neither they nor what they reach are
-    /// candidates, and what they reach of a reported type is kept.
+    /// What is held from outside the collector's sight, of a scanned type or one that is kept whole:
+    /// what they reach is no candidate.
     held: Py<PyList>,
+    /// What only those reach, of a reported type; it is not in `kept`.
+    running: Py<PyList>,
     /// How many objects the collector tracked.
     objects_scanned: usize,
     /// How many objects the closure holds.
@@ -35,7 +37,8 @@ impl Snapshot {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.kept)?;
         visit.call(&self.candidates)?;
-        visit.call(&self.held)
+        visit.call(&self.held)?;
+        visit.call(&self.running)
     }
 }
 
@@ -44,7 +47,8 @@ impl Snapshot {
 /// No Python code runs between the two, in this thread or any other, and no object is asked
 /// anything: types are compared by address and MRO.
 #[pyfunction]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None))]
+#[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None, self_held=None))]
 pub fn snapshot(
     py: Python<'_>,
     named: &Bound<'_, PyTuple>,
@@ -53,12 +57,14 @@ pub fn snapshot(
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
     outside: Option<&Outside>,
+    self_held: Option<&IdSet>,
 ) -> PyResult<Snapshot> {
     let _pause = GcPause::new(py);
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted {
         scanned: type_pointers(scan_for)?,
         reported: type_pointers(report)?,
+        whole: outside.map(Outside::whole).unwrap_or_default(),
         ..Wanted::default()
     });
 
@@ -74,23 +80,37 @@ pub fn snapshot(
     }
     let mut candidates = heap.found;
     candidates.retain(|&object| !reach.has_met(object));
-    let held = match outside {
-        Some(outside) => outside.holds(py, &candidates, &heap.namespaces)?,
-        None => Vec::new(),
-    };
+    let mut held = Vec::new();
+    if let Some(outside) = outside.filter(|_| !candidates.is_empty()) {
+        let unmet = heap
+            .whole
+            .into_iter()
+            .filter(|&object| !reach.has_met(object));
+        let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
+        held = outside.holds(
+            py,
+            &suspects,
+            &heap.namespaces,
+            self_held.map(IdSet::addresses),
+        )?;
+    }
+    let by_keep = reach.reported();
     for &object in &held {
         // SAFETY: live since it was met; nothing has been let go in this function.
         unsafe { reach.add(object) }?;
     }
-    let (closure, kept) = reach.finish();
+    let (closure, mut kept) = reach.finish();
+    let running = kept.split_off(by_keep);
     candidates.retain(|&object| !closure.contains(object));
 
     // All are owned before the first list is made: from then on they could be let go elsewhere.
-    let (kept, candidates, held) = (own(py, &kept)?, own(py, &candidates)?, own(py, &held)?);
+    let (kept, candidates) = (own(py, &kept)?, own(py, &candidates)?);
+    let (held, running) = (own(py, &held)?, own(py, &running)?);
     Ok(Snapshot {
         kept: PyList::new(py, kept)?.unbind(),
         candidates: PyList::new(py, candidates)?.unbind(),
         held: PyList::new(py, held)?.unbind(),
+        running: PyList::new(py, running)?.unbind(),
         objects_scanned: heap.seen,
         closure_size: closure.len(),
     })
@@ -132,6 +152,8 @@ pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound
 /// What one walk over the heap gives: borrowed pointers, good until Python code runs again.
 struct Heap {
     found: Vec<*mut ffi::PyObject>,
+    /// Instances that, if they are held from outside, keep everything they reach.
+    whole: Vec<*mut ffi::PyObject>,
     /// The `__dict__` of every module, in `sys.modules` or not.
     namespaces: Addresses,
     seen: usize,
@@ -139,7 +161,7 @@ struct Heap {
 
 impl Heap {
     fn walk(py: Python<'_>, types: &mut TypeTable) -> PyResult<Self> {
-        let mut found = Vec::new();
+        let (mut found, mut whole) = (Vec::new(), Vec::new());
         let mut namespaces = Addresses::default();
         // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
         for (_, module) in imported_modules(py)? {
@@ -152,6 +174,9 @@ impl Heap {
             if facts.scanned {
                 try_push(&mut found, object)?;
             }
+            if facts.whole {
+                try_push(&mut whole, object)?;
+            }
             if facts.role == Role::Module {
                 // SAFETY: a live module; its dict is null only while it is being made.
                 let namespace = unsafe { ffi::PyModule_GetDict(object) };
@@ -163,6 +188,7 @@ impl Heap {
         })?;
         Ok(Self {
             found,
+            whole,
             namespaces,
             seen,
         })

@@ -33,6 +33,8 @@ pub struct Facts {
     pub reported: bool,
     /// An instance is looked through for what it holds.
     pub container: bool,
+    /// An instance that is held from outside keeps everything it reaches.
+    pub whole: bool,
 }
 
 /// The types that one walk is about.
@@ -46,6 +48,8 @@ pub struct Wanted {
     pub containers: Vec<*mut ffi::PyTypeObject>,
     /// With subtypes: what is looked through as well.
     pub container_bases: Vec<*mut ffi::PyTypeObject>,
+    /// With subtypes: what keeps everything it reaches, if it is held from outside.
+    pub whole: Vec<*mut ffi::PyTypeObject>,
 }
 
 impl Facts {
@@ -56,6 +60,7 @@ impl Facts {
         scanned: false,
         reported: false,
         container: false,
+        whole: false,
     };
 
     /// Nothing can be reached through an instance, and nobody asked for it.
@@ -157,6 +162,7 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
         reported: wanted.reported.iter().any(|&base| is(base)),
         container: wanted.containers.contains(&of)
             || wanted.container_bases.iter().any(|&base| is(base)),
+        whole: wanted.whole.iter().any(|&base| is(base)),
     }
 }
 

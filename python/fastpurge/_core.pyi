@@ -1,6 +1,6 @@
 """The Rust core: what the package asks of the interpreter; it knows objects and types, never torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
@@ -52,18 +52,17 @@ class Outside:
     """How to look for what is held from where the collector cannot see: running code, C code.
 
     ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
+    Instances of ``whole`` that are held keep everything they reach.
     ``executing`` are the types (generators and the like) whose frame is their own, each with the
-    attribute that says that it runs now. Instances of ``preserved`` hold one reference to themselves
-    while ``owners``, a C function, says that they have more than one owner in C.
+    attribute that says that it runs now.
     """
 
     def __new__(
         cls,
         containers: Sequence[type],
         container_bases: Sequence[type],
+        whole: Sequence[type],
         executing: Sequence[tuple[type, str]],
-        preserved: type,
-        owners: Callable[[Any], int],
     ) -> Outside: ...
 
 @final
@@ -78,11 +77,13 @@ class Snapshot:
         """The objects of a scanned type outside the closure, in heap order."""
     @property
     def held(self) -> list[Any]:
-        """Those that are held from outside the collector's sight.
+        """What is held from outside the collector's sight, of a scanned type or one that is kept whole.
 
-        Neither they nor what they reach are candidates; what they reach of a reported type is kept.
-        Empty if it was not asked for.
+        What they reach is no candidate. Empty if not asked for.
         """
+    @property
+    def running(self) -> list[Any]:
+        """What only those reach, of a reported type; it is not in ``kept``."""
     @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
@@ -98,12 +99,13 @@ def snapshot(
     report: tuple[type, ...],
     libraries: Libraries,
     outside: Outside | None = None,
+    self_held: IdSet | None = None,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
     ``named`` are entered whatever they are; ``roots`` like anything the closure meets. No Python code
     runs between closure and scan, in this thread or any other, and no object is asked anything: types
-    are compared by address and MRO.
+    are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
 
     Raises ``MemoryError`` if the sets do not fit in memory.
     """

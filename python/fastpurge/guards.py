@@ -3,14 +3,12 @@
 import collections
 import functools
 import itertools
+import sys
 import types
 from bisect import bisect_right
 from collections.abc import Iterable
 from enum import Flag, auto
-from functools import cache
-from typing import Any, cast
-
-from torch._C import TensorBase
+from typing import Any
 
 from fastpurge import _core, keep
 from fastpurge.tensors import Extent
@@ -46,25 +44,41 @@ def library_state(scan_for: tuple[type, ...]) -> list[Any]:
     return _core.library_state(scan_for, libraries=keep.libraries(), containers=_PLAIN, depth=_LIBRARY_DEPTH)
 
 
-@cache
 def outside(*, look_through: bool = True) -> _core.Outside:
     """How to find what is held from outside the collector's sight: directly only, or looking through.
 
     What is looked through is what running code works with and has not given away: plain containers,
-    closures, bound methods, iterators, suspended generators, and the frames of exceptions.
+    closures, bound methods, iterators, suspended generators, and the frames of exceptions. An object
+    is not looked into, or the `self` of every running method would keep whatever it leads to; a few
+    of torch's and transformers' own are kept whole, since their tensors are part of the computation.
     """
-    containers = (*_PLAIN, *_callables(), *_iterators()) if look_through else ()
     return _core.Outside(
-        containers=containers,
-        container_bases=(BaseException,) if look_through else (),
+        containers=(*_callables(), *_iterators()) if look_through else (),
+        container_bases=(*_PLAIN, BaseException) if look_through else (),
+        whole=_kept_whole() if look_through else (),
         executing=(
             (types.GeneratorType, "gi_running"),
             (types.CoroutineType, "cr_running"),
             (types.AsyncGeneratorType, "ag_running"),
         ),
-        preserved=TensorBase,
-        owners=cast(Any, TensorBase)._use_count,
     )
+
+
+_WHOLE = {
+    "torch.optim.optimizer": ("Optimizer",),
+    "torch.optim.lr_scheduler": ("LRScheduler",),
+    "torch.amp.grad_scaler": ("GradScaler",),
+    "torch.utils.data": ("Dataset", "DataLoader"),
+    "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
+    "transformers.cache_utils": ("Cache",),
+}
+
+
+def _kept_whole() -> tuple[type, ...]:
+    """The types of `_WHOLE` that are imported: no others can have instances."""
+    modules = ((sys.modules.get(name), names) for name, names in _WHOLE.items())
+    found = (vars(module).get(name) for module, names in modules if module for name in names)
+    return tuple(one for one in found if isinstance(one, type))
 
 
 def _callables() -> tuple[type, ...]:

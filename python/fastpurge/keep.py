@@ -21,6 +21,7 @@ from fastpurge.autograd import graph_of
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
 
 _grad = cast(Any, TensorBase.grad).__get__
+_base = cast(Any, TensorBase._base).__get__
 _is_leaf = cast(Any, TensorBase.is_leaf).__get__
 _retains_grad = cast(Any, TensorBase.retains_grad).__get__
 
@@ -65,11 +66,26 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
             if is_a(obj, torch.Tensor):
-                # Others have no gradient, and warn when asked for it.
-                if (_is_leaf(obj) or _retains_grad(obj)) and (grad := _grad(obj)) is not None:
+                if (grad := _gradient(obj)) is not None:
                     yield grad
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
+
+
+def owned(tensors: list[torch.Tensor]) -> Iterator[object]:
+    """What some tensors own in C++: the base of a view, a gradient, what a graph holds."""
+    with DisableTorchFunctionSubclass():
+        yield from graph_of(tensors)
+        for tensor in tensors:
+            if (base := _base(tensor)) is not None:
+                yield base
+            if (grad := _gradient(tensor)) is not None:
+                yield grad
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor | None:
+    # Others have no gradient, and warn when asked for it.
+    return _grad(tensor) if _is_leaf(tensor) or _retains_grad(tensor) else None
 
 
 def extents(kept: Iterable[Any]) -> Iterator[Extent]:

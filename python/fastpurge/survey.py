@@ -48,7 +48,7 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     running code is left out: what is found then may still be in its hands.
     """
     search = _Search(request)
-    view = search.look()
+    view = search.first_look()
     spared: dict[str, int] = {}
     for guard, spare in _STAGES:
         if view.asked and guard in request.guards and (thorough or guard is not Guard.RUNNING):
@@ -68,6 +68,9 @@ class _View:
     skipped: list[Item] = field(default_factory=list)
 
 
+_IDLE_ROUNDS = 2
+
+
 class _Search:
     """Takes snapshots, each with the roots that those before it brought to light."""
 
@@ -80,13 +83,37 @@ class _Search:
         self._roots: list[Any] = []
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | Item | None] = {}
+        self._self_held = _core.IdSet()
+        # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
+        self._first = self._snapshot()
+        self._there = _core.IdSet(self._first.candidates)
+
+    def first_look(self) -> _View:
+        """What there is, with what the caller's keep hides, before any guard was asked."""
+        return self._settle(self._view_of(self._first))
 
     def look(self) -> _View:
-        """Take snapshots until one brings no hidden root to light that was not known."""
-        while True:
-            view = self._view()
-            if not view.asked or not self.add(keep.hidden(view.snapshot.kept, graphs=self.graphs)):
-                return view
+        """What there is with the roots that are known now."""
+        return self._settle(self._view())
+
+    def _settle(self, view: _View) -> _View:
+        """Take snapshots until one brings no hidden root to light that was not known.
+
+        While other threads compute there is always a new one. So it also ends when twice in a row what
+        came to light protected no candidate: a chain of hidden things that leads to one has candidates
+        for its links, or is not longer than that.
+        """
+        idle = 0
+        while (
+            view.asked
+            and idle < _IDLE_ROUNDS
+            and self.add(keep.hidden(view.snapshot.kept, graphs=self.graphs))
+        ):
+            after = self._view()
+            left = _core.IdSet(after.asked)
+            idle = 0 if any(one not in left for one in view.asked) else idle + 1
+            view = after
+        return view
 
     def add(self, roots: Iterable[Any]) -> bool:
         """Make these roots of every later snapshot; whether any was new."""
@@ -98,23 +125,49 @@ class _Search:
         return len(self._roots) > before
 
     def _view(self) -> _View:
-        view = _View(
-            _core.snapshot(
-                self._named,
-                self._roots,
-                scan_for=self.scan_for,
-                report=keep.reported_types(),
-                libraries=keep.libraries(),
-                outside=self.outside,
-            )
-        )
-        for obj in view.snapshot.candidates:
+        snapshot = self._snapshot()
+        while snapshot.held and self._explain(snapshot):
+            snapshot = self._snapshot()
+        return self._view_of(snapshot)
+
+    def _view_of(self, snapshot: _core.Snapshot) -> _View:
+        view = _View(snapshot)
+        for obj in snapshot.candidates:
+            if obj not in self._there:
+                continue
             match self._consider(obj):
                 case Candidate() as candidate:
                     view.asked.append(candidate)
                 case Item() as item:
                     view.skipped.append(item)
         return view
+
+    def _snapshot(self) -> _core.Snapshot:
+        return _core.snapshot(
+            self._named,
+            self._roots,
+            scan_for=self.scan_for,
+            report=keep.reported_types(),
+            libraries=keep.libraries(),
+            outside=self.outside,
+            self_held=self._self_held,
+        )
+
+    def _explain(self, snapshot: _core.Snapshot) -> bool:
+        """Find those of the held that only hold themselves; whether there are new ones.
+
+        A tensor that something in C++ owns holds a reference to its own Python object
+        (https://github.com/pytorch/pytorch/pull/167564). The use count alone does not tell: a thread that
+        is just becoming an owner has counted itself, and waits for the GIL to take that reference. With
+        an owner that does not go away there is no such moment. So the owners are looked for, among
+        tensors that no running code holds and that this survey keeps alive.
+        """
+        held = _core.IdSet(snapshot.held)
+        unkept = (x for x in snapshot.candidates if x in self._there)
+        tensors = [x for x in (*unkept, *snapshot.kept) if is_a(x, torch.Tensor)]
+        known = len(self._self_held)
+        self._self_held.update(x for x in keep.owned(tensors) if x in held)
+        return len(self._self_held) > known
 
     def _consider(self, obj: Any) -> Candidate | Item | None:
         # What was considered is held here, so that its identity stays its own.
@@ -185,7 +238,7 @@ def _spare_library_state(search: _Search, view: _View) -> bool:
 
 
 def _spare_aliases(search: _Search, view: _View) -> bool:
-    memory = MemoryMap(keep.extents(view.snapshot.kept))
+    memory = MemoryMap(keep.extents([*view.snapshot.kept, *view.snapshot.running]))
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
 
 

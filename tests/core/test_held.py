@@ -25,6 +25,10 @@ class Holder:
     """What a program keeps things in; not a plain container."""
 
 
+class Whole:
+    """What is kept whole when it is held."""
+
+
 FORGOTTEN = Holder()
 PLAIN = (list, tuple, dict, set, types.CellType, types.FunctionType, types.MethodType)
 LOOKED_THROUGH: tuple[type, ...] = (
@@ -42,12 +46,8 @@ def _capture(held: object) -> Callable[[], object]:
     return lambda: held
 
 
-def _owners(_: object) -> int:
-    return 1
-
-
 def _outside(containers: tuple[type, ...] = LOOKED_THROUGH) -> Outside:
-    return Outside(containers, (BaseException,), EXECUTING, int, _owners)
+    return Outside(containers, (BaseException,), (Whole,), EXECUTING)
 
 
 @pytest.fixture
@@ -130,6 +130,20 @@ def test_an_object_in_a_local_variable_is_not_looked_into(is_held: Callable[...,
     local.held = [Base()]  # type: ignore[attr-defined]
     assert not is_held()
     del local
+
+
+def test_what_is_kept_whole_is_looked_into_if_held(is_held: Callable[..., bool]) -> None:
+    FORGOTTEN.whole = Whole()  # type: ignore[attr-defined]
+    FORGOTTEN.whole.deep = Holder()  # type: ignore[attr-defined]
+    FORGOTTEN.whole.deep.held = [Base()]  # type: ignore[attr-defined]
+    assert not is_held()
+    local = FORGOTTEN.whole  # type: ignore[attr-defined]
+    outside = _outside()
+    snapshot = _core.snapshot(
+        (), [], scan_for=(Base,), report=(), libraries=Libraries([], []), outside=outside
+    )
+    assert snapshot.candidates == []
+    assert any(one is local for one in snapshot.held)
 
 
 def test_a_captured_local_variable_holds(is_held: Callable[..., bool]) -> None:
@@ -289,17 +303,24 @@ def test_what_the_held_reach_is_no_candidate(libraries: Libraries) -> None:
     )
     assert len(snapshot.held) == 1
     assert snapshot.candidates == []
-    assert len(snapshot.kept) == 2
+    assert snapshot.kept == []
+    assert len(snapshot.running) == 2
 
 
 def test_a_reference_that_an_object_holds_to_itself_is_not_counted(libraries: Libraries) -> None:
     FORGOTTEN.held = Base()  # type: ignore[attr-defined]
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(FORGOTTEN.held))  # type: ignore[attr-defined]
     try:
-        for owners, expected in ((1, 1), (2, 0)):
-            outside = Outside(PLAIN, (), EXECUTING, Base, lambda _, owners=owners: owners)  # type: ignore[misc]
+        known = _core.IdSet([FORGOTTEN.held])  # type: ignore[attr-defined]
+        for self_held, expected in ((None, 1), (known, 0)):
             snapshot = _core.snapshot(
-                (), [], scan_for=(Base,), report=(), libraries=libraries, outside=outside
+                (),
+                [],
+                scan_for=(Base,),
+                report=(),
+                libraries=libraries,
+                outside=_outside(),
+                self_held=self_held,
             )
             assert len(snapshot.held) == expected
     finally:

@@ -257,3 +257,12 @@ def test_trim_says_what_it_did() -> None:
     assert _core.trim_heap() in ("malloc_trim", "malloc_zone_pressure_relief", "HeapCompact", None)
     if sys.platform == "linux" and "glibc" in " ".join(map(str, __import__("platform").libc_ver())):
         assert _core.trim_heap() == "malloc_trim"
+
+
+@pytest.mark.parametrize(("enabled", "loads"), [(True, True), (False, False)])
+def test_an_interpreter_whose_gil_is_off_is_refused(enabled: bool, loads: bool) -> None:
+    # What a free-threaded build answers under PYTHON_GIL=0; the others have it on, or no such question.
+    program = f"import sys; sys._is_gil_enabled = lambda: {enabled}; import fastpurge._core"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is loads, done.stderr
+    assert ("ImportError: fastpurge needs the GIL" in done.stderr) is not loads

@@ -1,0 +1,218 @@
+"""Switch off each guard and each protection in turn, and see that a test fails. Run by `make mutants`.
+
+Each mutant is the package with one piece of text exchanged, in a folder of its own that shadows the
+installed one. A mutant that survives its tests is printed, and makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "python" / "fastpurge"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+def _off(function: str, tests: str) -> Mutant:
+    """A stage of the survey that spares nothing."""
+    return Mutant(
+        f"{function} off",
+        "survey.py",
+        f"def {function}(search: _Search, ",
+        f"def {function}(*_: Any) -> bool:\n    return False\n\n\ndef _unused{function}(search: _Search, ",
+        tests,
+    )
+
+
+GUARDS = "tests/unit/test_guards.py"
+KEEP = "tests/unit/test_keep.py"
+RELEASE = "tests/unit/test_release.py"
+SWEEPING = "tests/unit/test_sweeping.py"
+TOMBSTONES = "tests/unit/test_tombstones.py"
+MUTANTS = (
+    _off("_spare_graphs", GUARDS),
+    _off("_spare_library_state", GUARDS),
+    _off("_spare_aliases", KEEP),
+    _off("_spare_running", GUARDS),
+    Mutant(
+        "lent tensors released",
+        "survey.py",
+        "    if not any(_may_be_lent(one)",
+        "    return\n    if not any(_may_be_lent(one)",
+        SWEEPING,
+    ),
+    Mutant(
+        "self-held not explained",
+        "survey.py",
+        "        return len(self._self_held) > known",
+        "        return False",
+        GUARDS,
+    ),
+    Mutant(
+        "gradients not kept",
+        "keep.py",
+        "                if (grad := _gradient(obj)) is not None:",
+        "                if (grad := None) is not None:",
+        KEEP,
+    ),
+    Mutant(
+        "arrays not opened",
+        "keep.py",
+        "                yield from _held_by_array(obj)",
+        "                pass",
+        KEEP,
+    ),
+    Mutant("arrays have no memory", "keep.py", "            yield _extent_of_array(obj)\n", "", KEEP),
+    Mutant(
+        "elements of keep not named",
+        "keep.py",
+        "        return (keep, *cast(Iterable[object], keep))",
+        "        return (keep,)",
+        KEEP,
+    ),
+    Mutant(
+        "running generators not told",
+        "guards.py",
+        '            (types.GeneratorType, "gi_running"),\n',
+        "",
+        "tests/unit/test_guards.py tests/unit/test_threads.py",
+    ),
+    Mutant(
+        "containers not looked through",
+        "guards.py",
+        "container_bases=(*_PLAIN, BaseException)",
+        "container_bases=()",
+        GUARDS,
+    ),
+    Mutant(
+        "closures not looked through",
+        "guards.py",
+        "        types.CellType,\n",
+        "",
+        "tests/unit/test_guards.py tests/unit/test_threads.py",
+    ),
+    Mutant(
+        "optimizers not kept whole",
+        "guards.py",
+        '    "torch.optim.optimizer": ("Optimizer",),\n',
+        "",
+        "tests/unit/test_guards.py tests/unit/test_threads.py",
+    ),
+    Mutant(
+        "wipe what is still held",
+        "release.py",
+        "_storage_Use_Count(storage._cdata) == 1",
+        "_storage_Use_Count(storage._cdata) >= 1",
+        f"{RELEASE} {KEEP}",
+    ),
+    Mutant(
+        "wipe foreign memory",
+        "release.py",
+        "storage.resizable() and not _is_shared(storage)",
+        "True",
+        RELEASE,
+    ),
+    Mutant("C++ gets a tombstone back", "release.py", "    _class.__set__(blank, was)\n", "", RELEASE),
+    Mutant(
+        "hooks stay", "release.py", "            hooks.__set__(tensor, None)", "            pass", SWEEPING
+    ),
+    Mutant(
+        "half released",
+        "release.py",
+        "        _class.__set__(tensor, was)\n        raise",
+        "        raise",
+        RELEASE,
+    ),
+    Mutant(
+        "one object ends the sweep",
+        "sweeping.py",
+        "        except Exception as error:  # noqa: BLE001 - promise 6",
+        "        except ZeroDivisionError as error:  # noqa: BLE001 - promise 6",
+        RELEASE,
+    ),
+    Mutant(
+        "zombies silent to C++",
+        "tombstones.py",
+        "    def __torch_dispatch__(",
+        "    def _unused_dispatch(",
+        TOMBSTONES,
+    ),
+    Mutant(
+        "zombies silent to Python",
+        "tombstones.py",
+        "    def __torch_function__(",
+        "    def _unused_function(",
+        TOMBSTONES,
+    ),
+    Mutant(
+        "modules call silently",
+        "tombstones.py",
+        "__getitem__ __setitem__ __delitem__ __enter__",
+        "__setitem__ __delitem__ __enter__",
+        TOMBSTONES,
+    ),
+    Mutant(
+        "sweeps in sweeps", "sweeping.py", "        if self._thread == me:", "        if False:", SWEEPING
+    ),
+    Mutant(
+        "a plan holds what it plans",
+        "sweeping.py",
+        "weakref.ref(candidate.obj)",
+        "(lambda obj: lambda: obj)(candidate.obj)",
+        SWEEPING,
+    ),
+    Mutant(
+        "what is new since the plan goes too", "sweeping.py", "if candidate.obj in chosen]", "]", SWEEPING
+    ),
+)
+
+
+def survives(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "fastpurge"
+        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        file = package / mutant.file
+        text = file.read_text()
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"{mutant.name}: the text to exchange stands {text.count(mutant.old)} times")
+        file.write_text(text.replace(mutant.old, mutant.new))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": folder},
+            capture_output=True,
+            timeout=600,
+            check=False,
+        )
+    return done.returncode == 0
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    alive = 0
+    for mutant in MUTANTS:
+        if wanted and not any(part in mutant.name for part in wanted):
+            continue
+        lives = survives(mutant)
+        alive += lives
+        sys.stdout.write(f"{'SURVIVES' if lives else 'killed  '} {mutant.name}\n")
+        sys.stdout.flush()
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

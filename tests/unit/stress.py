@@ -1,0 +1,140 @@
+"""Threads that compute and check while another sweeps. A program, run by `test_threads.py`.
+
+    python tests/unit/stress.py --sweeps 20000
+
+Prints one line of JSON: sweeps, results checked, errors, and the resident set at a fifth and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import itertools
+import json
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fastpurge
+import numpy as np
+import psutil
+import torch
+
+THREADS = 8
+
+
+def temporaries(seed: int) -> float:
+    """Intermediate values that only the stack holds, and lists under construction."""
+    a = torch.full((16, 16), 1.0 + seed)
+    b = (a @ a).relu() + (a * 2 - a) @ (a + a.t())
+    return float(torch.cat([b.sum().view(1), torch.stack([b.mean(), a.mean()])]).sum())
+
+
+def containers(seed: int) -> float:
+    """Values in plain containers, closures, generators and iterators of running code."""
+    parts = {"k": [(torch.ones(4) * seed,), {"deep": torch.ones(4)}]}
+
+    def generate() -> Iterator[torch.Tensor]:
+        local = torch.full((4,), 2.0)
+        for i in range(3):
+            yield local * i
+
+    captured = torch.ones(4) * 3
+    add: Callable[[torch.Tensor], torch.Tensor] = lambda x: x + captured  # noqa: E731
+    total = functools.reduce(torch.add, map(add, generate()))
+    for one in (torch.ones(4), torch.ones(4) * seed):
+        total = total + one
+    held: Any = parts["k"]
+    return float((total + held[0][0] + held[1]["deep"]).sum())
+
+
+def training(seed: int) -> float:
+    """A step of training on a local model: graph, gradients, optimizer state."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1 + seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        loss = model(torch.ones(2, 4)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(sum(parameter.detach().sum() for parameter in model.parameters()))
+
+
+def arrays(seed: int) -> float:
+    """NumPy arrays on the memory of tensors, and the other way round."""
+    array = (torch.ones(64) * seed).numpy()
+    tensor = torch.from_numpy(np.arange(64.0, dtype=np.float32))
+    view = (torch.arange(64.0) + 1)[3:9]
+    return float(array.sum() + tensor.sum() + view.numpy().sum())
+
+
+JOBS = (temporaries, containers, training, arrays)
+
+
+def work(number: int, expected: dict[Any, float], stop: threading.Event, log: dict[str, Any]) -> None:
+    try:
+        for job, seed in itertools.cycle(itertools.product(JOBS, range(3))):
+            if stop.is_set():
+                return
+            if (result := job(seed)) != expected[job, seed]:
+                raise AssertionError(f"{job.__name__}({seed}): {result} != {expected[job, seed]}")
+            log["checked"][number] += 1
+    except BaseException as error:
+        log["errors"].append(f"{type(error).__name__}: {error}")
+        stop.set()
+
+
+def forget(program: Any) -> None:
+    """What every round leaves behind for the sweep to find."""
+    program.CACHE = {"tensors": [torch.ones(1000) for _ in range(5)], "model": torch.nn.Linear(4, 4)}
+    program.VIEW = torch.ones(1000)[:1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sweeps", type=int, default=1000)
+    sweeps = parser.parse_args().sweeps
+    torch.set_num_threads(1)
+    sys.setswitchinterval(1e-4)
+    program: Any = types.ModuleType("forgetful_program")
+    sys.modules[program.__name__] = program
+    expected = {(job, seed): job(seed) for job in JOBS for seed in range(3)}
+    fastpurge.sweep(keep=())
+    # With what was there before out of the collector's sight, a sweep takes milliseconds.
+    gc.collect()
+    gc.freeze()
+
+    stop = threading.Event()
+    log: dict[str, Any] = {"checked": [0] * THREADS, "errors": [], "resident": []}
+    threads = [
+        threading.Thread(target=work, daemon=True, args=(n, expected, stop, log)) for n in range(THREADS)
+    ]
+    for thread in threads:
+        thread.start()
+    released = 0
+    for number in range(sweeps):
+        if stop.is_set():
+            break
+        forget(program)
+        report = fastpurge.sweep(keep=(), wipe=number % 2 == 0)
+        released += fastpurge.is_purged(program.VIEW) and fastpurge.is_purged(program.CACHE["model"])
+        if number in (sweeps // 5, sweeps - 1):
+            log["resident"].append(psutil.Process().memory_info().rss)
+        if report.skipped:
+            log["errors"].append(f"skipped: {report.skipped[0]}")
+            break
+    stop.set()
+    for thread in threads:
+        thread.join()
+    sys.stdout.write(json.dumps({**log, "sweeps": released}) + "\n")
+    return 1 if log["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
