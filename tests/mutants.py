@@ -85,9 +85,9 @@ MUTANTS = (
         KEEP,
     ),
     Mutant(
-        "running generators not told",
+        "running coroutines not told",
         "guards.py",
-        '            (types.GeneratorType, "gi_running"),\n',
+        '            (types.CoroutineType, "cr_running"),\n',
         "",
         "tests/unit/test_guards.py tests/unit/test_threads.py",
     ),

@@ -215,16 +215,20 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
 
 
 def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[str, int]) -> _View:
-    """Let one guard spare what it will, and count the bytes that it spared."""
-    if not spare(search, view):
-        return view
-    after = search.look()
-    left = _core.IdSet(after.asked)
-    gone = {one.extent or id(one): one.item.nbytes for one in view.asked if one not in left}
-    if gone:
-        name = str(guard.name).lower()
+    """Let one guard spare what it will, and count the bytes that it spared.
+
+    What is spared may call for more: it is asked again until it adds nothing.
+    """
+    name = str(guard.name).lower()
+    while view.asked and spare(search, view):
+        after = search.look()
+        left = _core.IdSet(after.asked)
+        gone = {one.extent or id(one): one.item.nbytes for one in view.asked if one not in left}
+        view = after
+        if not gone:
+            break
         spared[name] = spared.get(name, 0) + sum(gone.values())
-    return after
+    return view
 
 
 def _spare_graphs(search: _Search, view: _View) -> bool:
@@ -243,6 +247,8 @@ def _spare_aliases(search: _Search, view: _View) -> bool:
 
 
 def _spare_running(search: _Search, _: _View) -> bool:
+    if search.outside is not None:
+        return False
     search.outside = guards.outside()
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sys
 import threading
@@ -220,6 +221,14 @@ class TestRunning:
         next(program.generator)
         fastpurge.sweep(keep=())
         assert program.seen()
+
+    def test_what_a_running_coroutine_holds_is_spared(self) -> None:
+        async def coroutine() -> float:
+            local = torch.ones(3)
+            fastpurge.sweep(keep=())
+            return float(local.sum())
+
+        assert asyncio.run(coroutine()) == 3
 
     def test_containers_derived_from_plain_ones_are_looked_through(self) -> None:
         class Output(dict[str, torch.Tensor]):

@@ -11,7 +11,7 @@ import fastpurge
 import numpy as np
 import pytest
 import torch
-from fastpurge import is_purged
+from fastpurge import Guard, is_purged
 
 
 class Slotted:
@@ -59,6 +59,14 @@ def test_kept_means_unchanged(holder: Any, program: Any) -> None:
     fastpurge.sweep(keep=[holder(program.kept)])
     assert program.kept.tolist() == list(range(12))
     assert is_purged(program.other)
+
+
+@pytest.mark.parametrize("name", ["object array", "object array in a list"])
+def test_what_an_array_holds_is_kept_by_the_array_and_not_by_chance(name: str, program: Any) -> None:
+    # To the collector an array's items are held from nowhere, so the guard of running code has them too.
+    program.kept = torch.arange(12.0)
+    fastpurge.sweep(keep=[HOLDERS[name](program.kept)], guards=Guard.ALL & ~Guard.RUNNING)
+    assert program.kept.tolist() == list(range(12))
 
 
 def test_keep_may_be_the_object_itself(program: Any) -> None:
