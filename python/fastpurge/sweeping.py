@@ -163,9 +163,7 @@ _References = list[weakref.ref[Any]]
 def _sweep(request: Request, started: float, only: _References | None = None) -> SweepReport:
     """The whole flow; of ``only`` what is still alive, if given."""
     before = memory.read()
-    if _should_collect(request):
-        gc.collect()
-    found = survey(request)
+    found = _collect_and_survey(request)
     if only is not None:
         _restrict(found, only)
     released, refused = _release(found, request)
@@ -182,10 +180,14 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
     )
 
 
-def _should_collect(request: Request) -> bool:
+def _collect_and_survey(request: Request) -> Survey:
     if request.collect == "auto":
-        return bool(survey(request, thorough=False).planned)
-    return request.collect
+        found = survey(request, thorough=False)
+        if not found.planned:
+            return found  # one walk over the heap, and that is all
+    if request.collect:
+        gc.collect()
+    return survey(request)
 
 
 def _restrict(found: Survey, only: _References) -> None:
