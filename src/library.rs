@@ -137,7 +137,8 @@ impl<'py, 'a> Judge<'py, 'a> {
     fn look_up(&self, name: &str) -> bool {
         let mut at = name;
         loop {
-            if at == "__main__" {
+            // The second is the name that `multiprocessing` gives the same module.
+            if at == "__main__" || at == "__mp_main__" {
                 return false;
             }
             if let Some(file) = self.file_of(at) {

@@ -74,6 +74,7 @@ def test_the_programs_own_modules_are_not(package: Any, state: Callable[[], list
 def test_main_is_not_a_library_wherever_it_lies(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
+        "import multiprocessing\n"
         "from fastpurge import _core\n"
         "class Base: pass\n"
         "value = Base()\n"
