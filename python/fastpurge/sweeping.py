@@ -185,6 +185,7 @@ def _collect_and_survey(request: Request) -> Survey:
         found = survey(request, thorough=False)
         if not found.planned:
             return found  # one walk over the heap, and that is all
+        del found  # or the collector would find everything in use
     if request.collect:
         gc.collect()
     return survey(request)
