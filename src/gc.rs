@@ -10,13 +10,15 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pyo3::exceptions::{PyImportError, PyMemoryError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
-use pyo3::{ffi, intern};
 
-type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
-type VisitObjects = unsafe extern "C" fn(GcVisitor, *mut c_void);
+use crate::interpreter::c_function;
+
+pub type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
+pub type VisitObjects = unsafe extern "C" fn(GcVisitor, *mut c_void);
 
 /// Why a walk stopped early.
 #[derive(Debug)]
@@ -104,67 +106,73 @@ unsafe extern "C" fn visit_one<F: FnMut(*mut ffi::PyObject) -> Result<(), Failur
     c_int::from(walk.step(object))
 }
 
-/// Calls `each` with every object the collector tracks and returns how many there were.
+/// The object stream of this interpreter, ready for any number of walks.
 ///
-/// `each` must run no Python code, allocate no object the collector tracks, and release none. The
-/// pointers are borrowed, and live as long as the caller stays attached and runs no Python code.
-pub fn walk<F>(py: Python<'_>, each: F) -> PyResult<usize>
-where
-    F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
-{
-    let mut walk = Walk {
-        each,
-        seen: 0,
-        outcome: Ok(()),
-    };
-    if let Some(visit_objects) = visit_objects(py) {
-        // SAFETY: the signature is that of Include/cpython/objimpl.h (3.12 and up), this thread is
-        // attached, and `walk` outlives the call.
-        unsafe { visit_objects(visit_one::<F>, (&raw mut walk).cast()) };
-    } else {
-        let objects = py
-            .import(intern!(py, "gc"))?
-            .call_method0(intern!(py, "get_objects"))?
-            .cast_into::<PyList>()?;
-        let count = ffi::Py_ssize_t::try_from(objects.len())?;
-        for index in 0..count {
-            // SAFETY: `index` is within the list, which nothing else can reach.
-            let object = unsafe { ffi::PyList_GetItem(objects.as_ptr(), index) };
-            // The list itself is not among its objects; this one is ours alone.
-            if !walk.step(object) {
-                break;
-            }
+/// A walk must not let another thread run. `PyOnceLock` gives the GIL away while it is filled, and so
+/// does `intern!`: the first is filled when the module is loaded, the second is not used in this crate.
+pub enum Stream<'py> {
+    Visitor(VisitObjects, Python<'py>),
+    /// `gc.get_objects`.
+    List(Bound<'py, PyAny>),
+}
+
+impl<'py> Stream<'py> {
+    /// Does once what may let other threads run.
+    pub fn prepare(py: Python<'py>) {
+        visit_objects(py);
+    }
+
+    pub fn open(py: Python<'py>) -> PyResult<Self> {
+        match visit_objects(py) {
+            Some(visit_objects) => Ok(Self::Visitor(visit_objects, py)),
+            None => py.import("gc")?.getattr("get_objects").map(Self::List),
         }
     }
-    walk.outcome?;
-    Ok(walk.seen)
+
+    /// Calls `each` with every object the collector tracks and returns how many there were.
+    ///
+    /// `each` must run no Python code, allocate no object the collector tracks, and release none. The
+    /// pointers are borrowed, and live as long as the caller stays attached and runs no Python code.
+    pub fn walk<F>(&self, each: F) -> PyResult<usize>
+    where
+        F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
+    {
+        let mut walk = Walk {
+            each,
+            seen: 0,
+            outcome: Ok(()),
+        };
+        match self {
+            Self::Visitor(visit_objects, _py) => {
+                // SAFETY: the signature is that of Include/cpython/objimpl.h (3.12 and up), this
+                // thread is attached, and `walk` outlives the call.
+                unsafe { visit_objects(visit_one::<F>, (&raw mut walk).cast()) };
+            }
+            Self::List(get_objects) => {
+                let objects = get_objects.call0()?.cast_into::<PyList>()?;
+                let count = ffi::Py_ssize_t::try_from(objects.len())?;
+                for index in 0..count {
+                    // SAFETY: `index` is within the list, which nothing else can reach.
+                    let object = unsafe { ffi::PyList_GetItem(objects.as_ptr(), index) };
+                    // The list itself is not among its objects; this one is ours alone.
+                    if !walk.step(object) {
+                        break;
+                    }
+                }
+            }
+        }
+        walk.outcome?;
+        Ok(walk.seen)
+    }
 }
 
 /// `PyUnstable_GC_VisitObjects`, if the running interpreter has it.
 fn visit_objects(py: Python<'_>) -> Option<VisitObjects> {
     static FOUND: PyOnceLock<Option<VisitObjects>> = PyOnceLock::new();
-    *FOUND.get_or_init(py, || find_visit_objects(py))
-}
-
-#[cfg(unix)]
-fn find_visit_objects(_py: Python<'_>) -> Option<VisitObjects> {
-    let process = libloading::os::unix::Library::this();
-    // SAFETY: the type is that of the declaration in Include/cpython/objimpl.h, and the interpreter
-    // is never unloaded while an extension module of it runs.
-    unsafe { process.get::<VisitObjects>(b"PyUnstable_GC_VisitObjects\0") }
-        .ok()
-        .map(|symbol| *symbol)
-}
-
-#[cfg(windows)]
-fn find_visit_objects(py: Python<'_>) -> Option<VisitObjects> {
-    let version = py.version_info();
-    let name = format!("python{}{}.dll", version.major, version.minor);
-    let interpreter = libloading::os::windows::Library::open_already_loaded(name).ok()?;
-    // SAFETY: as on Unix.
-    unsafe { interpreter.get::<VisitObjects>(b"PyUnstable_GC_VisitObjects\0") }
-        .ok()
-        .map(|symbol| *symbol)
+    // SAFETY: the type is that of the declaration in Include/cpython/objimpl.h.
+    *FOUND.get_or_init(py, || unsafe {
+        c_function(py, c"PyUnstable_GC_VisitObjects")
+    })
 }
 
 /// Refuses an interpreter whose GIL is off.
@@ -172,8 +180,8 @@ fn find_visit_objects(py: Python<'_>) -> Option<VisitObjects> {
 /// A module that says that it uses the GIL switches it on in a free-threaded build, unless the user has
 /// forced it off (PYTHON_GIL=0). Then objects may die during a walk, and nothing here would be sound.
 pub fn require_gil(py: Python<'_>) -> PyResult<()> {
-    let sys = py.import(intern!(py, "sys"))?;
-    let Some(is_enabled) = sys.getattr_opt(intern!(py, "_is_gil_enabled"))? else {
+    let sys = py.import("sys")?;
+    let Some(is_enabled) = sys.getattr_opt("_is_gil_enabled")? else {
         return Ok(()); // before 3.13 there is no other way
     };
     if is_enabled.call0()?.is_truthy()? {
@@ -203,11 +211,13 @@ mod tests {
         Python::attach(|py| {
             let list = PyList::empty(py);
             let mut met = 0;
-            let seen = walk(py, |object| {
-                met += usize::from(object == list.as_ptr());
-                Ok(())
-            })
-            .unwrap();
+            let stream = Stream::open(py).unwrap();
+            let seen = stream
+                .walk(|object| {
+                    met += usize::from(object == list.as_ptr());
+                    Ok(())
+                })
+                .unwrap();
             assert_eq!(met, 1);
             assert!(seen > 1000);
         });
@@ -218,11 +228,13 @@ mod tests {
         Python::attach(|py| {
             let _objects = PyDict::new(py);
             let mut calls = 0;
-            let error = walk(py, |_| {
-                calls += 1;
-                Err(Failure::OutOfMemory)
-            })
-            .unwrap_err();
+            let stream = Stream::open(py).unwrap();
+            let error = stream
+                .walk(|_| {
+                    calls += 1;
+                    Err(Failure::OutOfMemory)
+                })
+                .unwrap_err();
             assert_eq!(calls, 1);
             assert!(error.is_instance_of::<PyMemoryError>(py));
         });
@@ -231,11 +243,14 @@ mod tests {
     #[test]
     fn a_panic_does_not_unwind_through_the_interpreter() {
         Python::attach(|py| {
-            let caught = catch_unwind(AssertUnwindSafe(|| walk(py, |_| panic!("in the visitor"))));
+            let stream = Stream::open(py).unwrap();
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                stream.walk(|_| panic!("in the visitor"))
+            }));
             let message = caught.unwrap_err();
             assert_eq!(message.downcast_ref(), Some(&"in the visitor"));
             // The interpreter is whole: its collector was switched back on by the visitor.
-            assert!(walk(py, |_| Ok(())).unwrap() > 1000);
+            assert!(stream.walk(|_| Ok(())).unwrap() > 1000);
         });
     }
 

@@ -8,14 +8,14 @@
 
 use std::ffi::{c_int, c_void};
 
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyType};
-use pyo3::{ffi, intern};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, try_push, walk};
+use crate::gc::{Failure, Stream, try_push};
 use crate::idset::Addresses;
-use crate::types::{TypeTable, Wanted};
+use crate::types::{TypeTable, Wanted, each_unshown};
 
 /// How to look for what is held from outside.
 #[pyclass(module = "fastpurge._core", frozen)]
@@ -24,6 +24,8 @@ pub struct Outside {
     container_bases: Vec<Py<PyType>>,
     whole: Vec<Py<PyType>>,
     executing: Vec<(Py<PyType>, Py<PyString>)>,
+    // References that the collector cannot see: with them these are held from outside.
+    _at_work: Vec<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -31,13 +33,15 @@ impl Outside {
     /// ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
     /// Instances of ``whole`` that are held keep everything they reach. ``executing`` are the types
     /// (generators and the like) whose frame is their own, each with the attribute that says that it
-    /// runs now.
+    /// runs now. ``at_work`` are objects that count as held.
     #[new]
+    #[pyo3(signature = (*, containers=vec![], container_bases=vec![], whole=vec![], executing=vec![], at_work=vec![]))]
     fn new(
         containers: Vec<Bound<'_, PyType>>,
         container_bases: Vec<Bound<'_, PyType>>,
         whole: Vec<Bound<'_, PyType>>,
         executing: Vec<(Bound<'_, PyType>, Bound<'_, PyString>)>,
+        at_work: Vec<Bound<'_, PyAny>>,
     ) -> Self {
         Self {
             containers: containers.into_iter().map(Bound::unbind).collect(),
@@ -47,6 +51,7 @@ impl Outside {
                 .into_iter()
                 .map(|(of, attribute)| (of.unbind(), attribute.unbind()))
                 .collect(),
+            _at_work: at_work.into_iter().map(Bound::unbind).collect(),
         }
     }
 }
@@ -54,81 +59,116 @@ impl Outside {
 impl Outside {
     /// The types whose held instances keep everything they reach.
     pub fn whole(&self) -> Vec<*mut ffi::PyTypeObject> {
-        self.whole.iter().map(|of| of.as_ptr().cast()).collect()
+        pointers(&self.whole)
     }
 
-    /// Those of the candidates that are held from outside: themselves, or a plain container that holds
+    /// Those of the suspects that are held from outside: themselves, or a plain container that holds
     /// them, through any number of plain containers.
     ///
-    /// Those of `self_held` hold one reference to themselves. The pointers given must be live, and the garbage collector paused.
+    /// The pointers must be live, and the garbage collector paused.
     pub fn holds(
         &self,
-        py: Python<'_>,
-        candidates: &[*mut ffi::PyObject],
-        namespaces: &Addresses,
-        self_held: Option<&Addresses>,
+        stream: &Stream<'_>,
+        suspects: &[*mut ffi::PyObject],
+        accounted: &Accounted<'_>,
     ) -> PyResult<Vec<*mut ffi::PyObject>> {
-        let mut census = Census {
-            nodes: FxHashMap::default(),
-            executing: self
-                .executing
-                .iter()
-                .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
-                .collect(),
-            holder: std::ptr::null_mut(),
-            found: Vec::new(),
-            outcome: Ok(()),
-        };
-        let frames = running_frames(py)?;
-        let pointers = |types: &[Py<PyType>]| types.iter().map(|of| of.as_ptr().cast()).collect();
         let mut types = TypeTable::new(Wanted {
             containers: pointers(&self.containers),
             container_bases: pointers(&self.container_bases),
             ..Wanted::default()
         });
-        let mut targets = candidates.to_vec();
+        let executing = self.executing.iter();
+        let mut census = Census {
+            nodes: FxHashMap::default(),
+            round: 0,
+            executing: executing
+                .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
+                .collect(),
+            accounted,
+            holder: std::ptr::null_mut(),
+            shown: false,
+            found: Vec::new(),
+            outcome: Ok(()),
+        };
+        let mut targets = suspects.to_vec();
         let mut outside = Vec::new();
         while !targets.is_empty() {
-            census
-                .nodes
-                .extend(targets.iter().map(|&at| (at as usize, Node::default())));
+            census.open(&targets);
             // SAFETY: the walk hands on live objects, and this thread is attached.
-            walk(py, |object| unsafe {
-                census.take(object, &mut types, namespaces, &frames)
-            })?;
-            for &target in &targets {
-                let seen = census.nodes[&(target as usize)].references;
-                let own = self_held.is_some_and(|known| known.contains(target));
-                // SAFETY: nothing has been let go since the target was met.
-                if unsafe { ffi::Py_REFCNT(target) } > seen + ffi::Py_ssize_t::from(own) {
-                    outside.push(target);
-                }
-            }
+            stream.walk(|object| unsafe { census.take(object, &mut types) })?;
+            // SAFETY: nothing has been let go since the targets were met.
+            let held = |target: &*mut ffi::PyObject| unsafe { census.is_held(*target) };
+            outside.extend(targets.iter().copied().filter(held));
             targets = std::mem::take(&mut census.found);
         }
-        Ok(census.beneath(outside, candidates))
+        Ok(census.beneath(outside, suspects))
     }
+}
+
+fn pointers(types: &[Py<PyType>]) -> Vec<*mut ffi::PyTypeObject> {
+    types.iter().map(|of| of.as_ptr().cast()).collect()
+}
+
+/// References whose holders are known without a look, or are not to be looked through.
+pub struct Accounted<'a> {
+    /// The namespaces of modules, which are not looked through.
+    pub namespaces: &'a Addresses,
+    /// The frames of running functions, as far as they are shown: what they hold is held from outside.
+    pub frames: &'a Addresses,
+    /// What holds one reference to itself.
+    pub self_held: Option<&'a Addresses>,
+    /// A list of the caller's, which is not looked through either; or null.
+    pub list: *mut ffi::PyObject,
 }
 
 #[derive(Default)]
 struct Node {
+    /// The round in which references to this object are counted.
+    round: usize,
     /// References to this object that tracked objects hold.
     references: ffi::Py_ssize_t,
-    /// For a container: the targets in it.
+    /// References to this object that tracked objects hold and do not show.
+    unshown: ffi::Py_ssize_t,
+    /// For a container: the targets in it, one as often as it is in it.
     holds: Vec<usize>,
 }
 
-struct Census {
+struct Census<'a> {
     nodes: FxHashMap<usize, Node>,
+    round: usize,
     executing: Vec<(*mut ffi::PyTypeObject, *mut ffi::PyObject)>,
+    accounted: &'a Accounted<'a>,
     /// The container being traversed, or null if it is something else.
     holder: *mut ffi::PyObject,
+    /// Whether the object being traversed has shown a referent.
+    shown: bool,
     /// Containers of targets, met for the first time.
     found: Vec<*mut ffi::PyObject>,
     outcome: Result<(), Failure>,
 }
 
-impl Census {
+impl Census<'_> {
+    /// Starts a round, in which the references to these are counted.
+    fn open(&mut self, targets: &[*mut ffi::PyObject]) {
+        self.round += 1;
+        for &target in targets {
+            self.nodes.entry(target as usize).or_default().round = self.round;
+        }
+    }
+
+    /// Whether more references to a target of this round exist than were counted.
+    ///
+    /// # Safety
+    /// `target` is live.
+    unsafe fn is_held(&self, target: *mut ffi::PyObject) -> bool {
+        let own = self.accounted.self_held;
+        let own = own.is_some_and(|known| known.contains(target));
+        let node = &self.nodes[&(target as usize)];
+        let known = node.references + node.unshown + ffi::Py_ssize_t::from(own);
+        // SAFETY: by this function's contract.
+        unsafe { ffi::Py_REFCNT(target) > known }
+    }
+
     /// Counts the references that one object holds.
     ///
     /// # Safety
@@ -137,15 +177,13 @@ impl Census {
         &mut self,
         object: *mut ffi::PyObject,
         types: &mut TypeTable,
-        namespaces: &Addresses,
-        frames: &Addresses,
     ) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         let facts = unsafe { types.of(object) };
         let Some(traverse) = facts.traverse else {
             return Ok(());
         };
-        if frames.contains(object) {
+        if self.accounted.frames.contains(object) {
             return Ok(());
         }
         // SAFETY: by this function's contract.
@@ -154,15 +192,27 @@ impl Census {
         if unsafe { self.executes(object, of) } {
             return Ok(());
         }
-        let is_container = facts.container && !namespaces.contains(object);
+        let is_container = facts.container
+            && object != self.accounted.list
+            && !self.accounted.namespaces.contains(object);
         self.holder = if is_container {
             object
         } else {
             std::ptr::null_mut()
         };
+        self.shown = false;
         // SAFETY: a tracked object is one that its type's tp_traverse is for; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
-        std::mem::replace(&mut self.outcome, Ok(()))
+        std::mem::replace(&mut self.outcome, Ok(()))?;
+        if is_container && !self.shown {
+            // SAFETY: by this function's contract. The object around these values shows and counts them;
+            // but then it does not show this dict, which it refers to as well.
+            unsafe { each_unshown(object, |value| self.link(value)) }?;
+            if let Some(node) = self.nodes.get_mut(&(object as usize)) {
+                node.unshown = 1;
+            }
+        }
+        Ok(())
     }
 
     /// Whether an object is a generator that runs now. Its locals are those of running code, and unlike
@@ -190,31 +240,37 @@ impl Census {
     /// Counts one reference, and notes the container that holds it.
     #[inline]
     fn count(&mut self, referent: *mut ffi::PyObject) -> Result<(), Failure> {
-        let Some(node) = self.nodes.get_mut(&(referent as usize)) else {
-            return Ok(());
-        };
-        node.references += 1;
-        if self.holder.is_null() || self.holder == referent {
-            return Ok(());
+        self.shown = true;
+        match self.nodes.get_mut(&(referent as usize)) {
+            Some(node) if node.round == self.round => node.references += 1,
+            _ => return Ok(()),
         }
-        let known = self.nodes.contains_key(&(self.holder as usize));
-        let holder = self.nodes.entry(self.holder as usize).or_default();
-        if !holder.holds.contains(&(referent as usize)) {
-            try_push(&mut holder.holds, referent as usize)?;
-        }
-        if !known {
-            try_push(&mut self.found, self.holder)?;
-        }
-        Ok(())
+        self.link(referent)
     }
 
-    /// The candidates among some objects and everything that these hold through containers.
+    /// Notes the container that holds a target.
+    fn link(&mut self, referent: *mut ffi::PyObject) -> Result<(), Failure> {
+        let node = self.nodes.get(&(referent as usize));
+        if self.holder.is_null()
+            || self.holder == referent
+            || node.is_none_or(|node| node.round != self.round)
+        {
+            return Ok(());
+        }
+        let holder = self.nodes.entry(self.holder as usize).or_insert_with(|| {
+            self.found.push(self.holder);
+            Node::default()
+        });
+        try_push(&mut holder.holds, referent as usize)
+    }
+
+    /// The suspects among some objects and everything that these hold through containers.
     fn beneath(
         &self,
         outside: Vec<*mut ffi::PyObject>,
-        candidates: &[*mut ffi::PyObject],
+        suspects: &[*mut ffi::PyObject],
     ) -> Vec<*mut ffi::PyObject> {
-        let mut reached = rustc_hash::FxHashSet::default();
+        let mut reached = FxHashSet::default();
         let mut pending: Vec<usize> = outside.into_iter().map(|at| at as usize).collect();
         while let Some(at) = pending.pop() {
             if reached.insert(at) {
@@ -222,7 +278,7 @@ impl Census {
             }
         }
         let held = |at: &&*mut ffi::PyObject| reached.contains(&(**at as usize));
-        candidates.iter().filter(held).copied().collect()
+        suspects.iter().filter(held).copied().collect()
     }
 }
 
@@ -230,7 +286,7 @@ impl Census {
 /// `census` points to the live `Census` whose `take` called tp_traverse.
 unsafe extern "C" fn visit(referent: *mut ffi::PyObject, census: *mut c_void) -> c_int {
     // SAFETY: by this function's contract; `take` touches nothing of it until tp_traverse returns.
-    let census = unsafe { &mut *census.cast::<Census>() };
+    let census = unsafe { &mut *census.cast::<Census<'_>>() };
     let counted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| census.count(referent)));
     census.outcome = counted.unwrap_or_else(|panic| Err(Failure::Panic(panic)));
     c_int::from(census.outcome.is_err())
@@ -240,19 +296,17 @@ unsafe extern "C" fn visit(referent: *mut ffi::PyObject, census: *mut c_void) ->
 ///
 /// That is CPython 3.10: from 3.11 on a frame that runs shows nothing (`frame_traverse` in
 /// Objects/frameobject.c), which is what is wanted.
-fn running_frames(py: Python<'_>) -> PyResult<Addresses> {
+pub fn running_frames(py: Python<'_>) -> PyResult<Addresses> {
     let mut frames = Addresses::default();
     if py.version_info() >= (3, 11) {
         return Ok(frames);
     }
-    let threads = py
-        .import(intern!(py, "sys"))?
-        .call_method0(intern!(py, "_current_frames"))?;
+    let threads = py.import("sys")?.call_method0("_current_frames")?;
     for frame in threads.cast_into::<PyDict>()?.values() {
         let mut at = frame;
         while !at.is_none() {
             frames.insert(at.as_ptr())?;
-            at = at.getattr(intern!(py, "f_back"))?;
+            at = at.getattr("f_back")?;
         }
     }
     Ok(frames)

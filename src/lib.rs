@@ -3,10 +3,12 @@
 //! The crate knows objects, types and identities. It has never heard of torch.
 #![deny(unsafe_code)]
 
+mod exchange;
 mod gc;
 mod heap;
 mod held;
 mod idset;
+mod interpreter;
 mod library;
 mod reach;
 mod scan;
@@ -22,6 +24,8 @@ mod _core {
     use super::{Bound, PyModule, PyResult};
 
     #[pymodule_export]
+    use crate::exchange::exchange;
+    #[pymodule_export]
     use crate::gc::object_stream;
     #[pymodule_export]
     use crate::heap::trim_heap;
@@ -36,6 +40,8 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::gc::require_gil(module.py())
+        crate::gc::require_gil(module.py())?;
+        crate::gc::Stream::prepare(module.py());
+        Ok(())
     }
 }

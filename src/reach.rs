@@ -9,7 +9,7 @@ use pyo3::ffi;
 use crate::gc::{Failure, try_push};
 use crate::idset::Addresses;
 use crate::library::Judge;
-use crate::types::{Role, TypeTable};
+use crate::types::{Role, TypeTable, each_unshown};
 
 /// A closure being built: iterative, so that no depth of nesting can overflow a stack.
 ///
@@ -23,6 +23,8 @@ pub struct Reach<'a, 'py> {
     met: Addresses,
     pending: Vec<*mut ffi::PyObject>,
     reported: Vec<*mut ffi::PyObject>,
+    /// Whether the object being traversed has shown a referent.
+    shown: bool,
     outcome: Result<(), Failure>,
 }
 
@@ -35,6 +37,7 @@ impl<'a, 'py> Reach<'a, 'py> {
             met: Addresses::default(),
             pending: Vec::new(),
             reported: Vec::new(),
+            shown: false,
             outcome: Ok(()),
         }
     }
@@ -135,9 +138,15 @@ impl<'a, 'py> Reach<'a, 'py> {
         {
             return Ok(());
         }
+        self.shown = false;
         // SAFETY: the type's own tp_traverse, on an instance; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
-        std::mem::replace(&mut self.outcome, Ok(()))
+        std::mem::replace(&mut self.outcome, Ok(()))?;
+        if !self.shown {
+            // SAFETY: by this function's contract.
+            unsafe { each_unshown(object, |value| self.meet(value)) }?;
+        }
+        Ok(())
     }
 
     /// # Safety
@@ -164,6 +173,7 @@ impl<'a, 'py> Reach<'a, 'py> {
 unsafe extern "C" fn visit(object: *mut ffi::PyObject, reach: *mut c_void) -> c_int {
     // SAFETY: by this function's contract; `enter` touches nothing of it until tp_traverse returns.
     let reach = unsafe { &mut *reach.cast::<Reach<'_, '_>>() };
+    reach.shown = true;
     // SAFETY: the thread is attached, as `enter` required.
     let met = catch_unwind(AssertUnwindSafe(|| unsafe { reach.meet(object) }));
     reach.outcome = met.unwrap_or_else(|panic| Err(Failure::Panic(panic)));

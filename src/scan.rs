@@ -6,8 +6,8 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::gc::{GcPause, try_push, walk};
-use crate::held::Outside;
+use crate::gc::{GcPause, Stream, try_push};
+use crate::held::{Accounted, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
 use crate::reach::Reach;
@@ -60,60 +60,113 @@ pub fn snapshot(
     self_held: Option<&IdSet>,
 ) -> PyResult<Snapshot> {
     let _pause = GcPause::new(py);
-    let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted {
-        scanned: type_pointers(scan_for)?,
-        reported: type_pointers(report)?,
-        whole: outside.map(Outside::whole).unwrap_or_default(),
-        ..Wanted::default()
-    });
-
-    let heap = Heap::walk(py, &mut types)?;
-    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-    for root in named.iter_borrowed() {
-        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
-        unsafe { reach.name(root.as_ptr()) }?;
-    }
-    for root in roots.iter() {
-        // SAFETY: as above, for `roots`.
-        unsafe { reach.add(root.as_ptr()) }?;
-    }
-    let mut candidates = heap.found;
-    candidates.retain(|&object| !reach.has_met(object));
-    let mut held = Vec::new();
-    if let Some(outside) = outside.filter(|_| !candidates.is_empty()) {
-        let unmet = heap
-            .whole
-            .into_iter()
-            .filter(|&object| !reach.has_met(object));
-        let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
-        held = outside.holds(
-            py,
-            &suspects,
-            &heap.namespaces,
-            self_held.map(IdSet::addresses),
-        )?;
-    }
-    let by_keep = reach.reported();
-    for &object in &held {
-        // SAFETY: live since it was met; nothing has been let go in this function.
-        unsafe { reach.add(object) }?;
-    }
-    let (closure, mut kept) = reach.finish();
-    let running = kept.split_off(by_keep);
-    candidates.retain(|&object| !closure.contains(object));
-
+    let question = Question {
+        named,
+        roots,
+        scan_for,
+        report: Some(report),
+        libraries,
+        outside,
+        self_held,
+        list: std::ptr::null_mut(),
+    };
+    let sight = question.look(py)?;
     // All are owned before the first list is made: from then on they could be let go elsewhere.
-    let (kept, candidates) = (own(py, &kept)?, own(py, &candidates)?);
-    let (held, running) = (own(py, &held)?, own(py, &running)?);
+    let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
+    let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
     Ok(Snapshot {
         kept: PyList::new(py, kept)?.unbind(),
         candidates: PyList::new(py, candidates)?.unbind(),
         held: PyList::new(py, held)?.unbind(),
         running: PyList::new(py, running)?.unbind(),
-        objects_scanned: heap.seen,
-        closure_size: closure.len(),
+        objects_scanned: sight.seen,
+        closure_size: sight.closure.len(),
     })
+}
+
+/// What a snapshot is taken of.
+pub struct Question<'a, 'py> {
+    pub named: &'a Bound<'py, PyTuple>,
+    pub roots: &'a Bound<'py, PyList>,
+    pub scan_for: &'a Bound<'py, PyTuple>,
+    pub report: Option<&'a Bound<'py, PyTuple>>,
+    pub libraries: &'a Libraries,
+    pub outside: Option<&'a Outside>,
+    pub self_held: Option<&'a IdSet>,
+    /// A list that protects nothing by holding it; or null.
+    pub list: *mut ffi::PyObject,
+}
+
+/// What a snapshot sees: borrowed pointers, good until Python code runs again.
+pub struct Sight {
+    pub kept: Vec<*mut ffi::PyObject>,
+    pub candidates: Vec<*mut ffi::PyObject>,
+    pub held: Vec<*mut ffi::PyObject>,
+    pub running: Vec<*mut ffi::PyObject>,
+    pub closure: Addresses,
+    pub seen: usize,
+}
+
+impl<'py> Question<'_, 'py> {
+    /// Looks. The garbage collector must be paused.
+    pub fn look(&self, py: Python<'py>) -> PyResult<Sight> {
+        // From the first walk on nothing may run that could let another thread in.
+        let stream = Stream::open(py)?;
+        let judge = Judge::new(py, self.libraries)?;
+        let frames = running_frames(py)?;
+        let mut types = TypeTable::new(Wanted {
+            scanned: type_pointers(self.scan_for)?,
+            reported: self
+                .report
+                .map(type_pointers)
+                .transpose()?
+                .unwrap_or_default(),
+            whole: self.outside.map(Outside::whole).unwrap_or_default(),
+            ..Wanted::default()
+        });
+
+        let heap = Heap::walk(py, &stream, &mut types)?;
+        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        for root in self.named.iter_borrowed() {
+            // SAFETY: `named` holds the root, and no Python code runs from here on.
+            unsafe { reach.name(root.as_ptr()) }?;
+        }
+        for root in self.roots.iter() {
+            // SAFETY: as above, for `roots`.
+            unsafe { reach.add(root.as_ptr()) }?;
+        }
+        let mut candidates = heap.found;
+        candidates.retain(|&object| !reach.has_met(object));
+        let mut held = Vec::new();
+        if let Some(outside) = self.outside.filter(|_| !candidates.is_empty()) {
+            let whole = heap.whole.into_iter();
+            let unmet = whole.filter(|&object| !reach.has_met(object));
+            let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
+            let accounted = Accounted {
+                namespaces: &heap.namespaces,
+                frames: &frames,
+                self_held: self.self_held.map(IdSet::addresses),
+                list: self.list,
+            };
+            held = outside.holds(&stream, &suspects, &accounted)?;
+        }
+        let by_keep = reach.reported();
+        for &object in &held {
+            // SAFETY: live since it was met; nothing has been let go meanwhile.
+            unsafe { reach.add(object) }?;
+        }
+        let (closure, mut kept) = reach.finish();
+        let running = kept.split_off(by_keep);
+        candidates.retain(|&object| !closure.contains(object));
+        Ok(Sight {
+            kept,
+            candidates,
+            held,
+            running,
+            closure,
+            seen: heap.seen,
+        })
+    }
 }
 
 /// Everything reachable from the roots that can itself hold a reference.
@@ -125,9 +178,10 @@ pub fn closure(
     libraries: &Libraries,
 ) -> PyResult<IdSet> {
     let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default());
-    let heap = Heap::walk(py, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
         // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
@@ -141,11 +195,12 @@ pub fn closure(
 #[pyo3(signature = (types, /))]
 pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
     let mut types = TypeTable::new(Wanted {
         scanned: type_pointers(types)?,
         ..Wanted::default()
     });
-    let heap = Heap::walk(py, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types)?;
     PyList::new(py, own(py, &heap.found)?)
 }
 
@@ -160,7 +215,7 @@ struct Heap {
 }
 
 impl Heap {
-    fn walk(py: Python<'_>, types: &mut TypeTable) -> PyResult<Self> {
+    fn walk(py: Python<'_>, stream: &Stream<'_>, types: &mut TypeTable) -> PyResult<Self> {
         let (mut found, mut whole) = (Vec::new(), Vec::new());
         let mut namespaces = Addresses::default();
         // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
@@ -168,7 +223,7 @@ impl Heap {
             // SAFETY: a live module.
             namespaces.insert(unsafe { ffi::PyModule_GetDict(module) })?;
         }
-        let seen = walk(py, |object| {
+        let seen = stream.walk(|object| {
             // SAFETY: the walk hands on live objects, and this thread is attached.
             let facts = unsafe { types.of(object) };
             if facts.scanned {

@@ -8,6 +8,8 @@ use std::ptr;
 use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
+use crate::gc::Failure;
+
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -166,22 +168,83 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
     }
 }
 
-/// What an object refers to, by its type's own tp_traverse.
+/// Calls `each` with what an object refers to: by its type's own tp_traverse, and what that does not show.
 ///
 /// # Safety
-/// `object` is live and of the type that `traverse` is of, the thread is attached, and the pointers are
-/// used before Python code runs.
-pub unsafe fn referents(
+/// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
+/// Python code, changes no object, and does not panic.
+pub unsafe fn each_referent<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
-) -> Vec<*mut ffi::PyObject> {
-    unsafe extern "C" fn visit(referent: *mut ffi::PyObject, list: *mut c_void) -> c_int {
-        // SAFETY: `list` is the vector below, which nothing else touches meanwhile.
-        unsafe { (*list.cast::<Vec<*mut ffi::PyObject>>()).push(referent) };
-        0
+    each: F,
+) -> Result<(), Failure>
+where
+    F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
+{
+    struct Referents<F> {
+        each: F,
+        shown: bool,
+        outcome: Result<(), Failure>,
     }
-    let mut list = Vec::new();
+    unsafe extern "C" fn visit<F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>>(
+        referent: *mut ffi::PyObject,
+        referents: *mut c_void,
+    ) -> c_int {
+        // SAFETY: `referents` is what is made below, which nothing else touches meanwhile.
+        let referents = unsafe { &mut *referents.cast::<Referents<F>>() };
+        referents.shown = true;
+        referents.outcome = (referents.each)(referent);
+        c_int::from(referents.outcome.is_err())
+    }
+    let mut referents = Referents {
+        each,
+        shown: false,
+        outcome: Ok(()),
+    };
     // SAFETY: by this function's contract.
-    unsafe { traverse(object, visit, (&raw mut list).cast()) };
-    list
+    unsafe {
+        traverse(object, visit::<F>, (&raw mut referents).cast());
+        referents.outcome?;
+        if !referents.shown {
+            each_unshown(object, referents.each)?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each` with the values of a dict whose `tp_traverse` has shown nothing.
+///
+/// From CPython 3.13 on the `__dict__` of an object may lie in the object, and then only the object
+/// shows its values (`dict_traverse` in Objects/dictobject.c: `embedded`).
+///
+/// # Safety
+/// `object` is live, the thread is attached, and `each` runs no Python code and changes no dict.
+#[inline]
+pub unsafe fn each_unshown(
+    object: *mut ffi::PyObject,
+    mut each: impl FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    // SAFETY: by this function's contract; such a dict is an exact one.
+    unsafe {
+        if ffi::PyDict_CheckExact(object) == 0 {
+            return Ok(());
+        }
+        each_item(object, |_, value| each(value))
+    }
+}
+
+/// Calls `each` with every key and value of a dict.
+///
+/// # Safety
+/// `dict` is a live dict, and `each` runs no Python code and changes no dict.
+pub unsafe fn each_item(
+    dict: *mut ffi::PyObject,
+    mut each: impl FnMut(*mut ffi::PyObject, *mut ffi::PyObject) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (mut position, mut key, mut value) = (0, ptr::null_mut(), ptr::null_mut());
+    // SAFETY: by this function's contract.
+    while unsafe { ffi::PyDict_Next(dict, &raw mut position, &raw mut key, &raw mut value) } != 0 {
+        each(key, value)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 """The Rust core: what the package asks of the interpreter; it knows objects and types, never torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
@@ -10,6 +10,7 @@ __all__ = [
     "Outside",
     "Snapshot",
     "closure",
+    "exchange",
     "library_state",
     "object_stream",
     "scan",
@@ -54,15 +55,17 @@ class Outside:
     ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
     Instances of ``whole`` that are held keep everything they reach.
     ``executing`` are the types (generators and the like) whose frame is their own, each with the
-    attribute that says that it runs now.
+    attribute that says that it runs now. ``at_work`` are objects that count as held.
     """
 
     def __new__(
         cls,
-        containers: Sequence[type],
-        container_bases: Sequence[type],
-        whole: Sequence[type],
-        executing: Sequence[tuple[type, str]],
+        *,
+        containers: Sequence[type] = ...,
+        container_bases: Sequence[type] = ...,
+        whole: Sequence[type] = ...,
+        executing: Sequence[tuple[type, str]] = ...,
+        at_work: Sequence[object] = ...,
     ) -> Outside: ...
 
 @final
@@ -110,6 +113,31 @@ def snapshot(
     Raises ``MemoryError`` if the sets do not fit in memory.
     """
 
+def exchange(
+    named: tuple[object, ...],
+    roots: list[Any],
+    objects: list[Any],
+    blanks: list[Any],
+    *,
+    scan_for: tuple[type, ...],
+    libraries: Libraries,
+    outside: Outside,
+    self_held: IdSet,
+    spare_held: bool,
+    set_class: Callable[[Any, type], object],
+    implementation: tuple[type, Callable[[Any, Any], object]],
+) -> list[tuple[int, BaseException | None]]:
+    """Exchange class, attributes and implementation of each object with those of its blank.
+
+    Takes a last snapshot, and if all objects are still unprotected changes them in the same go.
+    ``implementation`` is a type, and the function that exchanges what its instances have in C; that
+    function and ``set_class`` must be C functions, so that no Python code runs meanwhile. What is held
+    from outside is protected if ``spare_held``, and otherwise only if another thread runs.
+
+    Returns those that refused, each as its index with the exception, or ``None`` if it is in use. If
+    there are any, all is as before.
+    """
+
 def closure(named: tuple[object, ...], *, libraries: Libraries) -> IdSet:
     """Everything reachable from the roots that can itself hold a reference."""
 
@@ -117,11 +145,20 @@ def scan(types: tuple[type, ...], /) -> list[Any]:
     """The objects of the given types (or of subtypes) that the collector tracks."""
 
 def library_state(
-    types: Sequence[type], *, libraries: Libraries, containers: Sequence[type], depth: int
+    types: Sequence[type],
+    *,
+    libraries: Libraries,
+    containers: Sequence[type],
+    depth: int,
+    wrappers: Sequence[type] = ...,
+    caches: Sequence[type] = ...,
 ) -> list[Any]:
-    """What libraries keep at module and class level: instances of the types, in containers to a depth.
+    """What libraries keep at module and class level: instances of the types, down to a depth.
 
-    ``containers`` are looked through, by exact type. A class counts if its own module is a library's.
+    ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
+    step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
+    results are state, arguments are the caller's. One instance of a library's own class may stand on the
+    way. A class counts if its own module is a library's.
     """
 
 def object_stream() -> Literal["visitor", "list"]:

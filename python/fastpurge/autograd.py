@@ -24,7 +24,7 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
     """
     met = IdSet()
     # The nodes stay in this list, so that no identity in `met` can be used again.
-    nodes = [node for tensor in tensors if (node := _grad_fn(tensor)) is not None]
+    nodes = [node for tensor in tensors if (node := _node_of(tensor)) is not None]
     for node in nodes:
         if node in met:
             continue
@@ -32,6 +32,13 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
         yield node  # of a custom function this is its context, with all its attributes
         yield from _held_by(node)
         nodes += [following for following, _ in node.next_functions if following is not None]
+
+
+def _node_of(tensor: torch.Tensor) -> Any:
+    try:
+        return _grad_fn(tensor)
+    except RuntimeError:  # a view whose base was written to in a way that autograd cannot follow
+        return None
 
 
 def _held_by(node: Any) -> Iterator[object]:

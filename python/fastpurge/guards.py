@@ -29,7 +29,8 @@ class Guard(Flag):
     RUNNING = auto()
     """What running code holds: locals of running functions in any thread, values on their stacks, and
     exceptions being handled; directly, or through plain containers, closures and iterators. So is what
-    else the collector cannot see, such as a tensor that a NumPy array stands on."""
+    else the collector cannot see, such as a tensor that a NumPy array stands on. Switched off, what is
+    held directly is left alone all the same while other threads run: one may be using it right now."""
 
     ALL = AUTOGRAD | LIBRARY | ALIAS | RUNNING
     NONE = 0
@@ -40,8 +41,19 @@ _LIBRARY_DEPTH = 3
 
 
 def library_state(scan_for: tuple[type, ...]) -> list[Any]:
-    """Instances that imported libraries keep in their modules and classes, in plain containers at most."""
-    return _core.library_state(scan_for, libraries=keep.libraries(), containers=_PLAIN, depth=_LIBRARY_DEPTH)
+    """Instances that imported libraries keep in their modules and classes, and not deep in objects.
+
+    In plain containers, behind functions and decorators (a hook that a library is to call, a result that
+    it caches), as an attribute of one object: a library's singleton.
+    """
+    return _core.library_state(
+        scan_for,
+        libraries=keep.libraries(),
+        containers=(*_PLAIN, collections.defaultdict),
+        wrappers=(*_callables(), staticmethod, classmethod, property),
+        caches=(functools._lru_cache_wrapper,),
+        depth=_LIBRARY_DEPTH,
+    )
 
 
 def outside(*, look_through: bool = True) -> _core.Outside:

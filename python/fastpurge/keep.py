@@ -84,8 +84,11 @@ def owned(tensors: list[torch.Tensor]) -> Iterator[object]:
 
 
 def _gradient(tensor: torch.Tensor) -> torch.Tensor | None:
-    # Others have no gradient, and warn when asked for it.
-    return _grad(tensor) if _is_leaf(tensor) or _retains_grad(tensor) else None
+    try:
+        # Others have no gradient, and warn when asked for it.
+        return _grad(tensor) if _is_leaf(tensor) or _retains_grad(tensor) else None
+    except RuntimeError:  # a view whose base was written to in a way that autograd cannot follow
+        return None
 
 
 def extents(kept: Iterable[Any]) -> Iterator[Extent]:

@@ -1,56 +1,63 @@
 """Taking memory away: release, tombstones, wipe. All or nothing per object.
 
-A tensor is released by swapping its `TensorImpl` with that of a tombstone (`torch.utils.swap_tensors`
-is built on the same call). What C++ still holds of it, in an autograd graph say, stays intact and
-lives as long as C++ needs it: a sweep cannot corrupt what it cannot see.
+An object is released by changing places with a blank: class, attributes and, of a tensor, the
+`TensorImpl` (`torch.utils.swap_tensors` is built on the same call). What C++ still holds of a tensor, in
+an autograd graph say, stays intact and lives as long as C++ needs it: a sweep cannot corrupt what it
+cannot see. And what the object was lives on in the blank until all is done, then dies the usual way, with
+its finalizer.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch._C import DisableTorchFunctionSubclass, TensorBase
 
 from fastpurge.report import Item
-from fastpurge.tensors import attributes_of, storage_of
-from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, bury
+from fastpurge.survey import Candidate, Survey
+from fastpurge.tensors import reason_of, storage_of
+from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 
-_class = cast(Any, object.__dict__["__class__"])
-_tensor_dict = cast(Any, torch.Tensor.__dict__["__dict__"])
 _hook_fields = [
     cast(Any, TensorBase._backward_hooks),
     cast(Any, TensorBase)._post_accumulate_grad_hooks,
 ]
+_IN_USE = "came into use while the sweep was under way, or is held by something that cannot be released"
 
 
-def release_tensor(tensor: torch.Tensor, item: Item, label: str) -> None:
-    """Make a tombstone of a tensor and drop what it held.
+def release(found: Survey, label: str, *, wipe: bool) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """Make tombstones of what was planned and drop what it held; say what was released, and what not.
 
-    Raises whatever torch or CPython raises where that cannot be done; the tensor is then as before.
+    What refuses, or has come into use since the survey, is as before, and so is all that it reaches.
     """
-    epitaph = Epitaph(item.describe(), label)
+    storages = storages_to_wipe(found.tensors_with_memory()) if wipe else []
+    refused: list[Item] = []
+    while found.planned:
+        blanks = [_blank(one.item, label) for one in found.planned]
+        refusals = dict(found.exchange(blanks))
+        if not refusals:
+            _drop_hooks(found.planned)
+            del blanks  # here the memory is let go
+            break
+        refused += [_why(found.planned[index].item, error) for index, error in refusals.items()]
+        found.keep(found.planned[index].obj for index in refusals)
+        found.planned = [one for index, one in enumerate(found.planned) if index not in refusals]
+    _wipe(storages)
+    return tuple(one.item for one in found.planned), tuple(refused)
+
+
+def _why(item: Item, error: BaseException | None) -> Item:
+    return replace(item, reason=_IN_USE if error is None else reason_of(error))
+
+
+def _drop_hooks(released: Iterable[Candidate]) -> None:
+    """Drop the hooks that stay with the Python object; the implementation has references of its own."""
     with DisableTorchFunctionSubclass():
-        remains = _blank(item)
-        _swap(tensor, remains)
-        # These stay with the Python object; the implementation has references of its own.
-        for hooks in _hook_fields:
-            hooks.__set__(tensor, None)
-        bury(tensor, epitaph)
-
-
-def release_module(module: torch.nn.Module, item: Item, label: str) -> None:
-    """Make a tombstone of a module and let go of what it held.
-
-    Raises `TypeError` where the class has a layout of its own; the module is then as before.
-    """
-    attributes = attributes_of(module)
-    # First the class, which can be refused; nothing after it can.
-    _class.__set__(module, PurgedModule)
-    # Whoever holds the module's own dict still holds its parameters; let them go as well.
-    for name in ("_parameters", "_buffers", "_modules"):
-        if isinstance(held := attributes.get(name), dict):
-            dict.clear(held)
-    bury(module, Epitaph(item.describe(), label))
+        for one in released:
+            if one.item.kind == "tensor":
+                for hooks in _hook_fields:
+                    hooks.__set__(one.obj, None)
 
 
 def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
@@ -70,7 +77,7 @@ def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStora
     return list(unique.values())
 
 
-def wipe(storages: list[torch.UntypedStorage]) -> None:
+def _wipe(storages: list[torch.UntypedStorage]) -> None:
     """Overwrite with zeros each storage that nothing but this list holds."""
     for storage in storages:
         if torch._C._storage_Use_Count(storage._cdata) == 1:
@@ -81,32 +88,25 @@ def _is_shared(storage: torch.UntypedStorage) -> bool:
     return storage.device.type == "cpu" and storage.is_shared()
 
 
-def _blank(item: Item) -> torch.Tensor:
-    """A tombstone without memory: the released tensor's shape, type and device, and no storage."""
-    shape = item.shape if item.shape is not None else (0,)
+def _blank(item: Item, label: str) -> object:
+    """A new tombstone that remembers an item."""
+    blank = _blank_tensor(item) if item.kind == "tensor" else object.__new__(PurgedModule)
+    engrave(blank, Epitaph(item.describe(), label))
+    return blank
+
+
+def _blank_tensor(item: Item) -> torch.Tensor:
+    """A tensor with the shape and type of another, and no memory.
+
+    It is a meta tensor: `Tensor.data = tombstone` and DLPack, which dispatch nothing, refuse those.
+    """
     try:
-        return _wrapper(shape, dtype=getattr(torch, item.dtype or "uint8"), device=item.device)
-    except (RuntimeError, TypeError):  # a quantized dtype, a device without a wrapper
-        return _wrapper((0,), dtype=torch.uint8, device="cpu")
+        return _wrapper(item.shape or (0,), dtype=getattr(torch, item.dtype or "uint8"))
+    except (RuntimeError, TypeError):  # a quantized dtype
+        return _wrapper((0,), dtype=torch.uint8)
 
 
-def _wrapper(shape: tuple[int, ...], **options: Any) -> torch.Tensor:
-    make = torch.Tensor._make_wrapper_subclass
-    tensor: torch.Tensor = make(PurgedTensor, shape, **options)
+def _wrapper(shape: tuple[int, ...], *, dtype: torch.dtype) -> torch.Tensor:
+    make: Any = torch.Tensor._make_wrapper_subclass
+    tensor: torch.Tensor = make(PurgedTensor, shape, dtype=dtype, device="meta")
     return tensor
-
-
-def _swap(tensor: torch.Tensor, blank: torch.Tensor) -> None:
-    """Exchange class, attributes and implementation: ``blank`` becomes what ``tensor`` was."""
-    was = type(tensor)
-    _class.__set__(tensor, PurgedTensor)
-    try:
-        torch._C._swap_tensor_impl(tensor, blank)
-    except BaseException:
-        _class.__set__(tensor, was)
-        raise
-    # C++ may hand the old implementation back to Python some day, and finds it in `blank`.
-    _class.__set__(blank, was)
-    attributes = _tensor_dict.__get__(tensor)
-    _tensor_dict.__get__(blank).update(attributes)
-    attributes.clear()

@@ -141,7 +141,7 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
 
 def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
     """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
-    lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items() if nbytes]
+    lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items()]
     lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]
     return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")
 

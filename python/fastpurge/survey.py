@@ -4,9 +4,10 @@ A rule for this file: while a snapshot is taken that looks for what running code
 variable here may hold a candidate, or a plain container of candidates. This is running code too.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,8 +15,8 @@ from fastpurge import _core, guards, keep
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
-from fastpurge.tensors import Extent, facts_of, is_a, storage_of, tensors_within, type_name
-from fastpurge.tombstones import is_purged
+from fastpurge.tensors import Extent, facts_of, is_a, reason_of, storage_of, tensors_within, type_name
+from fastpurge.tombstones import has_room_for_tombstone, is_purged
 
 
 @dataclass(slots=True)
@@ -32,9 +33,22 @@ class Survey:
     """The state of the heap as a sweep sees it."""
 
     objects_scanned: int
-    planned: list[Candidate] = field(default_factory=list)
-    skipped: list[Item] = field(default_factory=list)
-    spared: dict[str, int] = field(default_factory=dict)
+    planned: list[Candidate]
+    skipped: list[Item]
+    spared: dict[str, int]
+    _search: "_Search"
+
+    def exchange(self, blanks: list[object]) -> list[tuple[int, BaseException | None]]:
+        """Exchange each planned object with a blank, if none is in use by now and none refuses.
+
+        Returns those that are or do, by their index, with the exception if there is one. Then all of
+        them are as before.
+        """
+        return self._search.exchange(self.planned, blanks)
+
+    def keep(self, objects: Iterable[object]) -> None:
+        """Protect objects, and what they reach, from a later exchange."""
+        self._search.add(objects)
 
     def tensors_with_memory(self) -> list[torch.Tensor]:
         """The tensors among the planned that stand on memory of their own."""
@@ -54,9 +68,12 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
         if view.asked and guard in request.guards and (thorough or guard is not Guard.RUNNING):
             view = _apply(guard, spare, search, view, spared)
     if view.asked and thorough and Guard.RUNNING not in request.guards:
-        _skip_lent(search, view)
+        _skip_held(search, view)
+    if view.asked and view.skipped:
+        view = _skip_parts(search, view)
     _count_storages_once(view.asked)
-    return Survey(view.snapshot.objects_scanned, view.asked, view.skipped, spared)
+    skipped = [one.item for one in view.skipped]
+    return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
 
 
 @dataclass(slots=True)
@@ -65,10 +82,17 @@ class _View:
 
     snapshot: _core.Snapshot
     asked: list[Candidate] = field(default_factory=list)
-    skipped: list[Item] = field(default_factory=list)
+    skipped: list[Candidate] = field(default_factory=list)
+
+    def skip(self, which: list[bool], reason: str) -> None:
+        """Skip some of what is asked for, for a reason."""
+        pairs = list(zip(self.asked, which, strict=True))
+        self.skipped += [Candidate(one.obj, replace(one.item, reason=reason)) for one, yes in pairs if yes]
+        self.asked = [one for one, yes in pairs if not yes]
 
 
 _IDLE_ROUNDS = 2
+_set_class = cast(Any, object.__dict__["__class__"]).__set__
 
 
 class _Search:
@@ -82,7 +106,7 @@ class _Search:
         self._named = keep.named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
-        self._considered: dict[int, Candidate | Item | None] = {}
+        self._considered: dict[int, Candidate | None] = {}
         self._self_held = _core.IdSet()
         # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
         self._first = self._snapshot()
@@ -124,6 +148,25 @@ class _Search:
                 self._roots.append(root)
         return len(self._roots) > before
 
+    def exchange(
+        self, candidates: list[Candidate], blanks: list[object]
+    ) -> list[tuple[int, BaseException | None]]:
+        """Exchange candidates with blanks, as `Survey.exchange` says."""
+        spare_held = Guard.RUNNING in self.request.guards
+        return _core.exchange(
+            self._named,
+            self._roots,
+            [one.obj for one in candidates],
+            blanks,
+            scan_for=self.scan_for,
+            libraries=keep.libraries(),
+            outside=guards.outside(look_through=spare_held),
+            self_held=self._self_held,
+            spare_held=spare_held,
+            set_class=_set_class,
+            implementation=(torch.Tensor, torch._C._swap_tensor_impl),
+        )
+
     def _view(self) -> _View:
         snapshot = self._snapshot()
         while snapshot.held and self._explain(snapshot):
@@ -135,11 +178,8 @@ class _Search:
         for obj in snapshot.candidates:
             if obj not in self._there:
                 continue
-            match self._consider(obj):
-                case Candidate() as candidate:
-                    view.asked.append(candidate)
-                case Item() as item:
-                    view.skipped.append(item)
+            if (candidate := self._consider(obj)) is not None:
+                (view.skipped if candidate.item.reason else view.asked).append(candidate)
         return view
 
     def _snapshot(self) -> _core.Snapshot:
@@ -169,28 +209,31 @@ class _Search:
         self._self_held.update(x for x in keep.owned(tensors) if x in held)
         return len(self._self_held) > known
 
-    def _consider(self, obj: Any) -> Candidate | Item | None:
-        # What was considered is held here, so that its identity stays its own.
+    def _consider(self, obj: Any) -> Candidate | None:
+        # The first snapshot holds every candidate, so its identity stays its own.
         if (key := id(obj)) not in self._considered:
             self._considered[key] = _consider(obj, self.request)
         return self._considered[key]
 
 
-def _consider(obj: Any, request: Request) -> Candidate | Item | None:
-    """A candidate; or an item with the reason why it cannot be one; or ``None``: not asked for."""
+def _consider(obj: Any, request: Request) -> Candidate | None:
+    """A candidate, with the reason if it cannot be released; or ``None``: it was not asked for."""
     if is_purged(obj):
         return None
-    if not is_a(obj, torch.Tensor):
-        return _module_candidate(obj, request)
-    try:
-        return _tensor_candidate(obj, request)
-    except Exception as error:  # noqa: BLE001 - a subclass or layout that cannot say what it is
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Item("tensor", type_name(obj), reason=reason)
+    candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
+    if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
+        reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
+        candidate.item = replace(candidate.item, reason=reason)
+    return candidate
 
 
 def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | None:
-    facts = facts_of(tensor)
+    try:
+        facts = facts_of(tensor)
+    except BaseException as error:  # a subclass or layout that cannot say what it is
+        if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
         return None
     item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
@@ -263,23 +306,31 @@ _STAGES = (
 )
 
 
-def _skip_lent(search: _Search, view: _View) -> None:
-    """Skip tensors that a NumPy array stands on: released, they would pull its memory away.
+def _skip_held(search: _Search, view: _View) -> None:
+    """Skip what must not be released although no guard spares it: memory would be read after its end.
 
-    `Tensor.numpy` makes a tensor the base of the array and the storage unresizable, and nothing else
-    ties the two together (torch/csrc/utils/tensor_numpy.cpp). The array is invisible to the collector,
-    so such a tensor is known by a reference that no visible object accounts for. No guard that can be
-    switched off: it is about memory that would be read after it was freed.
+    A tensor that a NumPy array stands on: `Tensor.numpy` makes a tensor the base of the array and the
+    storage unresizable, and nothing else ties the two together (torch/csrc/utils/tensor_numpy.cpp). And,
+    if other threads run, what any of them may be inside an operation on. Both are known by a reference
+    that no visible object accounts for.
     """
-    if not any(_may_be_lent(one) for one in view.asked):
+    alone = len(sys._current_frames()) == 1
+    if alone and not any(_may_be_lent(one) for one in view.asked):
         return
     search.outside = guards.outside(look_through=False)
-    held = _core.IdSet(search.look().snapshot.held)
-    lent = [one for one in view.asked if one.obj in held and _may_be_lent(one)]
-    dropped = _core.IdSet(lent)
-    view.asked = [one for one in view.asked if one not in dropped]
-    reason = "held from outside the garbage collector's sight (by a NumPy array, or by C++)"
-    view.skipped += [replace(one.item, reason=reason) for one in lent]
+    after = search.look()
+    held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
+    stays = [(one.obj in held and _may_be_lent(one)) if alone else one not in left for one in view.asked]
+    view.skip(stays, "held from outside the garbage collector's sight (by running code, NumPy, or C++)")
+
+
+def _skip_parts(search: _Search, view: _View) -> _View:
+    """Skip what is reached by something that is skipped: that must stay whole."""
+    search.add(one.obj for one in view.skipped)
+    after = search.look()
+    left = _core.IdSet(after.asked)
+    view.skip([one not in left for one in view.asked], "a part of something that cannot be released")
+    return _View(after.snapshot, view.asked, view.skipped)
 
 
 def _may_be_lent(candidate: Candidate) -> bool:

@@ -7,17 +7,17 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from rich.console import Group, RenderableType
 
-from fastpurge import _core, memory, release
+from fastpurge import _core, memory
 from fastpurge.guards import Guard
+from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, human, render, render_html, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, parse
-from fastpurge.survey import Candidate, Survey, survey
+from fastpurge.survey import Survey, survey
 
 
 def sweep(
@@ -166,14 +166,16 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
     found = _collect_and_survey(request)
     if only is not None:
         _restrict(found, only)
-    released, refused = _release(found, request)
+    released, refused = release(found, request.label, wipe=request.wipe)
+    skipped, spared, objects_scanned = (*found.skipped, *refused), found.spared, found.objects_scanned
+    del found  # it keeps alive what other threads have let go of since
     memory.give_back()
     return SweepReport(
         label=request.label,
         released=released,
-        skipped=(*found.skipped, *refused),
-        spared=found.spared,
-        objects_scanned=found.objects_scanned,
+        skipped=skipped,
+        spared=spared,
+        objects_scanned=objects_scanned,
         seconds=perf_counter() - started,
         before=before,
         after=memory.read(),
@@ -194,31 +196,6 @@ def _collect_and_survey(request: Request) -> Survey:
 def _restrict(found: Survey, only: _References) -> None:
     chosen = _core.IdSet(obj for obj in (ref() for ref in only) if obj is not None)
     found.planned = [candidate for candidate in found.planned if candidate.obj in chosen]
-
-
-def _release(found: Survey, request: Request) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    """Release each planned object, or say why not."""
-    released: list[Item] = []
-    refused: list[Item] = []
-    storages = release.storages_to_wipe(found.tensors_with_memory()) if request.wipe else []
-    for candidate in found.planned:
-        try:
-            _release_one(candidate, request.label)
-        except Exception as error:  # noqa: BLE001 - promise 6: no object ends a sweep
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            refused.append(replace(candidate.item, reason=reason))
-        else:
-            released.append(candidate.item)
-    release.wipe(storages)
-    return tuple(released), tuple(refused)
-
-
-def _release_one(candidate: Candidate, label: str) -> None:
-    obj: Any = candidate.obj
-    if candidate.item.kind == "tensor":
-        release.release_tensor(obj, candidate.item, label)
-    else:
-        release.release_module(obj, candidate.item, label)
 
 
 def _caller() -> str:

@@ -5,7 +5,7 @@ to `__torch_dispatch__` here and raises, instead of computing with an empty tens
 """
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 
@@ -40,14 +40,13 @@ _HARMLESS = frozenset(
     """.split()
 )
 _KEY = "_fastpurge_epitaph"
+_basic_size = cast(Any, type.__dict__["__basicsize__"]).__get__
 _UNKNOWN = Epitaph("object", "unknown sweep")
 
 
-def bury(tombstone: object, epitaph: Epitaph) -> None:
-    """Make the epitaph all that a tombstone has."""
-    attributes = _attributes(tombstone)
-    attributes.clear()
-    attributes[_KEY] = epitaph
+def engrave(tombstone: object, epitaph: Epitaph) -> None:
+    """Give a new tombstone its epitaph."""
+    _attributes(tombstone)[_KEY] = epitaph
 
 
 def epitaph_of(tombstone: object) -> Epitaph:
@@ -62,7 +61,15 @@ def is_purged(obj: object) -> bool:
     >>> is_purged("anything")
     False
     """
-    return type(obj) in (PurgedTensor, PurgedModule)
+    # `is`: for `==` a metaclass would be asked.
+    return type(obj) is PurgedTensor or type(obj) is PurgedModule
+
+
+def has_room_for_tombstone(obj: object) -> bool:
+    """Whether the class of a tensor or module has the layout of a tombstone, so that one can replace it."""
+    of = type(obj)
+    tombstone = PurgedTensor if issubclass(of, torch.Tensor) else PurgedModule
+    return bool(_basic_size(of) == _basic_size(tombstone))
 
 
 def _attributes(tombstone: object) -> dict[str, Any]:

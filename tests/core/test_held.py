@@ -47,7 +47,9 @@ def _capture(held: object) -> Callable[[], object]:
 
 
 def _outside(containers: tuple[type, ...] = LOOKED_THROUGH) -> Outside:
-    return Outside(containers, (BaseException,), (Whole,), EXECUTING)
+    return Outside(
+        containers=containers, container_bases=(BaseException,), whole=(Whole,), executing=EXECUTING
+    )
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import types
@@ -34,7 +35,14 @@ def state(tmp_path: Path) -> Callable[[], list[Any]]:
     libraries = Libraries([(str(tmp_path), True)], [])
 
     def ask() -> list[Any]:
-        return _core.library_state((Base,), libraries=libraries, containers=(list, tuple, dict), depth=3)
+        return _core.library_state(
+            (Base,),
+            libraries=libraries,
+            containers=(list, tuple, dict),
+            wrappers=(types.FunctionType, types.CellType, staticmethod, functools.partial),
+            caches=(functools._lru_cache_wrapper,),
+            depth=3,
+        )
 
     return ask
 
@@ -54,7 +62,8 @@ def test_class_level_values_are_state(package: Any, state: Callable[[], list[Any
 def test_deeper_and_other_holders_are_not(package: Any, state: Callable[[], list[Any]]) -> None:
     package.deep = [[[[Base()]]]]
     package.instance = package.Class()
-    package.instance.value = Base()
+    package.instance.other = package.Class()
+    package.instance.other.value = Base()
     assert state() == []
 
 
@@ -108,3 +117,55 @@ print(module.hidden in _core.closure((module.function,), libraries=_core.Librari
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+class Key(Base):
+    """What something is cached by."""
+
+
+@pytest.mark.parametrize("maxsize", [None, 8])
+def test_what_a_cache_keeps_is_state_and_what_it_keeps_it_by_is_not(
+    package: Any, state: Callable[[], list[Any]], maxsize: int | None
+) -> None:
+    result, key = Base(), Key()
+    package.cached = functools.lru_cache(maxsize)(lambda *_: [result])
+    package.cached(key)
+    package.cached(key, 1)
+    assert state() == [result]
+
+
+def test_what_functions_and_decorators_hold_is_state(package: Any, state: Callable[[], list[Any]]) -> None:
+    captured, default, cached, attribute = (Base() for _ in range(4))
+
+    def table() -> Base:
+        return cached
+
+    def wrapper(x: Base = default) -> object:
+        return captured, remembered, x
+
+    remembered = functools.cache(table)
+    remembered()
+    wrapper.attribute = attribute  # type: ignore[attr-defined]
+    package.Class.method = staticmethod(wrapper)
+    package.hooks = {1: functools.partial(wrapper)}
+    found = {id(x) for x in state()}
+    assert found == {id(x) for x in (captured, default, cached, attribute)}
+
+
+def test_an_attribute_of_a_singleton_is_state(package: Any, state: Callable[[], list[Any]]) -> None:
+    package.singleton = package.Class()
+    package.singleton.value = Base()
+    package.singleton.table = {"k": Base()}
+    singleton = package.singleton
+    assert {id(x) for x in state()} == {id(singleton.value), id(singleton.table["k"])}
+
+
+def test_the_namespace_of_a_program_is_not_a_librarys(package: Any, state: Callable[[], list[Any]]) -> None:
+    own: Any = types.ModuleType("own_program")
+    own.value = Base()
+    sys.modules["own_program"] = own
+    package.user_ns = vars(own)
+    try:
+        assert state() == []
+    finally:
+        del sys.modules["own_program"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -160,6 +161,23 @@ class TestLibrary:
         assert is_purged(program.Class.value)
 
 
+def _locals_after_a_sweep(how: str) -> str:
+    program = f"""
+import fastpurge, threading, torch
+stop = threading.Event()
+if {how!r} != "alone":
+    threading.Thread(target=stop.wait).start()
+def run():
+    local = torch.ones(3)
+    fastpurge.sweep(keep=(), guards=fastpurge.Guard.NONE)
+    return fastpurge.is_purged(local)
+print(run())
+stop.set()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 class TestRunning:
     """Running code is not pulled out from under itself."""
 
@@ -182,9 +200,16 @@ class TestRunning:
         assert local.grad.tolist() == [2, 2, 2]  # type: ignore[union-attr]
 
     def test_switched_off_they_go(self) -> None:
-        local = torch.ones(3)
+        held = [torch.ones(3)]
         fastpurge.sweep(keep=(), guards=without(Guard.RUNNING))
-        assert is_purged(local)
+        assert is_purged(held[0])
+
+    def test_switched_off_and_alone_those_held_directly_go_too(self) -> None:
+        assert _locals_after_a_sweep("alone") == "True"
+
+    def test_switched_off_beside_other_threads_those_held_directly_stay(self) -> None:
+        # Another thread may be inside an operation on what it holds, and that would crash.
+        assert _locals_after_a_sweep("beside a thread") == "False"
 
     def test_an_object_in_a_local_is_not_looked_into(self, program: Any) -> None:
         class Cache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -183,3 +184,48 @@ def test_a_kept_part_outlives_the_model_around_it(program: Any) -> None:
     assert is_purged(program.other)
     with torch.no_grad():
         assert torch.equal(kept(x), expected)
+
+
+class Holder:
+    """An object of the program's own class."""
+
+
+def test_the_attributes_of_an_object_are_kept_with_its_dict(program: Any) -> None:
+    # From 3.13 on they lie in the object, and the dict that shows them shows nothing to the collector.
+    program.holder = Holder()
+    program.holder.tensor = torch.ones(3)
+    program.holder.nested = [Holder()]
+    program.holder.nested[0].tensor = torch.ones(3)
+    kept = Holder()
+    kept.attributes = vars(program.holder)  # type: ignore[attr-defined]
+    fastpurge.sweep(keep=[kept])
+    assert program.holder.tensor.sum() == 3
+    assert program.holder.nested[0].tensor.sum() == 3
+
+
+def _view_that_autograd_cannot_follow() -> torch.Tensor:
+    base = torch.ones(4, requires_grad=True).clone()
+    with torch.no_grad():
+        view = base[:2]
+    base.mul_(2)
+    return view
+
+
+def _one_of_several_views() -> torch.Tensor:
+    base = torch.ones(4, requires_grad=True).clone()
+    view = base.unbind()[0]
+    base.mul_(2)
+    return view
+
+
+@pytest.mark.parametrize("make", [_view_that_autograd_cannot_follow, _one_of_several_views])
+def test_a_kept_view_that_cannot_say_its_graph_is_no_reason_to_fail(
+    program: Any, make: Callable[[], torch.Tensor]
+) -> None:
+    kept = make()
+    program.tensor = torch.ones(3)
+    with pytest.raises(RuntimeError, match="view"):
+        _ = kept.grad_fn
+    fastpurge.sweep(keep=[kept])
+    assert is_purged(program.tensor)
+    assert kept.detach().sum() == 2 * kept.numel()

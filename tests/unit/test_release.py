@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,9 +137,10 @@ def test_a_module_with_a_layout_of_its_own_is_skipped(program: Any) -> None:
     program.module = SlottedModule()
     program.module.weight = torch.nn.Parameter(torch.ones(3))
     report = fastpurge.sweep(keep=(), models=True)
-    assert [item.kind for item in report.skipped] == ["module"]
+    assert [item.kind for item in report.skipped] == ["module", "tensor"]
     assert "layout" in str(report.skipped[0].reason)
     assert not is_purged(program.module)
+    assert program.module.weight.tolist() == [1, 1, 1]  # all or nothing: it is not half released
 
 
 def test_a_module_that_was_never_initialised_is_released(program: Any) -> None:
@@ -245,3 +247,112 @@ def test_wipe_never_writes_to_memory_shared_with_another_process(program: Any) -
     fastpurge.sweep(keep=[other], guards=fastpurge.Guard.NONE, wipe=True)
     assert is_purged(program.shared)
     assert other[:3].tolist() == [1, 1, 1]
+
+
+def test_what_a_skipped_object_holds_stays_with_it(program: Any) -> None:
+    program.tensor = torch.ones(3).as_subclass(Slotted)
+    program.tensor.extra = torch.ones(3)
+    program.wrapper = RudeSize.make()
+    report = fastpurge.sweep(keep=())
+    assert {item.type_name for item in report.skipped} == {"Slotted", "RudeSize", "Tensor"}
+    assert program.tensor.extra.sum() == 3
+    assert program.wrapper.held.sum() == 3
+
+
+class RudeError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("cannot even say what is wrong")
+
+
+class RudeSize(RudeDispatch):
+    """A tensor that answers for its own size, with an error that raises when it is printed."""
+
+    @staticmethod
+    def make() -> Any:
+        make: Any = torch.Tensor._make_wrapper_subclass
+        outer = make(RudeSize, (3,), dtype=torch.float32, dispatch_sizes_strides_policy="sizes")
+        outer.held = torch.ones(3)
+        return outer
+
+    @classmethod
+    def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
+        raise RudeError
+
+
+def test_an_error_that_cannot_be_printed_ends_no_sweep(program: Any) -> None:
+    program.wrapper = RudeSize.make()
+    [item, _] = fastpurge.sweep(keep=()).skipped
+    assert item.reason == "RudeError"
+
+
+class RudeMeta(type):
+    asked = 0
+
+    def __eq__(cls, other: object) -> bool:
+        RudeMeta.asked += 1
+        raise ValueError("do not compare me")
+
+    __hash__ = type.__hash__
+
+
+def test_a_metaclass_is_never_asked_whether_it_is_another(program: Any) -> None:
+    module_class = RudeMeta("Rude", (torch.nn.Module,), {})
+    program.module, program.tensor = module_class(), torch.ones(3)
+    kept = module_class()
+    RudeMeta.asked = 0
+    fastpurge.sweep(keep=[kept])
+    assert RudeMeta.asked == 0
+    assert is_purged(program.module)
+    assert not is_purged(kept)
+
+
+class RudeName(str):
+    def __format__(self, spec: str) -> str:
+        raise ValueError("do not print me")
+
+    __str__ = __repr__ = __format__  # type: ignore[assignment]
+
+
+def test_a_class_with_a_name_of_its_own_kind_is_reported(program: Any) -> None:
+    cls = type("Named", (torch.nn.Module,), {})
+    cls.__qualname__ = RudeName("Named")
+    program.module = cls()
+    assert "Named" in str(fastpurge.sweep(keep=()))
+    assert "Named" in repr(program.module)
+
+
+def test_a_module_s_own_finalizer_runs(program: Any) -> None:
+    ends = []
+
+    class Mortal(torch.nn.Module):
+        def __del__(self) -> None:
+            ends.append(self.name)
+
+    program.module = Mortal()
+    program.module.name = "mortal"
+    fastpurge.sweep(keep=())
+    assert ends == ["mortal"]
+    assert is_purged(program.module)
+
+
+def test_dicts_that_a_released_module_shares_stay_as_they_are(program: Any) -> None:
+    program.module = torch.nn.Linear(3, 3)
+    kept = copy.copy(program.module)  # shares the dicts of parameters
+    program.other = torch.nn.Linear(2, 2)
+    parameters = program.other._parameters
+    expected = kept(torch.ones(3)).tolist()
+    fastpurge.sweep(keep=[kept, [parameters]])
+    assert is_purged(program.module)
+    assert is_purged(program.other)
+    assert kept(torch.ones(3)).tolist() == expected
+    assert set(parameters) == {"weight", "bias"}
+    assert parameters["weight"].shape == (2, 2)
+
+
+def test_the_attributes_of_a_released_tensor_that_somebody_keeps_stay(program: Any) -> None:
+    program.tensor = torch.ones(3)
+    program.tensor.note = torch.ones(2)
+    attributes = vars(program.tensor)
+    fastpurge.sweep(keep=[attributes])
+    assert is_purged(program.tensor)
+    assert attributes["note"].tolist() == [1, 1]

@@ -230,3 +230,18 @@ def test_an_error_survives_a_pickle() -> None:
     error = pickle.loads(pickle.dumps(PurgedError("what and why")))
     assert isinstance(error, RuntimeError)
     assert str(error) == "what and why"
+
+
+def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
+    # These do not dispatch, so torch itself must refuse: a tombstone is a meta tensor, which has no memory.
+    _bury(program)
+    zombie = program.zombie
+    tensor, parameter = torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3))
+    for one in (tensor, parameter):
+        with pytest.raises(RuntimeError, match="incompatible tensor type"):
+            one.data = zombie
+        with pytest.raises((RuntimeError, TypeError)):
+            one.grad = zombie
+    with pytest.raises(BufferError):
+        torch._C._to_dlpack(zombie)
+    assert tensor.sum() == parameter.sum() == 6

@@ -1,0 +1,255 @@
+//! The last step of a release: objects change places with blanks, all of them or none.
+//!
+//! Between a look at who holds an object and its exchange nothing may run, in this thread or any other.
+//! Another thread may have taken it up since it was surveyed, and may be inside a C++ operation that
+//! refers to it without a lock.
+#![allow(unsafe_code)]
+
+use std::ptr;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyAnyMethods, PyDict, PyList, PyTuple, PyType};
+
+use crate::gc::GcPause;
+use crate::held::Outside;
+use crate::idset::IdSet;
+use crate::library::Libraries;
+use crate::scan::Question;
+
+/// Exchanges class, attributes and implementation of each object with those of its blank, if all of
+/// them are still unprotected: takes a last snapshot, and changes all of them in the same go or none.
+///
+/// ``implementation`` is a type, and the function that exchanges what its instances have in C.
+/// ``set_class`` and that function must be C functions. What is held from outside is protected if
+/// ``spare_held``, and otherwise only if another thread runs.
+///
+/// Returns those that refused, each as its index with the exception, or ``None`` if it is in use.
+/// If there are any, all is as before.
+#[pyfunction]
+#[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation))]
+pub fn exchange<'py>(
+    py: Python<'py>,
+    named: &Bound<'py, PyTuple>,
+    roots: &Bound<'py, PyList>,
+    objects: &Bound<'py, PyList>,
+    blanks: &Bound<'py, PyList>,
+    scan_for: &Bound<'py, PyTuple>,
+    libraries: &Libraries,
+    outside: &Outside,
+    self_held: &IdSet,
+    spare_held: bool,
+    set_class: &Bound<'py, PyAny>,
+    implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
+) -> PyResult<Vec<(usize, Option<Bound<'py, PyAny>>)>> {
+    let _pause = GcPause::new(py);
+    let question = Question {
+        named,
+        roots,
+        scan_for,
+        report: None,
+        libraries,
+        outside: (spare_held || other_threads_run(py)?).then_some(outside),
+        self_held: Some(self_held),
+        list: objects.as_ptr(),
+    };
+    let tools = Tools {
+        py,
+        set_class: set_class.as_ptr(),
+        type_with_implementation: implementation.0.as_type_ptr(),
+        swap: implementation.1.as_ptr(),
+    };
+    let pairs: Vec<_> = objects
+        .iter()
+        .zip(blanks.iter())
+        .map(|(object, blank)| (object.as_ptr(), blank.as_ptr()))
+        .collect();
+
+    let closure = question.look(py)?.closure;
+    let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
+    let mut refused: Vec<_> = (protected.enumerate())
+        .filter_map(|(index, protected)| protected.then_some((index, None)))
+        .collect();
+    if refused.is_empty() {
+        // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
+        refused = unsafe { tools.exchange_all(&pairs) };
+    }
+    // To give exceptions to Python may let other threads run, so it comes last.
+    let exceptions = refused.into_iter().map(|(index, error)| {
+        (
+            index,
+            error.map(|error| error.into_value(py).into_bound(py).into_any()),
+        )
+    });
+    Ok(exceptions.collect())
+}
+
+/// Whether a thread other than this one runs Python code, or C code called by it.
+fn other_threads_run(py: Python<'_>) -> PyResult<bool> {
+    let frames = py.import("sys")?.call_method0("_current_frames")?;
+    Ok(frames.cast_into::<PyDict>()?.len() > 1)
+}
+
+type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);
+
+struct Tools<'py> {
+    py: Python<'py>,
+    set_class: *mut ffi::PyObject,
+    type_with_implementation: *mut ffi::PyTypeObject,
+    swap: *mut ffi::PyObject,
+}
+
+impl Tools<'_> {
+    /// Exchanges all, or if one refuses none.
+    ///
+    /// # Safety
+    /// All pointers are to live objects, which stay alive.
+    unsafe fn exchange_all(&self, pairs: &[Pair]) -> Vec<(usize, Option<PyErr>)> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let count = |&(object, _): &Pair| ffi::Py_REFCNT(object);
+            let counts: Vec<_> = pairs.iter().map(count).collect();
+            let mut done = Vec::new();
+            let mut refused = Vec::new();
+            for (index, (&pair, &count)) in pairs.iter().zip(&counts).enumerate() {
+                match self.exchange(pair, Some(count)) {
+                    Ok(()) => done.push(pair),
+                    Err(error) => refused.push((index, error)),
+                }
+            }
+            if !refused.is_empty() {
+                for &pair in done.iter().rev() {
+                    // The inverse of an exchange that went well: it has no reason to fail.
+                    let _ = self.exchange(pair, None);
+                }
+            }
+            refused
+        }
+    }
+
+    /// Exchanges one pair, unless the object has another number of references than ``count``: the only
+    /// way for that is an audit hook in Python, which `__class__` assignment calls.
+    ///
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn exchange(
+        &self,
+        (object, blank): Pair,
+        count: Option<ffi::Py_ssize_t>,
+    ) -> Result<(), Option<PyErr>> {
+        // SAFETY: by this function's contract. The classes are held here: the objects let go of them.
+        unsafe {
+            let own_class = self.class_of(object);
+            let blank_class = self.class_of(blank);
+            let has_implementation =
+                ffi::PyObject_TypeCheck(object, self.type_with_implementation) != 0;
+            self.become_a(object, &blank_class)?;
+            let done = if count.is_some_and(|count| ffi::Py_REFCNT(object) != count) {
+                Err(None)
+            } else {
+                self.exchange_contents((object, blank), &own_class, has_implementation)
+                    .map_err(Some)
+            };
+            if done.is_err() {
+                self.become_a(object, &own_class)?;
+            }
+            done
+        }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn exchange_contents(
+        &self,
+        (object, blank): Pair,
+        own_class: &Bound<'_, PyAny>,
+        has_implementation: bool,
+    ) -> PyResult<()> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let swap = || match has_implementation {
+                true => self.call(self.swap, object, blank),
+                false => Ok(()),
+            };
+            let blank_class = self.class_of(blank);
+            swap()?;
+            let done = self
+                .become_a(blank, own_class)
+                .and_then(|()| self.exchange_attributes(object, blank));
+            if done.is_err() {
+                self.become_a(blank, &blank_class)?;
+                swap()?;
+            }
+            done
+        }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn exchange_attributes(
+        &self,
+        object: *mut ffi::PyObject,
+        blank: *mut ffi::PyObject,
+    ) -> PyResult<()> {
+        // SAFETY: by this function's contract. Whole dicts change places, so that one that somebody
+        // else holds as well stays as it is.
+        unsafe {
+            let attributes = |of| {
+                let dict = ffi::PyObject_GenericGetDict(of, ptr::null_mut());
+                Bound::from_owned_ptr_or_err(self.py, dict)
+            };
+            let set = |of, dict: &Bound<'_, PyAny>| {
+                self.check(ffi::PyObject_GenericSetDict(
+                    of,
+                    dict.as_ptr(),
+                    ptr::null_mut(),
+                ))
+            };
+            let (own, other) = (attributes(object)?, attributes(blank)?);
+            set(object, &other)?;
+            set(blank, &own).or_else(|error| set(object, &own).and(Err(error)))
+        }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn class_of(&self, object: *mut ffi::PyObject) -> Bound<'_, PyAny> {
+        // SAFETY: the class of a live object is live.
+        unsafe { Bound::from_borrowed_ptr(self.py, ffi::Py_TYPE(object).cast()) }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn become_a(
+        &self,
+        object: *mut ffi::PyObject,
+        class: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        // SAFETY: by this function's contract.
+        unsafe { self.call(self.set_class, object, class.as_ptr()) }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn call(
+        &self,
+        function: *mut ffi::PyObject,
+        first: *mut ffi::PyObject,
+        second: *mut ffi::PyObject,
+    ) -> PyResult<()> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let end = ptr::null_mut::<ffi::PyObject>();
+            let result = ffi::PyObject_CallFunctionObjArgs(function, first, second, end);
+            Bound::from_owned_ptr_or_err(self.py, result).map(drop)
+        }
+    }
+
+    fn check(&self, result: std::ffi::c_int) -> PyResult<()> {
+        match result {
+            0 => Ok(()),
+            _ => Err(PyErr::fetch(self.py)),
+        }
+    }
+}

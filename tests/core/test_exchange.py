@@ -1,0 +1,225 @@
+"""Objects change places with blanks: all of them or none, and none that is in use."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from fastpurge import _core
+from fastpurge._core import IdSet, Libraries, Outside
+
+_set_class = cast(Any, object.__dict__["__class__"]).__set__
+
+
+class Base:
+    """What is exchanged."""
+
+
+class Blank:
+    """What it is exchanged with."""
+
+
+class Slotted(Base):
+    __slots__ = ("extra",)
+
+
+class Holder:
+    """What a program keeps things in; not a plain container."""
+
+
+def exchange(
+    objects: list[Any], *, keep: tuple[object, ...] = (), spare_held: bool = True
+) -> list[tuple[int, BaseException | None]]:
+    return _core.exchange(
+        keep,
+        [],
+        objects,
+        [Blank() for _ in objects],
+        scan_for=(Base,),
+        libraries=Libraries([], []),
+        outside=Outside(containers=(list, dict)),
+        self_held=IdSet(),
+        spare_held=spare_held,
+        set_class=_set_class,
+        implementation=(bytes, max),
+    )
+
+
+@pytest.fixture
+def holder() -> Holder:
+    return Holder()
+
+
+def _forget(holder: Any, *objects: Base) -> None:
+    holder.objects = Holder()
+    holder.objects.each = objects
+
+
+def test_an_object_takes_the_class_and_the_attributes_of_its_blank(holder: Any) -> None:
+    holder.one = Base()
+    holder.one.value = 1
+    attributes = vars(holder.one)
+    assert exchange([holder.one]) == []
+    assert type(holder.one) is Blank
+    assert vars(holder.one) == {}
+    assert attributes == {"value": 1}  # a dict that somebody else holds is not emptied
+
+
+def test_attributes_shared_with_another_object_stay(holder: Any) -> None:
+    holder.one = Base()
+    holder.one.table = {"k": 1}
+    other = copy.copy(holder.one)
+    shared = Holder()
+    shared.__dict__ = vars(holder.one)
+    assert exchange([holder.one]) == []
+    assert other.table == {"k": 1}
+    assert shared.table == {"k": 1}  # type: ignore[attr-defined]
+
+
+def test_what_is_kept_now_is_refused_whatever_was_surveyed(holder: Any) -> None:
+    holder.one, holder.two = Base(), Base()
+    kept = Holder()
+    kept.two = holder.two  # type: ignore[attr-defined]
+    assert exchange([holder.one, holder.two], keep=(kept,)) == [(1, None)]
+    assert type(holder.one) is type(holder.two) is Base
+
+
+def test_what_running_code_holds_is_refused(holder: Any) -> None:
+    holder.one, holder.two = Base(), Base()
+    local = holder.two
+    assert exchange([holder.one, holder.two]) == [(1, None)]
+    inner = [holder.one]
+    assert exchange([holder.one, holder.two]) == [(0, None), (1, None)]
+    assert type(inner[0]) is type(local) is Base
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_if_asked_not_to_only_for_the_sake_of_other_threads(
+    holder: Any, alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Test runners have threads of their own.
+    frames = {1: None} if alone else {1: None, 2: None}
+    monkeypatch.setattr(sys, "_current_frames", lambda: frames)
+    holder.one = local = Base()
+    assert exchange([holder.one], spare_held=False) == ([] if alone else [(0, None)])
+    assert type(local) is (Blank if alone else Base)
+
+
+def test_one_that_cannot_be_exchanged_leaves_all_as_they_were(holder: Any) -> None:
+    holder.one, holder.two, holder.three = Base(), Slotted(), Base()
+    holder.one.value = holder.two.value = holder.three.value = 1
+    [(index, error)] = exchange([holder.one, holder.two, holder.three])
+    assert index == 1
+    assert "layout" in str(error)
+    assert [type(x) for x in vars(holder).values()] == [Base, Slotted, Base]
+    assert holder.one.value == holder.two.value == holder.three.value == 1
+
+
+def test_an_audit_hook_that_takes_an_object_up_makes_it_refuse() -> None:
+    program = f"""
+import sys
+sys.path.insert(0, {sys.path[0]!r})
+from test_exchange import Base, Holder, exchange
+holder, taken = Holder(), []
+def hook(event, args):
+    if event == "object.__setattr__" and args[1] == "__class__" and type(args[0]) is Base:
+        taken.append(args[0])
+sys.addaudithook(hook)
+holder.one, holder.two = Base(), Base()
+print(exchange([holder.one, holder.two]), type(holder.one) is type(holder.two) is Base)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=__file__.rpartition("/")[0],
+    )
+    assert done.stdout == "[(0, None), (1, None)] True\n"
+
+
+def test_an_object_dies_as_what_it_was(holder: Any) -> None:
+    ends = []
+
+    class Mortal(Base):
+        def __del__(self) -> None:
+            ends.append(self.name)  # type: ignore[attr-defined]
+
+    holder.one = Mortal()
+    holder.one.name = "one"
+    assert exchange([holder.one]) == []
+    assert ends == ["one"]
+    assert type(holder.one) is Blank
+
+
+LIBRARIES = Libraries([("/nowhere", True)], [])
+FORGOTTEN = Holder()
+FORGOTTEN.list = [Base()]  # type: ignore[attr-defined]
+OPTIONS: dict[str, Any] = {
+    "scan_for": (Base,),
+    "libraries": LIBRARIES,
+    "outside": Outside(containers=(list,)),
+}
+CALLS: dict[str, Callable[[], object]] = {
+    "snapshot": functools.partial(_core.snapshot, (Holder(),), [], report=(Base,), **OPTIONS),
+    "closure": functools.partial(_core.closure, (Holder(),), libraries=LIBRARIES),
+    "scan": functools.partial(_core.scan, (Base,)),
+    "library_state": functools.partial(
+        _core.library_state, (Base,), libraries=LIBRARIES, containers=(), depth=1
+    ),
+    "exchange": functools.partial(
+        _core.exchange,
+        (Holder(),),
+        [],
+        FORGOTTEN.list,  # type: ignore[attr-defined]
+        [Blank()],
+        self_held=IdSet(),
+        spare_held=True,
+        set_class=_set_class,
+        implementation=(bytes, max),
+        **OPTIONS,
+    ),
+}
+
+
+def count_switches(call: str) -> int:
+    """How often another thread runs during the first call in this process."""
+    sys.setswitchinterval(1e-6)  # whoever gives the GIL away loses it
+    turns = [0]
+    started, stop = threading.Event(), threading.Event()
+
+    def other() -> None:
+        started.set()
+        while not stop.is_set():
+            turns[0] += 1
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    started.wait()
+    # Iterated in C: between these calls no byte code is run, and so no thread is switched.
+    read: Callable[[], Any] = functools.partial(list, turns)
+    invoke = operator.methodcaller("__call__")
+    [before], _, [after] = list(map(invoke, (read, CALLS[call], read)))
+    stop.set()
+    thread.join()
+    return int(after - before)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_other_thread_runs_during_the_first_call_of_a_process(call: str) -> None:
+    program = f"import test_exchange; print(test_exchange.count_switches({call!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=__file__.rpartition("/")[0],
+    )
+    assert done.stdout == "0\n"

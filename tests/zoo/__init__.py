@@ -1,0 +1,1 @@
+"""Real architectures, tiny and with random weights."""
