@@ -2,8 +2,72 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
+use std::ptr;
 
+use pyo3::ffi;
 use pyo3::prelude::*;
+
+type Getter = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
+
+/// What a function holds, read in C: no audit hook is called, as it would be for `__code__`.
+pub struct Functions {
+    closure: Option<Getter>,
+    defaults: Option<Getter>,
+    keyword_defaults: Option<Getter>,
+    code: Option<Getter>,
+    of_method: Option<Getter>,
+}
+
+impl Functions {
+    pub fn new(py: Python<'_>) -> Self {
+        // SAFETY: Include/cpython/funcobject.h and classobject.h; all have one type in all versions.
+        unsafe {
+            Self {
+                closure: c_function(py, c"PyFunction_GetClosure"),
+                defaults: c_function(py, c"PyFunction_GetDefaults"),
+                keyword_defaults: c_function(py, c"PyFunction_GetKwDefaults"),
+                code: c_function(py, c"PyFunction_GetCode"),
+                of_method: c_function(py, c"PyMethod_Function"),
+            }
+        }
+    }
+
+    /// Whether a function surely holds no values: no closure, no defaults.
+    ///
+    /// # Safety
+    /// `function` is a live function, and the thread is attached.
+    pub unsafe fn holds_nothing(&self, function: *mut ffi::PyObject) -> bool {
+        [self.closure, self.defaults, self.keyword_defaults]
+            .iter()
+            // SAFETY: by this function's contract; the results are borrowed, and only compared.
+            .all(|getter| getter.is_some_and(|get| unsafe { get(function) }.is_null()))
+    }
+
+    /// The code that a function or a bound method runs; null if that is not known.
+    ///
+    /// # Safety
+    /// `callable` is live, and the thread is attached.
+    pub unsafe fn code_of(
+        &self,
+        callable: *mut ffi::PyObject,
+        function_type: *mut ffi::PyTypeObject,
+        method_type: *mut ffi::PyTypeObject,
+    ) -> *mut ffi::PyObject {
+        // SAFETY: by this function's contract; each getter is called on what it is for.
+        unsafe {
+            let mut function = callable;
+            if ffi::Py_TYPE(callable) == method_type {
+                function = self.of_method.map_or(ptr::null_mut(), |get| get(callable));
+            }
+            match self.code {
+                Some(get) if !function.is_null() && ffi::Py_TYPE(function) == function_type => {
+                    get(function)
+                }
+                _ => ptr::null_mut(),
+            }
+        }
+    }
+}
 
 /// A function that the running interpreter exports, or `None`.
 ///

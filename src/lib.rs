@@ -3,6 +3,7 @@
 //! The crate knows objects, types and identities. It has never heard of torch.
 #![deny(unsafe_code)]
 
+mod callbacks;
 mod exchange;
 mod gc;
 mod heap;
@@ -23,6 +24,8 @@ use pyo3::prelude::*;
 mod _core {
     use super::{Bound, PyModule, PyResult};
 
+    #[pymodule_export]
+    use crate::callbacks::callbacks;
     #[pymodule_export]
     use crate::exchange::exchange;
     #[pymodule_export]

@@ -68,41 +68,85 @@ fn with_separator(folder: &Path) -> String {
     )
 }
 
+/// A descriptor in the dict of `type` itself, which no metaclass can override, with its getter.
+struct TypeGetter<'py> {
+    descriptor: Bound<'py, PyAny>,
+    get: ffi::descrgetfunc,
+}
+
+impl<'py> TypeGetter<'py> {
+    fn new(py: Python<'py>, name: &str) -> PyResult<Self> {
+        let descriptor = py
+            .get_type::<PyType>()
+            .getattr("__dict__")?
+            .get_item(name)?;
+        // SAFETY: the slot of a live type; `tp_descr_get` is what the slot id names, and a getset
+        // descriptor always has it (Objects/descrobject.c).
+        let get = unsafe {
+            transmute::<*mut std::ffi::c_void, Option<ffi::descrgetfunc>>(ffi::PyType_GetSlot(
+                descriptor.get_type().as_type_ptr(),
+                ffi::Py_tp_descr_get,
+            ))
+        };
+        Ok(Self {
+            descriptor,
+            get: get.expect("a getset descriptor has tp_descr_get"),
+        })
+    }
+
+    /// What the getter gives for a type, if it is a str.
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    unsafe fn get(&self, of: *mut ffi::PyObject) -> Option<Bound<'py, PyString>> {
+        // SAFETY: a getset descriptor of `type`, called on an instance of it: this reads the type in C
+        // (`type_module` and `type_qualname` in Objects/typeobject.c).
+        let value = unsafe {
+            let metatype = ffi::Py_TYPE(of).cast::<ffi::PyObject>();
+            let value = (self.get)(self.descriptor.as_ptr(), of, metatype);
+            Bound::from_owned_ptr_or_err(self.descriptor.py(), value)
+        };
+        value.ok()?.cast_into_exact::<PyString>().ok()
+    }
+}
+
 /// Judges types for the length of one walk. Runs no Python code.
 pub struct Judge<'py, 'a> {
     py: Python<'py>,
     libraries: &'a Libraries,
     by_name: FxHashMap<String, bool>,
-    /// `type.__dict__['__module__']`, the getter no metaclass can override, and its slot.
-    module_of: Bound<'py, PyAny>,
-    get: ffi::descrgetfunc,
+    module_of: TypeGetter<'py>,
+    qualname_of: TypeGetter<'py>,
     /// Made once: `intern!` is not for here, see `Stream`.
     file_key: Bound<'py, PyString>,
 }
 
 impl<'py, 'a> Judge<'py, 'a> {
     pub fn new(py: Python<'py>, libraries: &'a Libraries) -> PyResult<Self> {
-        let module_of = py
-            .get_type::<PyType>()
-            .getattr("__dict__")?
-            .get_item("__module__")?;
-        // SAFETY: the slot of a live type; `tp_descr_get` is what the slot id names, and a getset
-        // descriptor always has it (Objects/descrobject.c).
-        let get = unsafe {
-            transmute::<*mut std::ffi::c_void, Option<ffi::descrgetfunc>>(ffi::PyType_GetSlot(
-                module_of.get_type().as_type_ptr(),
-                ffi::Py_tp_descr_get,
-            ))
-        }
-        .expect("a getset descriptor has tp_descr_get");
         Ok(Self {
             py,
             libraries,
             by_name: FxHashMap::default(),
-            module_of,
-            get,
+            module_of: TypeGetter::new(py, "__module__")?,
+            qualname_of: TypeGetter::new(py, "__qualname__")?,
             file_key: PyString::new(py, "__file__"),
         })
+    }
+
+    /// Whether a closure stops at a type object: a library's, unless it was made in a function. Such a
+    /// type is no part of the library: it holds what that function was called with.
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    pub unsafe fn is_boundary_type(&mut self, of: *mut ffi::PyObject) -> bool {
+        // SAFETY: by this function's contract.
+        unsafe {
+            self.is_library_type(of)
+                && !self
+                    .qualname_of
+                    .get(of)
+                    .is_some_and(|name| name.to_str().is_ok_and(|name| name.contains("<locals>")))
+        }
     }
 
     /// Whether a type object is a library's. A type that does not say where it is from is not.
@@ -110,18 +154,8 @@ impl<'py, 'a> Judge<'py, 'a> {
     /// # Safety
     /// `of` is a live type object.
     pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyObject) -> bool {
-        // SAFETY: a getset descriptor of `type`, called on an instance of it: this reads the type's
-        // own dict in C (`type_module` in Objects/typeobject.c).
-        let module = unsafe {
-            let module = (self.get)(
-                self.module_of.as_ptr(),
-                of,
-                ffi::Py_TYPE(of).cast::<ffi::PyObject>(),
-            );
-            Bound::from_owned_ptr_or_err(self.py, module)
-        };
-        let Ok(module) = module else { return false };
-        let Ok(name) = module.cast_exact::<PyString>() else {
+        // SAFETY: by this function's contract.
+        let Some(name) = (unsafe { self.module_of.get(of) }) else {
             return false;
         };
         name.to_str().is_ok_and(|name| self.is_library_name(name))

@@ -13,7 +13,7 @@ use crate::types::{Role, TypeTable, each_unshown};
 
 /// A closure being built: iterative, so that no depth of nesting can overflow a stack.
 ///
-/// The boundary: modules, the namespaces of modules, types of libraries. A boundary object that is
+/// The boundary: modules, the namespaces of modules, types of libraries that no function made. A boundary object that is
 /// met is in the closure; what lies behind it is not. Roots that the caller named are always entered.
 pub struct Reach<'a, 'py> {
     types: &'a mut TypeTable,
@@ -114,7 +114,7 @@ impl<'a, 'py> Reach<'a, 'py> {
                 Role::Plain => false,
                 Role::Dict => self.namespaces.contains(object),
                 Role::Module => true,
-                Role::Type => self.judge.is_library_type(object),
+                Role::Type => self.judge.is_boundary_type(object),
             }
         }
     }

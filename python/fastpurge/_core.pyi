@@ -9,6 +9,7 @@ __all__ = [
     "Libraries",
     "Outside",
     "Snapshot",
+    "callbacks",
     "closure",
     "exchange",
     "library_state",
@@ -111,6 +112,13 @@ def snapshot(
     are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
 
     Raises ``MemoryError`` if the sets do not fit in memory.
+    """
+
+def callbacks(*, function: type, method: type, others: Sequence[type]) -> list[Any]:
+    """What C code is to call: instances of these types that it holds, and that no running function is.
+
+    ``function`` and ``method`` are the types of functions and of bound methods. Functions that hold no
+    values, in a closure or as defaults, are left out.
     """
 
 def exchange(

@@ -1,6 +1,7 @@
 """Rules that spare candidates nobody named. Each is small, has a name, and can be switched off."""
 
 import collections
+import contextvars
 import functools
 import itertools
 import sys
@@ -18,10 +19,11 @@ class Guard(Flag):
     """The guards of a sweep; ``Guard.ALL`` is the default, and they join with ``|``."""
 
     AUTOGRAD = auto()
-    """What the graph of a kept tensor holds: the leaves it feeds, and what it saved for backward."""
+    """What the graph of a kept tensor holds: the leaves it feeds, what it saved for backward, and whatever
+    hooks of any graph lead to: they are held by C++, which will call them."""
 
     LIBRARY = auto()
-    """What imported libraries keep at module or class level."""
+    """What imported libraries keep at module or class level; and what `torch.compile` has compiled."""
 
     ALIAS = auto()
     """What stands on the memory of a kept tensor, storage or NumPy array."""
@@ -56,23 +58,41 @@ def library_state(scan_for: tuple[type, ...]) -> list[Any]:
     )
 
 
+def callbacks() -> list[Any]:
+    """What C code is to call: hooks of a graph, and what turns back what they packed for backward.
+
+    Autograd holds these in C++ (torch/csrc/autograd/python_hook.h) and shows them to nobody. A dict of
+    hooks is one as well.
+    """
+    return _core.callbacks(
+        function=types.FunctionType,
+        method=types.MethodType,
+        others=(functools.partial, collections.OrderedDict),
+    )
+
+
 def outside(*, look_through: bool = True) -> _core.Outside:
     """How to find what is held from outside the collector's sight: directly only, or looking through.
 
     What is looked through is what running code works with and has not given away: plain containers,
-    closures, bound methods, iterators, suspended generators, and the frames of exceptions. An object
-    is not looked into, or the `self` of every running method would keep whatever it leads to; a few
-    of torch's and transformers' own are kept whole, since their tensors are part of the computation.
+    closures, bound methods, iterators, suspended generators, the frames of exceptions, and what work is
+    handed over in. Another object is not looked into, or the `self` of every running method would keep
+    whatever it leads to; a few of torch's and transformers' own are kept whole, since their tensors are
+    part of the computation.
     """
+    executing = (
+        (types.GeneratorType, "gi_running"),
+        (types.CoroutineType, "cr_running"),
+        (types.AsyncGeneratorType, "ag_running"),
+    )
+    if not look_through:
+        return _core.Outside(executing=executing)
     return _core.Outside(
-        containers=(*_callables(), *_iterators()) if look_through else (),
-        container_bases=(*_PLAIN, BaseException) if look_through else (),
-        whole=_kept_whole() if look_through else (),
-        executing=(
-            (types.GeneratorType, "gi_running"),
-            (types.CoroutineType, "cr_running"),
-            (types.AsyncGeneratorType, "ag_running"),
-        ),
+        containers=(*_callables(), *_iterators(), *_imported(_HANDED_OVER)),
+        container_bases=(*_PLAIN, BaseException),
+        whole=_imported(_WHOLE),
+        executing=executing,
+        at_work=(*_scheduled(), *contextvars.copy_context().values()),
     )
 
 
@@ -80,17 +100,37 @@ _WHOLE = {
     "torch.optim.optimizer": ("Optimizer",),
     "torch.optim.lr_scheduler": ("LRScheduler",),
     "torch.amp.grad_scaler": ("GradScaler",),
+    "torch.autograd.function": ("FunctionCtx",),
     "torch.utils.data": ("Dataset", "DataLoader"),
     "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
     "transformers.cache_utils": ("Cache",),
 }
 
+_HANDED_OVER = {
+    "asyncio": ("Future", "Handle", "Queue", "Task", "TimerHandle"),
+    "concurrent.futures": ("Future",),
+    "concurrent.futures.thread": ("_WorkItem",),
+    "queue": ("LifoQueue", "PriorityQueue", "Queue", "SimpleQueue"),
+    "threading": ("Thread", "Timer"),
+}
 
-def _kept_whole() -> tuple[type, ...]:
-    """The types of `_WHOLE` that are imported: no others can have instances."""
-    modules = ((sys.modules.get(name), names) for name, names in _WHOLE.items())
-    found = (vars(module).get(name) for module, names in modules if module for name in names)
+
+def _imported(names: dict[str, tuple[str, ...]]) -> tuple[type, ...]:
+    """Those types whose modules are imported: no others can have instances."""
+    modules = ((sys.modules.get(module), types) for module, types in names.items())
+    found = (vars(module).get(name) for module, types in modules if module for name in types)
     return tuple(one for one in found if isinstance(one, type))
+
+
+def _scheduled() -> list[Any]:
+    """Tasks that wait to go on and callbacks that wait to be called: the event loop is not looked into."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return []
+    # Called unbound: a subclass is not asked.
+    tasks = (task for task in _core.scan((asyncio.Task,)) if not asyncio.Task.done(task))
+    handles = (one for one in _core.scan((asyncio.Handle,)) if not asyncio.Handle.cancelled(one))
+    return [*tasks, *handles]
 
 
 def _callables() -> tuple[type, ...]:

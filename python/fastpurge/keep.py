@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch._C import DisableTorchFunctionSubclass, StorageBase, TensorBase
+from torch.jit._script import RecursiveScriptModule
 
 from fastpurge._core import Libraries
 from fastpurge.autograd import graph_of
@@ -55,7 +56,7 @@ def libraries() -> Libraries:
 
 def reported_types() -> tuple[type, ...]:
     """The types whose instances, once kept, protect more than the closure can see."""
-    return torch.Tensor, StorageBase, *_ndarray()
+    return torch.Tensor, StorageBase, RecursiveScriptModule, *_ndarray()
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
@@ -68,6 +69,10 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
             if is_a(obj, torch.Tensor):
                 if (grad := _gradient(obj)) is not None:
                     yield grad
+            elif is_a(obj, RecursiveScriptModule):
+                # Its tensors are held by C++ (torch/csrc/jit/api/object.h).
+                yield from torch.nn.Module.parameters(obj)
+                yield from torch.nn.Module.buffers(obj)
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
 

@@ -7,11 +7,12 @@ variable here may hold a candidate, or a plain container of candidates. This is 
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, cast
 
 import torch
 
-from fastpurge import _core, guards, keep
+from fastpurge import _core, compiled, guards, keep
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -59,13 +60,13 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     """Find what can be released. Touches nothing.
 
     The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``,
-    running code is left out: what is found then may still be in its hands.
+    what running code and C code hold is left out: what is found then may still be in their hands.
     """
     search = _Search(request)
     view = search.first_look()
     spared: dict[str, int] = {}
     for guard, spare in _STAGES:
-        if view.asked and guard in request.guards and (thorough or guard is not Guard.RUNNING):
+        if view.asked and guard in request.guards and (thorough or spare not in _THOROUGH):
             view = _apply(guard, spare, search, view, spared)
     if view.asked and thorough and Guard.RUNNING not in request.guards:
         _skip_held(search, view)
@@ -279,9 +280,14 @@ def _spare_graphs(search: _Search, view: _View) -> bool:
     return search.add(keep.hidden(view.snapshot.kept, graphs=True))
 
 
+def _spare_callbacks(search: _Search, _: _View) -> bool:
+    return search.add(guards.callbacks())
+
+
 def _spare_library_state(search: _Search, view: _View) -> bool:
     unkept = _core.IdSet(view.snapshot.candidates)
-    return search.add(obj for obj in guards.library_state(search.scan_for) if obj in unkept)
+    state = (obj for obj in guards.library_state(search.scan_for) if obj in unkept)
+    return search.add(chain(state, compiled.captured()))
 
 
 def _spare_aliases(search: _Search, view: _View) -> bool:
@@ -296,11 +302,15 @@ def _spare_running(search: _Search, _: _View) -> bool:
     return True
 
 
+# Each of these takes walks over the heap of its own.
+_THOROUGH = (_spare_callbacks, _spare_running)
+
 # Aliases once more at the end: what running code holds stands on memory too.
 _STAGES = (
     (Guard.AUTOGRAD, _spare_graphs),
     (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_aliases),
+    (Guard.AUTOGRAD, _spare_callbacks),
     (Guard.RUNNING, _spare_running),
     (Guard.ALIAS, _spare_aliases),
 )

@@ -98,6 +98,8 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
     """The memory a storage covers; ``None`` if it has none (empty, meta, a wrapper subclass)."""
+    if storage.device.type == "meta":  # to ask a fake tensor where it lies is an error, or will be
+        return None
     try:
         start, nbytes = storage.data_ptr(), storage.nbytes()
     except RuntimeError:

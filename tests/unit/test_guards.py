@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
+import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, is_purged
+from torch.utils.checkpoint import checkpoint
 
 
 def without(guard: Guard) -> Guard:
@@ -176,6 +180,189 @@ stop.set()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+class Hooks:
+    """An object whose methods are hooks. Nothing but autograd's C++ leads to it."""
+
+    def __init__(self) -> None:
+        self.factor = torch.full((3,), 3.0)
+
+    def node(self, grads: Any, _: Any) -> Any:
+        return tuple(None if grad is None else grad * self.factor for grad in grads)
+
+    def tensor(self, grad: torch.Tensor) -> torch.Tensor:
+        return grad * self.factor
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.factor
+
+
+def _hook_on_a_node(leaf: torch.Tensor) -> torch.Tensor:
+    out = leaf * 2
+    out.grad_fn.register_hook(Hooks().node)  # type: ignore[union-attr]
+    return out.sum()
+
+
+def _hook_on_a_tensor(leaf: torch.Tensor) -> torch.Tensor:
+    out = leaf * 2
+    out.register_hook(Hooks().tensor)
+    return out.sum()
+
+
+def _hooks_of_saved_tensors(leaf: torch.Tensor) -> torch.Tensor:
+    hooks = Hooks()
+    with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack):
+        return leaf.exp().sum()
+
+
+def _checkpoint(leaf: torch.Tensor) -> torch.Tensor:
+    inner = torch.full((3,), 2.0)
+    out: torch.Tensor = checkpoint(lambda x: (x * inner).exp(), leaf * 1, use_reentrant=False)
+    return out.sum()
+
+
+class TestCallbacks:
+    """What C++ is to call some day is whole when it does."""
+
+    @pytest.mark.parametrize(
+        "make", [_hook_on_a_node, _hook_on_a_tensor, _hooks_of_saved_tensors, _checkpoint]
+    )
+    def test_hooks_of_a_graph_keep_what_they_lead_to(self, program: Any, make: Any) -> None:
+        expected = torch.ones(3, requires_grad=True)
+        make(expected).backward()
+        leaf = torch.ones(3, requires_grad=True)
+        program.loss = make(leaf)
+        program.junk = torch.ones(3)
+        fastpurge.sweep(keep=[program.loss], guards=without(Guard.RUNNING), wipe=True)
+        assert is_purged(program.junk)
+        program.loss.backward()
+        assert torch.equal(leaf.grad, expected.grad)  # type: ignore[arg-type]
+
+    def test_a_method_that_is_being_called_is_no_callback(self, program: Any) -> None:
+        class App:
+            def run(self) -> None:
+                self.cache = torch.ones(3)
+                fastpurge.sweep(keep=())
+
+        program.app = App()
+        thread = threading.Thread(target=program.app.run)
+        thread.start()
+        thread.join()
+        assert is_purged(program.app.cache)
+
+    def test_a_hook_on_all_modules_keeps_what_it_captures(self, program: Any) -> None:
+        def capture(factor: torch.Tensor) -> Any:
+            return lambda _, __, out: out * factor
+
+        register = torch.nn.modules.module.register_module_forward_hook
+        handle = register(capture(torch.full((3,), 2.0)))
+        program.model = torch.nn.Identity()
+        try:
+            fastpurge.sweep(keep=[program.model], guards=without(Guard.RUNNING))
+            assert program.model(torch.ones(3)).tolist() == [2, 2, 2]
+        finally:
+            handle.remove()
+
+
+class TestHandedOver:
+    """Work that is handed over is running code, although it does not run now."""
+
+    def test_a_task_that_waits_goes_on(self) -> None:
+        async def work(done: asyncio.Event) -> float:
+            local, nested = torch.ones(3), {"k": [torch.ones(3)]}
+            await done.wait()
+            return float((local + nested["k"][0]).sum())
+
+        async def main() -> float:
+            done = asyncio.Event()
+            task = asyncio.get_running_loop().create_task(work(done))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(lambda x: x + 1, torch.ones(3))
+            fastpurge.sweep(keep=())
+            done.set()
+            return await task
+
+        assert asyncio.run(main()) == 6
+
+    def test_a_callback_that_waits_is_called(self) -> None:
+        async def main() -> list[float]:
+            results: list[float] = []
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda x: results.append(float(x.sum())), torch.ones(3))
+            loop.call_later(0.01, lambda x: results.append(float(x.sum())), torch.ones(4))
+            fastpurge.sweep(keep=())
+            await asyncio.sleep(0.1)
+            return results
+
+        assert asyncio.run(main()) == [3, 4]
+
+    def test_a_task_that_is_done_keeps_nothing(self, program: Any) -> None:
+        async def work() -> torch.Tensor:
+            return torch.ones(3)
+
+        async def main() -> bool:
+            program.task = asyncio.get_running_loop().create_task(work())
+            await program.task
+            await asyncio.sleep(0)  # until here the event loop holds what has woken this task
+            fastpurge.sweep(keep=())
+            return is_purged(program.task.result())
+
+        assert asyncio.run(main())
+
+    def test_what_waits_for_a_pool_of_threads_is_worked_on(self) -> None:
+        go = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(go.wait)
+            waiting = pool.submit(torch.sum, torch.ones(3))
+            fastpurge.sweep(keep=())
+            go.set()
+            assert waiting.result().item() == 3
+            made = pool.submit(torch.ones, 3)
+            made.exception()
+            fastpurge.sweep(keep=())
+            assert made.result().sum() == 3
+
+    def test_what_a_queue_holds_arrives(self) -> None:
+        queues: list[Any] = [queue.Queue(), queue.SimpleQueue()]
+        for one in queues:
+            one.put({"k": torch.ones(3)})
+        fastpurge.sweep(keep=())
+        assert [one.get()["k"].sum().item() for one in queues] == [3, 3]
+
+    def test_a_forgotten_queue_does_not(self, program: Any) -> None:
+        program.queue = queue.Queue()
+        program.queue.put(torch.ones(3))
+        fastpurge.sweep(keep=())
+        assert is_purged(program.queue.get())
+
+    def test_a_context_variable_keeps_its_value(self) -> None:
+        variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
+        token = variable.set(torch.ones(3))
+        fastpurge.sweep(keep=())
+        assert variable.get().sum() == 3
+        variable.reset(token)
+
+    def test_a_custom_backward_that_runs_has_its_context(self) -> None:
+        class Double(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                ctx.save_for_backward(x * 3)
+                ctx.factors = [x.detach() * 2]
+                return x * 2
+
+            @staticmethod
+            def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+                fastpurge.sweep(keep=())
+                product: torch.Tensor = grad * ctx.saved_tensors[0] * ctx.factors[0]
+                return product
+
+        x = torch.ones(3, requires_grad=True)
+        Double.apply(x * 1).sum().backward()
+        assert x.grad.tolist() == [6, 6, 6]  # type: ignore[union-attr]
 
 
 class TestRunning:

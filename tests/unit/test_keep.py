@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import ctypes
 import functools
+import mmap
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -229,3 +233,69 @@ def test_a_kept_view_that_cannot_say_its_graph_is_no_reason_to_fail(
     fastpurge.sweep(keep=[kept])
     assert is_purged(program.tensor)
     assert kept.detach().sum() == 2 * kept.numel()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_the_parameters_of_a_script_module_are_kept(program: Any, how: str) -> None:
+    program.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)).eval()
+    program.constant = torch.ones(3) * 3
+    program.weights = list(program.model.parameters()) + list(program.model.buffers())
+    x = torch.rand(2, 3)
+    jit: Any = torch.jit
+    kept = jit.script(program.model) if how == "script" else jit.trace(program.model, (x,))
+    multiply = jit.trace(lambda x: x * program.constant, (x,))
+    expected = kept(x).detach(), multiply(x)
+    fastpurge.sweep(keep=[kept, multiply, x, expected], wipe=True)
+    # A scripted module has bound methods of the module that it was made from.
+    assert is_purged(program.model) == (how == "trace")
+    assert not any(is_purged(weight) for weight in program.weights)
+    assert torch.equal(kept(x), expected[0])
+    assert torch.equal(multiply(x), expected[1])
+
+
+def _kept_buffers(folder: Path) -> dict[str, tuple[Any, torch.Tensor]]:
+    """Buffers of every kind, each with a tensor on its memory."""
+    data = bytearray(b"\x01" * 16)
+    mapped = mmap.mmap(-1, 16)
+    mapped.write(data)
+    c_array = (ctypes.c_uint8 * 16)(*data)
+    machine_array = array.array("B", data)
+    path = folder / "file"
+    path.write_bytes(data)
+    file = np.memmap(path, dtype=np.uint8, mode="r+")
+    shared = torch.ones(16, dtype=torch.uint8).share_memory_()
+    lent = torch.ones(16, dtype=torch.uint8)
+    view = torch.ones(32, dtype=torch.uint8)[8:24]
+    lent_array: Any = lent.numpy()
+    view_array: Any = view.numpy()
+    return {
+        "bytearray": (data, torch.frombuffer(data, dtype=torch.uint8)),
+        "mmap": (mapped, torch.frombuffer(mapped, dtype=torch.uint8)),
+        "ctypes": (c_array, torch.frombuffer(c_array, dtype=torch.uint8)),
+        "array": (machine_array, torch.frombuffer(machine_array, dtype=torch.uint8)),
+        "memmap": (file, torch.from_numpy(file)),
+        "memoryview of a lent tensor": (memoryview(lent_array), lent),
+        "ctypes on a lent tensor": ((ctypes.c_uint8 * 16).from_buffer(view_array), view),
+        "shared memory": (shared.numpy(), shared),
+        "storage": (view.untyped_storage(), view.view(2, 8)),
+        "dlpack": (np.from_dlpack(view), view[:]),
+    }
+
+
+def test_no_buffer_that_is_kept_changes(program: Any, tmp_path: Path) -> None:
+    pairs = _kept_buffers(tmp_path)
+    program.tensors = [tensor for _, tensor in pairs.values()]
+    buffers = {name: buffer for name, (buffer, _) in pairs.items()}
+    del pairs
+    fastpurge.sweep(keep=[buffers], wipe=True)
+    changed = [name for name, buffer in buffers.items() if set(bytes(buffer)) != {1}]
+    assert changed == []
+
+
+@pytest.mark.parametrize("guards", [Guard.ALL, Guard.NONE])
+def test_a_tensor_on_a_buffer_goes_and_the_buffer_stays(program: Any, guards: Guard) -> None:
+    data = bytearray(b"\x01" * 16)
+    program.tensor = torch.frombuffer(data, dtype=torch.uint8)
+    fastpurge.sweep(keep=[data], wipe=True, guards=guards)
+    assert data == b"\x01" * 16

@@ -1,0 +1,113 @@
+//! What C code is to call some day: hooks of an autograd graph, handlers of signals, and the like.
+//!
+//! C++ holds them where no `tp_traverse` shows them. So they are told by their reference count: more
+//! than tracked objects and running functions account for.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_int, c_void};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyType};
+use rustc_hash::FxHashMap;
+
+use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::interpreter::Functions;
+use crate::types::{TypeTable, Wanted};
+
+/// The functions, bound methods and instances of other types that C code holds, and that are not what
+/// a function running now is.
+///
+/// Functions that hold no values are left out.
+#[pyfunction]
+#[pyo3(signature = (*, function, method, others))]
+pub fn callbacks<'py>(
+    py: Python<'py>,
+    function: &Bound<'py, PyType>,
+    method: &Bound<'py, PyType>,
+    others: Vec<Bound<'py, PyType>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let functions = Functions::new(py);
+    let (function, method) = (function.as_type_ptr(), method.as_type_ptr());
+    let mut types = TypeTable::new(Wanted {
+        containers: others
+            .iter()
+            .map(Bound::as_type_ptr)
+            .chain([function, method])
+            .collect(),
+        ..Wanted::default()
+    });
+    let running = running_codes(py)?;
+
+    let mut references = References::default();
+    stream.walk(|object| {
+        // SAFETY: the walk hands on live objects, and this thread is attached.
+        unsafe {
+            let is_one = types.of(object).container
+                && !(ffi::Py_TYPE(object) == function && functions.holds_nothing(object));
+            if is_one {
+                references
+                    .0
+                    .try_reserve(1)
+                    .map_err(|_| Failure::OutOfMemory)?;
+                references.0.insert(object as usize, 0);
+            }
+        }
+        Ok(())
+    })?;
+    stream.walk(|object| {
+        // SAFETY: as above; the visitor panics as little as it allocates.
+        unsafe {
+            if let Some(traverse) = types.of(object).traverse {
+                traverse(object, count, (&raw mut references).cast());
+            }
+        }
+        Ok(())
+    })?;
+
+    let mut held = Vec::new();
+    for (&at, &seen) in &references.0 {
+        let object = at as *mut ffi::PyObject;
+        // SAFETY: nothing has been let go since the first walk.
+        unsafe {
+            let code = functions.code_of(object, function, method);
+            let calls = running.get(&(code as usize)).copied().unwrap_or(0);
+            if ffi::Py_REFCNT(object) > seen + calls {
+                try_push(&mut held, Bound::from_borrowed_ptr(py, object))?;
+            }
+        }
+    }
+    PyList::new(py, held)
+}
+
+/// How many references tracked objects hold, by address.
+#[derive(Default)]
+struct References(FxHashMap<usize, ffi::Py_ssize_t>);
+
+/// # Safety
+/// `references` points to a live `References` that nothing else borrows.
+unsafe extern "C" fn count(referent: *mut ffi::PyObject, references: *mut c_void) -> c_int {
+    // SAFETY: by this function's contract.
+    let references = unsafe { &mut *references.cast::<References>() };
+    if let Some(seen) = references.0.get_mut(&(referent as usize)) {
+        *seen += 1;
+    }
+    0
+}
+
+/// How many frames run each code now, in all threads, by the address of the code.
+fn running_codes(py: Python<'_>) -> PyResult<FxHashMap<usize, ffi::Py_ssize_t>> {
+    let mut codes = FxHashMap::default();
+    let threads = py.import("sys")?.call_method0("_current_frames")?;
+    for frame in threads.cast_into::<PyDict>()?.values() {
+        let mut at = frame;
+        while !at.is_none() {
+            let code = at.getattr("f_code")?.as_ptr() as usize;
+            *codes.entry(code).or_default() += 1;
+            at = at.getattr("f_back")?;
+        }
+    }
+    Ok(codes)
+}

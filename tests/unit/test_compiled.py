@@ -1,0 +1,84 @@
+"""What `torch.compile` made for a kept model is kept, and a sweep never breaks the compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+# In a process of its own: dynamo keeps state of everything it ever compiled.
+PROGRAM = """
+import json, sys, torch, fastpurge
+from fastpurge import is_purged
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.factors = [torch.tensor(2.0)]
+
+    def forward(self, x):
+        return torch.nn.functional.gelu(self.linear(x)) * self.factors[0] + torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+class Program:
+    pass
+
+def compiled():
+    torch.manual_seed(0)
+    return torch.compile(Model(), backend=sys.argv[1])
+
+def step(model, x):
+    loss = model(x).pow(2).sum()
+    loss.backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    return [loss.detach(), *grads]
+
+def main(program):
+    kept, program.model, plain = compiled(), compiled(), Model()
+    plain.load_state_dict(kept._orig_mod.state_dict())
+    program.junk = torch.ones(100)
+    x, longer = torch.ones(2, 4), torch.ones(5, 4)
+    expected = step(kept, x)
+    step(program.model, x)
+    fastpurge.sweep(keep=[kept, plain, x, longer, expected], wipe=True)
+    again = step(kept, x)
+    grown = kept(longer)  # has to be compiled once more
+    fresh = compiled()(x)
+    return {
+        "unkept is purged": is_purged(program.model) and is_purged(program.junk),
+        "same": all(torch.equal(a, b) for a, b in zip(expected, again)),
+        "recompiled": torch.allclose(grown, plain(longer), atol=1e-5),
+        "compiles another": torch.allclose(fresh, plain(x), atol=1e-5),
+    }
+
+program = Program()
+print(json.dumps(main(program)))
+"""
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_a_kept_compiled_model_goes_on_and_others_can_be_compiled(backend: str, tmp_path: Any) -> None:
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, program, backend],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    result: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
+    assert [name for name, holds in result.items() if not holds] == []
