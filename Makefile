@@ -18,8 +18,8 @@ setup: $(READY)  ## Make .venv, with the package built from this tree
 demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
 	$(BIN)/python -m fastpurge demo
 
-test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13
-	$(BIN)/nox -s wheel rust core package
+test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and with the newest torch
+	$(BIN)/nox -s wheel rust core memcheck newest-3.13 package
 
 lint: $(READY)  ## Check style and types, of Rust and Python
 	$(BIN)/nox -s lint

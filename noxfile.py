@@ -1,6 +1,7 @@
 """The sessions behind `make lint`, `make test` and `make bench`, each in an environment of its own."""
 
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -57,6 +58,18 @@ def core(session: nox.Session) -> None:
     session.run("pytest", "tests/core", *session.posargs)
 
 
+@nox.session(python="3.12")
+def memcheck(session: nox.Session) -> None:
+    """The tests of the Rust core under valgrind: no read and no write outside of what is allocated."""
+    if not shutil.which("valgrind"):
+        session.skip("valgrind is not installed (Debian: apt install valgrind)")
+    install(session, "core-test")
+    options = ["--quiet", "--error-exitcode=9", "--suppressions=tests/core/valgrind.supp"]
+    tests = ["python", "-m", "pytest", "tests/core", *session.posargs]
+    # pymalloc carves up its own arenas, in which valgrind sees nothing.
+    session.run("valgrind", *options, *tests, env={"PYTHONMALLOC": "malloc"}, external=True)
+
+
 @nox.session(python=["3.13", "3.11"])
 def package(session: nox.Session) -> None:
     """The whole package with torch; the last session measures how much of it the tests run."""
@@ -64,6 +77,14 @@ def package(session: nox.Session) -> None:
     # One thread of torch for each worker, or they take turns on the cores.
     env = {"OMP_NUM_THREADS": "1"}
     session.run("pytest", "tests", "-nauto", "--cov", "--cov-report=term", *session.posargs, env=env)
+
+
+@nox.session(python=["3.13", "3.11"])
+def newest(session: nox.Session) -> None:
+    """The package with the newest torch that there is."""
+    install(session, "newest")
+    env = {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "tests/unit", "-nauto", *session.posargs, env=env)
 
 
 @nox.session(python=False)

@@ -67,18 +67,28 @@ pub fn callbacks<'py>(
         Ok(())
     })?;
 
+    // Which function of a code a frame runs cannot be told: if more are held than frames run it, any of
+    // them may be what C code is to call.
     let mut held = Vec::new();
+    let mut surplus: FxHashMap<usize, ffi::Py_ssize_t> = FxHashMap::default();
     for (&at, &seen) in &references.0 {
         let object = at as *mut ffi::PyObject;
         // SAFETY: nothing has been let go since the first walk.
         unsafe {
-            let code = functions.code_of(object, function, method);
-            let calls = running.get(&(code as usize)).copied().unwrap_or(0);
-            if ffi::Py_REFCNT(object) > seen + calls {
-                try_push(&mut held, Bound::from_borrowed_ptr(py, object))?;
+            let more = ffi::Py_REFCNT(object) - seen;
+            if more > 0 {
+                let code = functions.code_of(object, function, method) as usize;
+                *surplus.entry(code).or_default() += more;
+                try_push(&mut held, (object, code))?;
             }
         }
     }
+    held.retain(|(_, code)| surplus[code] > running.get(code).copied().unwrap_or(0));
+    // SAFETY: live, as above; the first list is made when all are owned.
+    let held: Vec<_> = held
+        .into_iter()
+        .map(|(object, _)| unsafe { Bound::from_borrowed_ptr(py, object) })
+        .collect();
     PyList::new(py, held)
 }
 

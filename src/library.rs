@@ -229,7 +229,8 @@ impl<'py, 'a> Judge<'py, 'a> {
 /// ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
 /// step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
 /// results are state, arguments are the caller's. One instance of a library's own class may stand on the
-/// way. A class counts if its own module is a library's.
+/// way; one of another class that a wrapper leads to is itself among the results. A class counts if its own
+/// module is a library's.
 #[pyfunction]
 #[pyo3(signature = (types, *, libraries, containers, depth, wrappers=vec![], caches=vec![]))]
 pub fn library_state<'py>(
@@ -274,6 +275,8 @@ pub fn library_state<'py>(
 struct Distance {
     /// Whether an instance stood on the way.
     past_instance: bool,
+    /// Whether the last step was through a function, or what is like one.
+    in_wrapper: bool,
     steps: usize,
 }
 
@@ -287,7 +290,9 @@ impl Distance {
 
     /// Whether everything that can be reached from `other` can be reached from here.
     fn covers(self, other: Self) -> bool {
-        self.steps <= other.steps && self.past_instance <= other.past_instance
+        self.steps <= other.steps
+            && self.past_instance <= other.past_instance
+            && self.in_wrapper >= other.in_wrapper
     }
 }
 
@@ -329,6 +334,7 @@ impl State<'_, '_> {
     unsafe fn take_all(&mut self, modules: &[Entry]) -> Result<(), Failure> {
         let here = Distance {
             past_instance: false,
+            in_wrapper: false,
             steps: 0,
         };
         // SAFETY: by this function's contract.
@@ -406,6 +412,8 @@ impl State<'_, '_> {
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
             next.past_instance |= kind == Kind::Instance;
+            // The cells of a closure are in a tuple.
+            next.in_wrapper = kind == Kind::Wrapper || (at.in_wrapper && kind == Kind::Container);
             match (kind, self.types.of(value).traverse) {
                 (_, None) => Ok(()),
                 (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
@@ -500,14 +508,19 @@ impl State<'_, '_> {
             if self.caches.contains(&of) {
                 return Kind::Cache;
             }
-            if at.past_instance || !self.is_own_class(of) {
+            // What a library is to call may lead to an object of the program, which is needed whole.
+            if at.past_instance || !is_class_instance(of) {
                 return Kind::Opaque;
             }
-            Kind::Instance
+            match (self.is_own_class(of), at.in_wrapper) {
+                (true, _) => Kind::Instance,
+                (false, true) => Kind::Found,
+                (false, false) => Kind::Opaque,
+            }
         }
     }
 
-    /// Whether a type is a class that a library has written in Python.
+    /// Whether a class is a library's.
     ///
     /// # Safety
     /// As for `look_at`; `of` is a live type.
@@ -516,13 +529,20 @@ impl State<'_, '_> {
             return known;
         }
         // SAFETY: by this function's contract.
-        let answer = unsafe {
-            ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE != 0
-                && self.judge.is_library_type(of.cast())
-        };
+        let answer = unsafe { self.judge.is_library_type(of.cast()) };
         self.own_classes.insert(of as usize, answer);
         answer
     }
+}
+
+/// Whether a type is a class, and not of exceptions: those in `sys.last_value` are nobody's state.
+///
+/// # Safety
+/// `of` is a live type.
+unsafe fn is_class_instance(of: *mut ffi::PyTypeObject) -> bool {
+    // SAFETY: by this function's contract.
+    let flags = unsafe { ffi::PyType_GetFlags(of) };
+    flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && flags & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS == 0
 }
 
 /// The name and the module of an entry of `sys.modules`.

@@ -166,7 +166,8 @@ def library_state(
     ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
     step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
     results are state, arguments are the caller's. One instance of a library's own class may stand on the
-    way. A class counts if its own module is a library's.
+    way; one of another class that a wrapper leads to is itself among the results. A class counts if its
+    own module is a library's.
     """
 
 def object_stream() -> Literal["visitor", "list"]:

@@ -19,8 +19,8 @@ class Guard(Flag):
     """The guards of a sweep; ``Guard.ALL`` is the default, and they join with ``|``."""
 
     AUTOGRAD = auto()
-    """What the graph of a kept tensor holds: the leaves it feeds, what it saved for backward, and whatever
-    hooks of any graph lead to: they are held by C++, which will call them."""
+    """What the graph of a kept tensor holds: the leaves it feeds, what it saved for backward; and, if a graph
+    is kept or in the hands of running code, whatever hooks lead to: C++ holds them, and will call them."""
 
     LIBRARY = auto()
     """What imported libraries keep at module or class level; and what `torch.compile` has compiled."""

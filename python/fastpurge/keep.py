@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch._C import DisableTorchFunctionSubclass, StorageBase, TensorBase
 from torch.jit._script import RecursiveScriptModule
+from torch.nn.parallel import DistributedDataParallel
 
 from fastpurge._core import Libraries
 from fastpurge.autograd import graph_of
@@ -24,6 +25,7 @@ from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
 _grad = cast(Any, TensorBase.grad).__get__
 _base = cast(Any, TensorBase._base).__get__
 _is_leaf = cast(Any, TensorBase.is_leaf).__get__
+_requires_grad = cast(Any, TensorBase.requires_grad).__get__
 _retains_grad = cast(Any, TensorBase.retains_grad).__get__
 
 
@@ -77,9 +79,28 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
                 yield from _held_by_array(obj)
 
 
-def owned(tensors: list[torch.Tensor]) -> Iterator[object]:
-    """What some tensors own in C++: the base of a view, a gradient, what a graph holds."""
+def any_graph(kept: Iterable[Any], running: Iterable[Any]) -> bool:
+    """Whether there is an autograd graph among what is kept or in the hands of running code.
+
+    A tensor that another thread computes on is only asked whether it requires a gradient: for its graph
+    torch would copy a pointer that the other thread may be writing, without the GIL.
+    """
     with DisableTorchFunctionSubclass():
+        return any(True for _ in graph_of(obj for obj in kept if is_a(obj, torch.Tensor))) or any(
+            _requires_grad(obj) and not is_a(obj, torch.nn.Parameter)
+            for obj in running
+            if is_a(obj, torch.Tensor)
+        )
+
+
+def owned(owners: list[Any]) -> Iterator[object]:
+    """What objects own in C++: the base of a view, a gradient, what a graph holds; parameters of modules."""
+    tensors = [obj for obj in owners if is_a(obj, torch.Tensor)]
+    with DisableTorchFunctionSubclass():
+        for obj in owners:
+            if is_a(obj, RecursiveScriptModule, DistributedDataParallel):
+                yield from torch.nn.Module.parameters(obj)
+                yield from torch.nn.Module.buffers(obj)
         yield from graph_of(tensors)
         for tensor in tensors:
             if (base := _base(tensor)) is not None:

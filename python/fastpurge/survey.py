@@ -205,9 +205,8 @@ class _Search:
         """
         held = _core.IdSet(snapshot.held)
         unkept = (x for x in snapshot.candidates if x in self._there)
-        tensors = [x for x in (*unkept, *snapshot.kept) if is_a(x, torch.Tensor)]
         known = len(self._self_held)
-        self._self_held.update(x for x in keep.owned(tensors) if x in held)
+        self._self_held.update(x for x in keep.owned([*unkept, *snapshot.kept]) if x in held)
         return len(self._self_held) > known
 
     def _consider(self, obj: Any) -> Candidate | None:
@@ -234,6 +233,7 @@ def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | Non
     except BaseException as error:  # a subclass or layout that cannot say what it is
         if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
             raise
+        error.__traceback__ = None  # its frames hold this survey, and the tensor's class may hold the error
         return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
         return None
@@ -280,13 +280,16 @@ def _spare_graphs(search: _Search, view: _View) -> bool:
     return search.add(keep.hidden(view.snapshot.kept, graphs=True))
 
 
-def _spare_callbacks(search: _Search, _: _View) -> bool:
-    return search.add(guards.callbacks())
+def _spare_callbacks(search: _Search, view: _View) -> bool:
+    """Of no use if no graph is in use: then the callbacks are those of a graph that may go as well."""
+    in_use = keep.any_graph(view.snapshot.kept, view.snapshot.running)
+    return in_use and search.add(guards.callbacks())
 
 
 def _spare_library_state(search: _Search, view: _View) -> bool:
     unkept = _core.IdSet(view.snapshot.candidates)
-    state = (obj for obj in guards.library_state(search.scan_for) if obj in unkept)
+    found = guards.library_state(search.scan_for)
+    state = (obj for obj in found if obj in unkept or not is_a(obj, torch.Tensor, torch.nn.Module))
     return search.add(chain(state, compiled.captured()))
 
 
@@ -310,8 +313,8 @@ _STAGES = (
     (Guard.AUTOGRAD, _spare_graphs),
     (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_aliases),
-    (Guard.AUTOGRAD, _spare_callbacks),
     (Guard.RUNNING, _spare_running),
+    (Guard.AUTOGRAD, _spare_callbacks),
     (Guard.ALIAS, _spare_aliases),
 )
 

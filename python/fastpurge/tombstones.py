@@ -35,7 +35,7 @@ class Epitaph:
 # What may be asked of a tombstone: enough to print it, to tell what it is, and to drop it.
 _HARMLESS = frozenset(
     """
-    __class__ __dict__ __doc__ __hash__ __module__ __weakref__ _is_param
+    __class__ __dict__ __doc__ __hash__ __module__ __weakref__ _is_param _is_buffer
     __torch_function__ __torch_dispatch__
     """.split()
 )
@@ -99,8 +99,8 @@ def _format(self: object, spec: str) -> str:
 class PurgedTensor(torch.Tensor):
     """A tensor that was released."""
 
-    # `isinstance(x, torch.nn.Parameter)` asks for this; to ask what it is is not to use it.
-    _is_param = False
+    # `isinstance(x, torch.nn.Parameter)` and `Buffer` ask for these; to ask what it is is not to use it.
+    _is_param = _is_buffer = False
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> NoReturn:

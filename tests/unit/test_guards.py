@@ -232,15 +232,58 @@ class TestCallbacks:
         "make", [_hook_on_a_node, _hook_on_a_tensor, _hooks_of_saved_tensors, _checkpoint]
     )
     def test_hooks_of_a_graph_keep_what_they_lead_to(self, program: Any, make: Any) -> None:
-        expected = torch.ones(3, requires_grad=True)
-        make(expected).backward()
-        leaf = torch.ones(3, requires_grad=True)
+        first, leaf = (torch.ones(3, requires_grad=True) for _ in range(2))
+        make(first).backward()
+        expected = first.grad.tolist()  # type: ignore[union-attr]
         program.loss = make(leaf)
         program.junk = torch.ones(3)
         fastpurge.sweep(keep=[program.loss], guards=without(Guard.RUNNING), wipe=True)
         assert is_purged(program.junk)
         program.loss.backward()
-        assert torch.equal(leaf.grad, expected.grad)  # type: ignore[arg-type]
+        assert leaf.grad.tolist() == expected  # type: ignore[union-attr]
+
+    def test_hooks_of_garbage_are_garbage(self, program: Any) -> None:
+        def capture(hooks: Hooks) -> Any:
+            return lambda parameter: parameter.grad.mul_(hooks.factor)
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.leaf.register_post_accumulate_grad_hook(capture(Hooks()))
+        program.loss = program.leaf.sum()
+        fastpurge.sweep(keep=())
+        assert is_purged(program.loss)
+        assert is_purged(program.leaf)
+
+    def test_a_hook_is_told_from_another_of_the_same_code_that_runs(self, program: Any) -> None:
+        def make(hooks: Hooks, sweep: bool) -> Any:
+            def unpack(x: torch.Tensor) -> torch.Tensor:
+                if sweep:
+                    fastpurge.sweep(keep=[program.other])
+                return x / hooks.factor
+
+            return unpack
+
+        def save(leaf: torch.Tensor, sweep: bool) -> torch.Tensor:
+            hooks = Hooks()
+            with torch.autograd.graph.saved_tensors_hooks(hooks.pack, make(hooks, sweep)):
+                return leaf.exp().sum()
+
+        leaf = torch.ones(3, requires_grad=True)
+        program.other = save(leaf, sweep=False)
+        save(torch.ones(3, requires_grad=True), sweep=True).backward()
+        program.other.backward()
+        assert torch.allclose(leaf.grad, torch.ones(3).exp())  # type: ignore[arg-type]
+
+    def test_a_bound_method_in_a_local_is_not_looked_into(self, program: Any) -> None:
+        class App:
+            def work(self) -> None:
+                pass
+
+        program.app = App()
+        program.app.cache = torch.ones(3)
+        step = program.app.work
+        fastpurge.sweep(keep=())
+        assert is_purged(program.app.cache)
+        step()
 
     def test_a_method_that_is_being_called_is_no_callback(self, program: Any) -> None:
         class App:
@@ -254,12 +297,24 @@ class TestCallbacks:
         thread.join()
         assert is_purged(program.app.cache)
 
-    def test_a_hook_on_all_modules_keeps_what_it_captures(self, program: Any) -> None:
-        def capture(factor: torch.Tensor) -> Any:
-            return lambda _, __, out: out * factor
+    @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])
+    def test_a_hook_on_all_modules_keeps_what_it_leads_to(self, program: Any, how: str) -> None:
+        class Scale:
+            def __init__(self) -> None:
+                self.factor = torch.full((3,), 2.0)
 
-        register = torch.nn.modules.module.register_module_forward_hook
-        handle = register(capture(torch.full((3,), 2.0)))
+            def hook(self, _: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+                return out * self.factor
+
+        def capture(held: Any) -> Any:
+            return lambda _, __, out: out * (held.factor if how == "an object" else held)
+
+        register: Any = torch.nn.modules.module.register_module_forward_hook
+        handle = register(
+            Scale().hook
+            if how == "a method"
+            else capture(Scale() if how == "an object" else torch.full((3,), 2.0))
+        )
         program.model = torch.nn.Identity()
         try:
             fastpurge.sweep(keep=[program.model], guards=without(Guard.RUNNING))

@@ -284,6 +284,22 @@ class RudeSize(RudeDispatch):
         raise RudeError
 
 
+def test_an_error_that_its_class_holds_on_to_keeps_nothing(program: Any) -> None:
+    class Remembers(RudeDispatch):
+        last: Any = None
+
+        @classmethod
+        def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
+            cls.last = ValueError("remember me")
+            raise cls.last
+
+    make: Any = torch.Tensor._make_wrapper_subclass
+    program.wrapper = make(Remembers, (3,), dtype=torch.float32, dispatch_sizes_strides_policy="sizes")
+    program.tensor = torch.ones(3)
+    assert "remember me" in str(fastpurge.sweep(keep=()).skipped[0].reason)
+    assert is_purged(program.tensor)
+
+
 def test_an_error_that_cannot_be_printed_ends_no_sweep(program: Any) -> None:
     program.wrapper = RudeSize.make()
     [item, _] = fastpurge.sweep(keep=()).skipped
@@ -361,3 +377,14 @@ def test_the_attributes_of_a_released_tensor_that_somebody_keeps_stay(program: A
     fastpurge.sweep(keep=[attributes])
     assert is_purged(program.tensor)
     assert attributes["note"].tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_leaked_script_module_and_its_optimizer_go_in_one_sweep(program: Any) -> None:
+    jit: Any = torch.jit
+    program.model = jit.script(torch.nn.Linear(3, 3))
+    program.optimizer = torch.optim.SGD(program.model.parameters(), lr=0.1)
+    program.weight = program.model.weight
+    fastpurge.sweep(keep=())
+    assert is_purged(program.model)
+    assert is_purged(program.weight)

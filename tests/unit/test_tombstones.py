@@ -203,7 +203,7 @@ def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
     assert repr(program.module) == "<purged module Linear, released by here>"
     assert f"{program.module:>50}".endswith("released by here>")
     assert isinstance(program.tensor, torch.Tensor)
-    assert not isinstance(program.tensor, torch.nn.Parameter)
+    assert not isinstance(program.tensor, torch.nn.Parameter | torch.nn.Buffer)
     assert isinstance(program.module, torch.nn.Module)
     assert torch.is_tensor(program.tensor)
     # Containers can look it up and let it go.
