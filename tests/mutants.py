@@ -101,8 +101,8 @@ MUTANTS = (
     Mutant(
         "script modules not opened",
         "keep.py",
-        "                yield from torch.nn.Module.parameters(obj)\n",
-        "",
+        "object.h).\n                yield from torch.nn.Module.parameters(obj)\n",
+        "object.h).\n",
         KEEP,
     ),
     Mutant(
