@@ -186,11 +186,13 @@ where
         shown: bool,
         outcome: Result<(), Failure>,
     }
+    /// # Safety
+    /// `referents` points to the live `Referents<F>` that the traversal below was given.
     unsafe extern "C" fn visit<F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>>(
         referent: *mut ffi::PyObject,
         referents: *mut c_void,
     ) -> c_int {
-        // SAFETY: `referents` is what is made below, which nothing else touches meanwhile.
+        // SAFETY: by this function's contract; nothing else touches it meanwhile.
         let referents = unsafe { &mut *referents.cast::<Referents<F>>() };
         referents.shown = true;
         referents.outcome = (referents.each)(referent);

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -57,9 +58,13 @@ def holder() -> Holder:
     return Holder()
 
 
-def _forget(holder: Any, *objects: Base) -> None:
-    holder.objects = Holder()
-    holder.objects.each = objects
+def _output(program: str) -> str:
+    """What a process of its own prints."""
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder
+    )
+    return done.stdout
 
 
 def test_an_object_takes_the_class_and_the_attributes_of_its_blank(holder: Any) -> None:
@@ -135,14 +140,7 @@ sys.addaudithook(hook)
 holder.one, holder.two = Base(), Base()
 print(exchange([holder.one, holder.two]), type(holder.one) is type(holder.two) is Base)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=__file__.rpartition("/")[0],
-    )
-    assert done.stdout == "[(0, None), (1, None)] True\n"
+    assert _output(program) == "[(0, None), (1, None)] True\n"
 
 
 def test_an_object_dies_as_what_it_was(holder: Any) -> None:
@@ -215,11 +213,4 @@ def count_switches(call: str) -> int:
 @pytest.mark.parametrize("call", CALLS)
 def test_no_other_thread_runs_during_the_first_call_of_a_process(call: str) -> None:
     program = f"import test_exchange; print(test_exchange.count_switches({call!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=__file__.rpartition("/")[0],
-    )
-    assert done.stdout == "0\n"
+    assert _output(program) == "0\n"

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module that stands for somebody's program: its globals are where things are forgotten."""
-    module: Any = types.ModuleType("forgetful_program")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    yield module
-    vars(module).clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
-"""What the tests of the package share."""
+"""What the tests of the package and of the zoo share."""
 
 from __future__ import annotations
 
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,6 @@ import pytest
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module that stands for somebody's program: its globals are where things are forgotten."""
-    import sys
-
     module: Any = types.ModuleType("forgetful_program")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     yield module
