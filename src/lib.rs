@@ -13,6 +13,7 @@ mod interpreter;
 mod library;
 mod reach;
 mod scan;
+mod state;
 mod types;
 
 use pyo3::prelude::*;
@@ -37,9 +38,11 @@ mod _core {
     #[pymodule_export]
     use crate::idset::IdSet;
     #[pymodule_export]
-    use crate::library::{Libraries, library_state};
+    use crate::library::Libraries;
     #[pymodule_export]
     use crate::scan::{Snapshot, closure, scan, snapshot};
+    #[pymodule_export]
+    use crate::state::library_state;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -9,12 +9,11 @@ use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyType};
+use pyo3::types::{PyString, PyType};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, GcPause, try_push};
-use crate::idset::Addresses;
-use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
+use crate::gc::{Failure, try_push};
+use crate::types::each_item;
 
 /// What counts as a library: folders, and the names of modules that have no file.
 ///
@@ -112,7 +111,7 @@ impl<'py> TypeGetter<'py> {
 
 /// Judges types for the length of one walk. Runs no Python code.
 pub struct Judge<'py, 'a> {
-    py: Python<'py>,
+    pub py: Python<'py>,
     libraries: &'a Libraries,
     by_name: FxHashMap<String, bool>,
     module_of: TypeGetter<'py>,
@@ -161,7 +160,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         name.to_str().is_ok_and(|name| self.is_library_name(name))
     }
 
-    fn is_library_name(&mut self, name: &str) -> bool {
+    pub fn is_library_name(&mut self, name: &str) -> bool {
         if let Some(&known) = self.by_name.get(name) {
             return known;
         }
@@ -223,330 +222,8 @@ impl<'py, 'a> Judge<'py, 'a> {
     }
 }
 
-/// What libraries keep at module and at class level: instances of the given types, found directly or
-/// through what holds them there, down to a depth.
-///
-/// ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
-/// step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
-/// results are state, arguments are the caller's. One instance of a library's own class may stand on the
-/// way; one of another class that a wrapper leads to is itself among the results. A class counts if its own
-/// module is a library's.
-#[pyfunction]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=vec![], caches=vec![]))]
-pub fn library_state<'py>(
-    py: Python<'py>,
-    types: Vec<Bound<'py, PyType>>,
-    libraries: &Libraries,
-    containers: Vec<Bound<'py, PyType>>,
-    depth: usize,
-    wrappers: Vec<Bound<'py, PyType>>,
-    caches: Vec<Bound<'py, PyType>>,
-) -> PyResult<Bound<'py, PyList>> {
-    let pointers = |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
-    let _pause = GcPause::new(py);
-    let mut state = State {
-        judge: Judge::new(py, libraries)?,
-        types: TypeTable::new(Wanted {
-            scanned: pointers(&types),
-            containers: pointers(&containers),
-            ..Wanted::default()
-        }),
-        wrappers: pointers(&wrappers),
-        caches: pointers(&caches),
-        own_classes: FxHashMap::default(),
-        depth,
-        namespaces: Addresses::default(),
-        seen: FxHashMap::default(),
-        level: Vec::new(),
-        found: Vec::new(),
-    };
-    // SAFETY: what is in `sys.modules` is live until Python code runs.
-    unsafe { state.take_all(&imported_modules(py)?)? };
-    let found = state.found.into_iter();
-    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
-    let found: Vec<_> = found
-        .map(|at| unsafe { Bound::from_borrowed_ptr(py, at) })
-        .collect();
-    PyList::new(py, found)
-}
-
-/// How far from a module something was met.
-#[derive(Clone, Copy)]
-struct Distance {
-    /// Whether an instance stood on the way.
-    past_instance: bool,
-    /// Whether the last step was through a function, or what is like one.
-    in_wrapper: bool,
-    steps: usize,
-}
-
-impl Distance {
-    fn step(self) -> Self {
-        Self {
-            steps: self.steps + 1,
-            ..self
-        }
-    }
-
-    /// Whether everything that can be reached from `other` can be reached from here.
-    fn covers(self, other: Self) -> bool {
-        self.steps <= other.steps
-            && self.past_instance <= other.past_instance
-            && self.in_wrapper >= other.in_wrapper
-    }
-}
-
-/// How an object that libraries hold is looked through.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Opaque,
-    Found,
-    Container,
-    Wrapper,
-    Cache,
-    Class,
-    Instance,
-}
-
-/// How many objects are looked at together.
-const BATCH: usize = 64;
-
-struct State<'py, 'a> {
-    judge: Judge<'py, 'a>,
-    types: TypeTable,
-    wrappers: Vec<*mut ffi::PyTypeObject>,
-    caches: Vec<*mut ffi::PyTypeObject>,
-    /// Whether a type is a class of a library, by its address.
-    own_classes: FxHashMap<usize, bool>,
-    depth: usize,
-    /// The namespaces of modules: each is taken as that of a library, or not at all.
-    namespaces: Addresses,
-    /// Where each was met last.
-    seen: FxHashMap<usize, Distance>,
-    /// What is still to be looked at.
-    level: Vec<(*mut ffi::PyObject, Distance)>,
-    found: Vec<*mut ffi::PyObject>,
-}
-
-impl State<'_, '_> {
-    /// # Safety
-    /// `modules` are those of `sys.modules`; no Python code runs meanwhile.
-    unsafe fn take_all(&mut self, modules: &[Entry]) -> Result<(), Failure> {
-        let here = Distance {
-            past_instance: false,
-            in_wrapper: false,
-            steps: 0,
-        };
-        // SAFETY: by this function's contract.
-        unsafe {
-            for &(_, module) in modules {
-                self.namespaces.insert(ffi::PyModule_GetDict(module))?;
-            }
-            for &(name, module) in modules {
-                let name = Bound::from_borrowed_ptr(self.judge.py, name);
-                let name = name.cast_into_unchecked::<PyString>();
-                if name
-                    .to_str()
-                    .is_ok_and(|name| self.judge.is_library_name(name))
-                {
-                    self.take_values(ffi::PyModule_GetDict(module), here)?;
-                    self.run()?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// # Safety
-    /// As for `take_all`; `namespace` is null or a live dict.
-    unsafe fn take_values(
-        &mut self,
-        namespace: *mut ffi::PyObject,
-        at: Distance,
-    ) -> Result<(), Failure> {
-        if namespace.is_null() {
-            return Ok(());
-        }
-        // SAFETY: by this function's contract.
-        unsafe { each_item(namespace, |_, value| try_push(&mut self.level, (value, at))) }
-    }
-
-    /// # Safety
-    /// As for `take_all`.
-    unsafe fn run(&mut self) -> Result<(), Failure> {
-        let mut batch = Vec::with_capacity(BATCH);
-        while !self.level.is_empty() {
-            batch.extend(self.level.drain(self.level.len().saturating_sub(BATCH)..));
-            // Most are cold. Loads that do not depend on each other overlap.
-            for &(value, _) in &batch {
-                // SAFETY: by this function's contract.
-                std::hint::black_box(unsafe { ffi::Py_TYPE(value) });
-            }
-            for (value, at) in batch.drain(..) {
-                // SAFETY: by this function's contract.
-                unsafe { self.look_at(value, at)? };
-            }
-        }
-        Ok(())
-    }
-
-    /// # Safety
-    /// As for `take_all`; `value` is live.
-    unsafe fn look_at(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let kind = self.kind_of(value, at);
-            if kind == Kind::Opaque {
-                return Ok(());
-            }
-            let known = self.seen.insert(value as usize, at);
-            if kind == Kind::Found {
-                return match known {
-                    Some(_) => Ok(()),
-                    None => try_push(&mut self.found, value),
-                };
-            }
-            if known.is_some_and(|known| known.covers(at)) {
-                return Ok(());
-            }
-            let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
-            let mut next = if is_no_step { at } else { at.step() };
-            next.past_instance |= kind == Kind::Instance;
-            // The cells of a closure are in a tuple.
-            next.in_wrapper = kind == Kind::Wrapper || (at.in_wrapper && kind == Kind::Container);
-            match (kind, self.types.of(value).traverse) {
-                (_, None) => Ok(()),
-                (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
-                (Kind::Cache, Some(traverse)) => self.look_into_cache(value, traverse, next),
-                (_, Some(traverse)) => each_referent(value, traverse, |referent| {
-                    try_push(&mut self.level, (referent, next))
-                }),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for `look_at`, for a class; `traverse` is that of its type.
-    unsafe fn look_into_class(
-        &mut self,
-        class: *mut ffi::PyObject,
-        traverse: ffi::traverseproc,
-        next: Distance,
-    ) -> Result<(), Failure> {
-        // A type shows its own dict among its referents, and no other (`type_traverse` in
-        // Objects/typeobject.c).
-        // SAFETY: by this function's contract.
-        unsafe {
-            each_referent(class, traverse, |referent| {
-                match ffi::PyDict_CheckExact(referent) {
-                    0 => Ok(()),
-                    _ => self.take_values(referent, next),
-                }
-            })
-        }
-    }
-
-    /// Looks at what a cache keeps, and not at the keys that it is kept by.
-    ///
-    /// # Safety
-    /// As for `look_at`, for a cache; `traverse` is that of its type.
-    unsafe fn look_into_cache(
-        &mut self,
-        cache: *mut ffi::PyObject,
-        traverse: ffi::traverseproc,
-        next: Distance,
-    ) -> Result<(), Failure> {
-        // SAFETY: by this function's contract. One with a limit shows keys and results alike
-        // (`lru_cache_tp_traverse` in Modules/_functoolsmodule.c), one without only its dict.
-        unsafe {
-            let (mut keys, mut shown) = (Addresses::default(), Vec::new());
-            each_referent(cache, traverse, |referent| {
-                if ffi::PyDict_CheckExact(referent) == 0 {
-                    return try_push(&mut shown, referent);
-                }
-                self.take_values(referent, next.step())?;
-                each_item(referent, |key, _| keys.insert(key).map(drop))
-            })?;
-            for referent in shown.into_iter().filter(|&of| !keys.contains(of)) {
-                try_push(&mut self.level, (referent, next))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// # Safety
-    /// As for `look_at`.
-    #[inline]
-    unsafe fn kind_of(&mut self, value: *mut ffi::PyObject, at: Distance) -> Kind {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let facts = self.types.of(value);
-            let of = ffi::Py_TYPE(value);
-            if facts.scanned {
-                return Kind::Found;
-            }
-            // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
-            let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
-            if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
-                return Kind::Opaque;
-            }
-            if facts.role == Role::Type {
-                let is_own = at.steps == 0
-                    && facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0)
-                    && self.judge.is_library_type(value);
-                return if is_own { Kind::Class } else { Kind::Opaque };
-            }
-            if facts.role == Role::Module || self.namespaces.contains(value) {
-                return Kind::Opaque;
-            }
-            if facts.container {
-                return Kind::Container;
-            }
-            if self.wrappers.contains(&of) {
-                return Kind::Wrapper;
-            }
-            if self.caches.contains(&of) {
-                return Kind::Cache;
-            }
-            // What a library is to call may lead to an object of the program, which is needed whole.
-            if at.past_instance || !is_class_instance(of) {
-                return Kind::Opaque;
-            }
-            match (self.is_own_class(of), at.in_wrapper) {
-                (true, _) => Kind::Instance,
-                (false, true) => Kind::Found,
-                (false, false) => Kind::Opaque,
-            }
-        }
-    }
-
-    /// Whether a class is a library's.
-    ///
-    /// # Safety
-    /// As for `look_at`; `of` is a live type.
-    unsafe fn is_own_class(&mut self, of: *mut ffi::PyTypeObject) -> bool {
-        if let Some(&known) = self.own_classes.get(&(of as usize)) {
-            return known;
-        }
-        // SAFETY: by this function's contract.
-        let answer = unsafe { self.judge.is_library_type(of.cast()) };
-        self.own_classes.insert(of as usize, answer);
-        answer
-    }
-}
-
-/// Whether a type is a class, and not of exceptions: those in `sys.last_value` are nobody's state.
-///
-/// # Safety
-/// `of` is a live type.
-unsafe fn is_class_instance(of: *mut ffi::PyTypeObject) -> bool {
-    // SAFETY: by this function's contract.
-    let flags = unsafe { ffi::PyType_GetFlags(of) };
-    flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && flags & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS == 0
-}
-
 /// The name and the module of an entry of `sys.modules`.
-type Entry = (*mut ffi::PyObject, *mut ffi::PyObject);
+pub type Entry = (*mut ffi::PyObject, *mut ffi::PyObject);
 
 /// The modules in `sys.modules` with their names; borrowed, good until Python code runs.
 pub fn imported_modules(_py: Python<'_>) -> Result<Vec<Entry>, Failure> {

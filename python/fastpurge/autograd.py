@@ -20,7 +20,7 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
     """Everything that the graphs of some tensors hold: nodes, leaves, and what was saved.
 
     No hook is run: of what was packed by `torch.autograd.graph.saved_tensors_hooks` the packed object
-    is given, not the tensor.
+    is given, not the tensor, and the hook that will unpack it.
     """
     met = IdSet()
     # The nodes stay in this list, so that no identity in `met` can be used again.
@@ -56,6 +56,8 @@ def _held_by(node: Any) -> Iterator[object]:
                 continue
             if packed is not None:
                 yield packed
+            if (unpack := getattr(one, "unpack_hook", None)) is not None:
+                yield unpack
 
 
 @cache

@@ -140,11 +140,18 @@ def _ndarray() -> tuple[type, ...]:
 
 
 def _held_by_array(array: Any) -> Iterator[object]:
-    plain = _plain(array)
-    if (base := plain.base) is not None:
-        yield base
-    if plain.dtype.hasobject:
-        yield from plain.ravel().tolist()
+    """The base and the elements of an array, and of the arrays in it."""
+    met = {id(array): array}
+    pending = [array]
+    while pending:
+        plain = _plain(pending.pop())
+        if (base := plain.base) is not None:
+            yield base
+        for element in plain.ravel().tolist() if plain.dtype.hasobject else ():
+            yield element
+            if is_a(element, *_ndarray()) and id(element) not in met:
+                met[id(element)] = element
+                pending.append(element)
 
 
 def _extent_of_array(array: Any) -> Extent:

@@ -39,6 +39,24 @@ def _suspended(held: object) -> Any:
     return running
 
 
+def _object_array(*held: object) -> Any:
+    # Element by element: `np.array` would ask a tensor for its own array, and tie the two together.
+    array = np.empty(len(held), dtype=object)
+    for at, one in enumerate(held):
+        array[at] = one
+    return array
+
+
+def _cyclic_array(held: object) -> Any:
+    array = _object_array(None, held)
+    array[0] = array
+    return array
+
+
+def _nested_arrays(held: object, depth: int) -> Any:
+    return held if depth == 0 else _object_array(None, _nested_arrays(held, depth - 1))
+
+
 HOLDERS = {
     "nothing": lambda x: x,
     "list": lambda x: [x],
@@ -51,8 +69,10 @@ HOLDERS = {
     "partial": lambda x: functools.partial(torch.add, x),
     "generator": _suspended,
     "mapping proxy": lambda x: MappingProxyType({"k": x}),
-    "object array": lambda x: np.array([None, x, 3], dtype=object),
-    "object array in a list": lambda x: [np.array([[x], [None]], dtype=object)],
+    "object array": lambda x: _object_array(None, x, 3),
+    "object array in a list": lambda x: [_object_array(x, None).reshape(2, 1)],
+    "object array that holds itself": _cyclic_array,
+    "object arrays in each other": lambda x: _nested_arrays(x, depth=20),
     "own class": lambda x: type("Own", (), {"held": x})(),
 }
 
@@ -66,7 +86,7 @@ def test_kept_means_unchanged(holder: Any, program: Any) -> None:
     assert is_purged(program.other)
 
 
-@pytest.mark.parametrize("name", ["object array", "object array in a list"])
+@pytest.mark.parametrize("name", [name for name in HOLDERS if "object array" in name])
 def test_what_an_array_holds_is_kept_by_the_array_and_not_by_chance(name: str, program: Any) -> None:
     # To the collector an array's items are held from nowhere, so the guard of running code has them too.
     program.kept = torch.arange(12.0)

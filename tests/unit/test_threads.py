@@ -1,4 +1,4 @@
-"""Sweeping while other threads compute is safe: no wrong number, no crash, a flat resident set."""
+"""Threads and forks: others compute on while one sweeps, sweeps wait for each other, a child can sweep."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
+import fastpurge
 import pytest
+import torch
+from fastpurge import is_purged
 
 STRESS = Path(__file__).with_name("stress.py")
 SWEEPS = int(os.environ.get("FASTPURGE_STRESS_SWEEPS", "250"))
@@ -43,3 +48,69 @@ def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
     result = _run(20, "-X", "dev", "-W", "ignore", PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
     assert result["errors"] == []
     assert result["sweeps"] == 20
+
+
+def test_a_sweep_within_a_sweep_is_an_error(program: Any) -> None:
+    errors = []
+
+    class Sweeper:
+        def __del__(self) -> None:
+            try:
+                fastpurge.sweep(keep=())
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    program.model = torch.nn.ReLU()
+    program.model.held = Sweeper()
+    fastpurge.sweep(keep=())
+    assert len(errors) == 1
+    assert "sweep is under way" in errors[0]
+    assert is_purged(program.model)
+    fastpurge.sweep(keep=())  # and the next one runs
+
+
+def test_sweeps_of_several_threads_wait_for_each_other(program: Any) -> None:
+    kept = torch.arange(100.0)
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                fastpurge.sweep(keep=[kept])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert kept.tolist() == list(range(100))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_can_sweep_while_the_parent_was_sweeping() -> None:
+    program = """
+        import os, threading, torch, fastpurge
+        from fastpurge import sweeping
+        inside, leave = threading.Event(), threading.Event()
+        def hold():
+            with sweeping._turn.taken():
+                inside.set(); leave.wait()
+        thread = threading.Thread(target=hold); thread.start(); inside.wait()
+        if os.fork() == 0:
+            fastpurge.sweep(keep=())
+            os._exit(7)
+        status = os.wait()[1]
+        leave.set(); thread.join()
+        print(os.waitstatus_to_exitcode(status))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == "7\n"

@@ -1,0 +1,236 @@
+"""What autograd holds in C++ of a graph in use: spared until `Guard.AUTOGRAD` is switched off."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import Guard, is_purged
+from torch.utils.checkpoint import checkpoint
+
+
+class TestAutograd:
+    """Backward gives the same gradients after a sweep, and what it works with stays usable."""
+
+    @pytest.mark.parametrize("wipe", [False, True])
+    def test_backward_after_a_sweep_gives_the_same_gradients(self, wipe: bool, program: Any) -> None:
+        torch.manual_seed(0)
+        program.model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        program.x = torch.randn(4, 8, requires_grad=True)
+        program.hidden = program.model[0](program.x)
+        program.forgotten = torch.randn(100)
+        loss = program.model[2](program.model[1](program.hidden)).pow(2).mean()
+        expected = torch.autograd.grad(loss, [program.x, *program.model.parameters()], retain_graph=True)
+        report = fastpurge.sweep(keep=[loss, expected], wipe=wipe)
+        loss.backward()
+        assert is_purged(program.forgotten)
+        # The leaves are what `backward` fills in: they are not zombies.
+        assert torch.equal(program.x.grad, expected[0])
+        assert program.x.requires_grad
+        assert report.spared["autograd"] > 0
+
+    def test_leaves_saved_tensors_and_contexts_of_a_kept_graph_stay(self, program: Any) -> None:
+        class Scale(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any, factor: Any) -> Any:
+                ctx.save_for_backward(x)
+                ctx.factor = factor
+                ctx.deep = {"k": [factor * 2]}
+                return x * factor
+
+            @staticmethod
+            def backward(ctx: Any, grad: Any) -> Any:
+                (x,) = ctx.saved_tensors
+                assert ctx.deep["k"][0].tolist() == [6]
+                assert x.sum() == 3
+                return grad * ctx.factor, None
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.factor = torch.tensor([3.0])
+        program.squared = program.leaf**2
+        loss = Scale.apply(program.squared, program.factor).sum()
+        fastpurge.sweep(keep=[loss], wipe=True)
+        loss.backward()
+        assert program.leaf.grad.tolist() == [6, 6, 6]
+        assert program.factor.tolist() == [3]
+        assert program.squared.tolist() == [1, 1, 1]
+
+    def test_switched_off_the_leaves_become_zombies_and_the_numbers_stay(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        loss = (program.leaf**2).sum()
+        grads: list[torch.Tensor] = []
+        program.leaf.register_hook(lambda grad: grads.append(grad.clone()))
+        fastpurge.sweep(keep=[loss, grads], guards=Guard.ALL & ~Guard.AUTOGRAD & ~Guard.RUNNING, wipe=True)
+        assert is_purged(program.leaf)
+        loss.backward()
+        assert grads[0].tolist() == [2, 2, 2]
+
+    def test_hooks_that_pack_saved_tensors_are_not_run(self, program: Any) -> None:
+        unpacked = []
+
+        def unpack(x: torch.Tensor) -> torch.Tensor:
+            unpacked.append(x)
+            return x
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone(), unpack):
+            loss = (program.leaf**2).sum()
+        fastpurge.sweep(keep=[loss], wipe=True)
+        assert unpacked == []
+        loss.backward()
+        assert program.leaf.grad.tolist() == [2, 2, 2]
+
+    def test_a_graph_freed_by_backward_is_no_trouble(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        loss = (program.leaf**2).sum()
+        loss.backward()
+        fastpurge.sweep(keep=[loss])
+        assert program.leaf.grad.tolist() == [2, 2, 2]
+
+    def test_a_hook_of_a_node_keeps_what_it_captured(self, program: Any) -> None:
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.captured = torch.tensor([5.0, 5.0, 5.0])
+        loss = (program.leaf**2).sum()
+
+        def add_hook(held: torch.Tensor) -> None:
+            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * held,))
+
+        add_hook(program.captured)
+        fastpurge.sweep(keep=[loss])
+        loss.backward()
+        assert program.leaf.grad.tolist() == [10, 10, 10]
+
+
+class Hooks:
+    """An object whose methods are hooks. Nothing but autograd's C++ leads to it."""
+
+    def __init__(self) -> None:
+        self.factor = torch.full((3,), 3.0)
+
+    def node(self, grads: Any, _: Any) -> Any:
+        return tuple(None if grad is None else grad * self.factor for grad in grads)
+
+    def tensor(self, grad: torch.Tensor) -> torch.Tensor:
+        return grad * self.factor
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.factor
+
+
+def _hook_on_a_node(leaf: torch.Tensor) -> torch.Tensor:
+    out = leaf * 2
+    out.grad_fn.register_hook(Hooks().node)  # type: ignore[union-attr]
+    return out.sum()
+
+
+def _hook_on_a_tensor(leaf: torch.Tensor) -> torch.Tensor:
+    out = leaf * 2
+    out.register_hook(Hooks().tensor)
+    return out.sum()
+
+
+def _hooks_of_saved_tensors(leaf: torch.Tensor) -> torch.Tensor:
+    hooks = Hooks()
+    with torch.autograd.graph.saved_tensors_hooks(hooks.pack, hooks.unpack):
+        return leaf.exp().sum()
+
+
+class Unpack:
+    """An instance that is called: C++ holds it as it holds a function."""
+
+    def __init__(self) -> None:
+        self.factor = torch.full((3,), 3.0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x / self.factor
+
+
+def _instance_that_unpacks(leaf: torch.Tensor) -> torch.Tensor:
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x * 3, Unpack()):
+        return leaf.exp().sum()
+
+
+def _checkpoint(leaf: torch.Tensor) -> torch.Tensor:
+    inner = torch.full((3,), 2.0)
+    out: torch.Tensor = checkpoint(lambda x: (x * inner).exp(), leaf * 1, use_reentrant=False)
+    return out.sum()
+
+
+class TestCallbacks:
+    """What C++ is to call some day is whole when it does."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [_hook_on_a_node, _hook_on_a_tensor, _hooks_of_saved_tensors, _instance_that_unpacks, _checkpoint],
+    )
+    def test_hooks_of_a_graph_keep_what_they_lead_to(self, program: Any, make: Any) -> None:
+        first, leaf = (torch.ones(3, requires_grad=True) for _ in range(2))
+        make(first).backward()
+        expected = first.grad.tolist()  # type: ignore[union-attr]
+        program.loss = make(leaf)
+        program.junk = torch.ones(3)
+        fastpurge.sweep(keep=[program.loss], guards=Guard.ALL & ~Guard.RUNNING, wipe=True)
+        assert is_purged(program.junk)
+        program.loss.backward()
+        assert leaf.grad.tolist() == expected  # type: ignore[union-attr]
+
+    def test_hooks_of_garbage_are_garbage(self, program: Any) -> None:
+        def capture(hooks: Hooks) -> Any:
+            return lambda parameter: parameter.grad.mul_(hooks.factor)
+
+        program.leaf = torch.ones(3, requires_grad=True)
+        program.leaf.register_post_accumulate_grad_hook(capture(Hooks()))
+        program.loss = program.leaf.sum()
+        fastpurge.sweep(keep=())
+        assert is_purged(program.loss)
+        assert is_purged(program.leaf)
+
+    def test_a_hook_is_told_from_another_of_the_same_code_that_runs(self, program: Any) -> None:
+        def make(hooks: Hooks, sweep: bool) -> Any:
+            def unpack(x: torch.Tensor) -> torch.Tensor:
+                if sweep:
+                    fastpurge.sweep(keep=[program.other])
+                return x / hooks.factor
+
+            return unpack
+
+        def save(leaf: torch.Tensor, sweep: bool) -> torch.Tensor:
+            hooks = Hooks()
+            with torch.autograd.graph.saved_tensors_hooks(hooks.pack, make(hooks, sweep)):
+                return leaf.exp().sum()
+
+        leaf = torch.ones(3, requires_grad=True)
+        program.other = save(leaf, sweep=False)
+        save(torch.ones(3, requires_grad=True), sweep=True).backward()
+        program.other.backward()
+        assert torch.allclose(leaf.grad, torch.ones(3).exp())  # type: ignore[arg-type]
+
+    def test_a_bound_method_in_a_local_is_not_looked_into(self, program: Any) -> None:
+        class App:
+            def work(self) -> None:
+                pass
+
+        program.app = App()
+        program.app.cache = torch.ones(3)
+        step = program.app.work
+        fastpurge.sweep(keep=())
+        assert is_purged(program.app.cache)
+        step()
+
+    def test_a_method_that_is_being_called_is_no_callback(self, program: Any) -> None:
+        class App:
+            def run(self) -> None:
+                self.cache = torch.ones(3)
+                fastpurge.sweep(keep=())
+
+        program.app = App()
+        thread = threading.Thread(target=program.app.run)
+        thread.start()
+        thread.join()
+        assert is_purged(program.app.cache)

@@ -1,0 +1,101 @@
+"""A library's own state is not the user's garbage, until `Guard.LIBRARY` is switched off."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import Guard, is_purged
+
+
+class TestLibrary:
+    """A library's own state is not the user's garbage."""
+
+    @pytest.fixture
+    def library(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        # Beside torch: a folder that counts as one of libraries.
+        import torch.utils.hooks as library
+
+        class Class:
+            pass
+
+        Class.__module__ = library.__name__
+        monkeypatch.setattr(library, "fastpurge_value", torch.ones(10), raising=False)
+        monkeypatch.setattr(library, "fastpurge_table", {"k": [torch.ones(10)]}, raising=False)
+        monkeypatch.setattr(library, "fastpurge_model", torch.nn.Linear(4, 4), raising=False)
+        monkeypatch.setattr(library, "FastpurgeClass", Class, raising=False)
+        Class.value = torch.ones(10)  # type: ignore[attr-defined]
+        yield library
+        # Clear what is left, so that nothing is found by another test.
+        del Class.value  # type: ignore[attr-defined]
+
+    def test_module_and_class_level_state_is_spared_with_all_it_holds(self, library: Any) -> None:
+        report = fastpurge.sweep(keep=())
+        assert library.fastpurge_value.sum() == 10
+        assert library.fastpurge_table["k"][0].sum() == 10
+        assert library.fastpurge_model(torch.ones(4)).shape == (4,)
+        assert library.FastpurgeClass.value.sum() == 10
+        assert report.spared["library"] >= 120
+
+    def test_switched_off_it_goes(self, library: Any) -> None:
+        fastpurge.sweep(keep=(), guards=Guard.RUNNING)
+        assert is_purged(library.fastpurge_value)
+        assert is_purged(library.fastpurge_model)
+
+    def test_results_that_a_library_caches_are_state_and_arguments_are_not(
+        self, library: Any, program: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @functools.lru_cache
+        def cached(_: object) -> torch.Tensor:
+            return torch.ones(10)
+
+        program.argument = torch.ones(3)
+        monkeypatch.setattr(library, "fastpurge_cached", cached, raising=False)
+        cached(program.argument)
+        cached(None)
+        fastpurge.sweep(keep=())
+        assert cached(None).sum() == 10
+        assert is_purged(program.argument)
+
+    def test_jagged_tensors_can_be_made_after_a_sweep(self) -> None:
+        # torch.nested keeps a dummy at module level, and no jagged tensor can be made without it.
+        make = "torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)"
+        eval(make)
+        fastpurge.sweep(keep=())
+        assert eval(make).is_nested
+
+    def test_the_program_is_no_library(self, program: Any) -> None:
+        program.tensor = torch.ones(3)
+        program.Class = type("Class", (), {"value": torch.ones(3), "__module__": program.__name__})
+        fastpurge.sweep(keep=())
+        assert is_purged(program.tensor)
+        assert is_purged(program.Class.value)
+
+    @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])
+    def test_a_hook_on_all_modules_keeps_what_it_leads_to(self, program: Any, how: str) -> None:
+        class Scale:
+            def __init__(self) -> None:
+                self.factor = torch.full((3,), 2.0)
+
+            def hook(self, _: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
+                return out * self.factor
+
+        def capture(held: Any) -> Any:
+            return lambda _, __, out: out * (held.factor if how == "an object" else held)
+
+        register: Any = torch.nn.modules.module.register_module_forward_hook
+        handle = register(
+            Scale().hook
+            if how == "a method"
+            else capture(Scale() if how == "an object" else torch.full((3,), 2.0))
+        )
+        program.model = torch.nn.Identity()
+        try:
+            fastpurge.sweep(keep=[program.model], guards=Guard.ALL & ~Guard.RUNNING)
+            assert program.model(torch.ones(3)).tolist() == [2, 2, 2]
+        finally:
+            handle.remove()

@@ -1,0 +1,312 @@
+"""Running code is not pulled out from under itself, until `Guard.RUNNING` is switched off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import Guard, is_purged
+
+CALLS = {
+    "function": "def run(): BODY\nrun()",
+    "generator": "def run():\n yield\n BODY\nlist(run())",
+    "coroutine": "async def run(): BODY\nlist(run().__await__())",
+    "async generator": "async def run():\n BODY\n yield\nlist(run().asend(None).__await__())",
+}
+
+
+def _locals_after_a_sweep(call: str, *, beside_a_thread: bool) -> str:
+    body = "local = torch.ones(3); sweep(); print(fastpurge.is_purged(local)); stop.set()"
+    program = f"""
+import fastpurge, threading, torch
+stop = threading.Event()
+if {beside_a_thread}:
+    threading.Thread(target=stop.wait).start()
+def sweep():
+    fastpurge.sweep(keep=(), guards=fastpurge.Guard.NONE)
+{call.replace("BODY", body)}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+class TestHandedOver:
+    """Work that is handed over is running code, although it does not run now."""
+
+    def test_a_task_that_waits_goes_on(self) -> None:
+        async def work(done: asyncio.Event) -> float:
+            local, nested = torch.ones(3), {"k": [torch.ones(3)]}
+            await done.wait()
+            return float((local + nested["k"][0]).sum())
+
+        async def main() -> float:
+            done = asyncio.Event()
+            task = asyncio.get_running_loop().create_task(work(done))
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().call_soon(lambda x: x + 1, torch.ones(3))
+            fastpurge.sweep(keep=())
+            done.set()
+            return await task
+
+        assert asyncio.run(main()) == 6
+
+    def test_a_callback_that_waits_is_called(self) -> None:
+        async def main() -> list[float]:
+            results: list[float] = []
+            loop = asyncio.get_running_loop()
+            loop.call_soon(lambda x: results.append(float(x.sum())), torch.ones(3))
+            loop.call_later(0.01, lambda x: results.append(float(x.sum())), torch.ones(4))
+            fastpurge.sweep(keep=())
+            await asyncio.sleep(0.1)
+            return results
+
+        assert asyncio.run(main()) == [3, 4]
+
+    def test_a_task_that_is_done_keeps_nothing(self, program: Any) -> None:
+        async def work() -> torch.Tensor:
+            return torch.ones(3)
+
+        async def main() -> bool:
+            program.task = asyncio.get_running_loop().create_task(work())
+            await program.task
+            await asyncio.sleep(0)  # until here the event loop holds what has woken this task
+            fastpurge.sweep(keep=())
+            return is_purged(program.task.result())
+
+        assert asyncio.run(main())
+
+    def test_what_waits_for_a_pool_of_threads_is_worked_on(self) -> None:
+        go = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(go.wait)
+            waiting = pool.submit(torch.sum, torch.ones(3))
+            fastpurge.sweep(keep=())
+            go.set()
+            assert waiting.result().item() == 3
+            made = pool.submit(torch.ones, 3)
+            made.exception()
+            fastpurge.sweep(keep=())
+            assert made.result().sum() == 3
+
+    def test_what_a_queue_holds_arrives(self) -> None:
+        queues: list[Any] = [queue.Queue(), queue.SimpleQueue()]
+        for one in queues:
+            one.put({"k": torch.ones(3)})
+        fastpurge.sweep(keep=())
+        assert [one.get()["k"].sum().item() for one in queues] == [3, 3]
+
+    def test_a_forgotten_queue_does_not(self, program: Any) -> None:
+        program.queue = queue.Queue()
+        program.queue.put(torch.ones(3))
+        fastpurge.sweep(keep=())
+        assert is_purged(program.queue.get())
+
+    def test_a_context_variable_keeps_its_value(self) -> None:
+        variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
+        token = variable.set(torch.ones(3))
+        fastpurge.sweep(keep=())
+        assert variable.get().sum() == 3
+        variable.reset(token)
+
+    def test_a_custom_backward_that_runs_has_its_context(self) -> None:
+        class Double(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                ctx.save_for_backward(x * 3)
+                ctx.factors = [x.detach() * 2]
+                return x * 2
+
+            @staticmethod
+            def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+                fastpurge.sweep(keep=())
+                product: torch.Tensor = grad * ctx.saved_tensors[0] * ctx.factors[0]
+                return product
+
+        x = torch.ones(3, requires_grad=True)
+        Double.apply(x * 1).sum().backward()
+        assert x.grad.tolist() == [6, 6, 6]  # type: ignore[union-attr]
+
+
+class TestRunning:
+    """Running code is not pulled out from under itself."""
+
+    def test_locals_are_spared_with_all_they_hold(self, program: Any) -> None:
+        local = torch.ones(3)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3))
+        nested = {"k": [(torch.ones(5),)]}
+        program.forgotten = torch.ones(7)
+        report = fastpurge.sweep(keep=())
+        assert local.sum() == 3
+        assert model(local).shape == (3,)
+        assert nested["k"][0][0].sum() == 5
+        assert is_purged(program.forgotten)
+        assert report.spared["running"] >= 32
+
+    def test_the_gradient_of_a_local_is_spared(self) -> None:
+        local = torch.ones(3, requires_grad=True)
+        (local**2).sum().backward()
+        fastpurge.sweep(keep=())
+        assert local.grad.tolist() == [2, 2, 2]  # type: ignore[union-attr]
+
+    def test_switched_off_they_go(self) -> None:
+        held = [torch.ones(3)]
+        fastpurge.sweep(keep=(), guards=Guard.ALL & ~Guard.RUNNING)
+        assert is_purged(held[0])
+
+    def test_switched_off_and_alone_those_held_directly_go_too(self) -> None:
+        assert _locals_after_a_sweep(CALLS["function"], beside_a_thread=False) == "True"
+
+    @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+    def test_switched_off_beside_other_threads_those_held_directly_stay(self, call: str) -> None:
+        # Another thread may be inside an operation on what it holds, and that would crash.
+        assert _locals_after_a_sweep(call, beside_a_thread=True) == "False"
+
+    def test_an_object_in_a_local_is_not_looked_into(self, program: Any) -> None:
+        class Cache:
+            pass
+
+        local = Cache()
+        local.value = torch.ones(3)  # type: ignore[attr-defined]
+        fastpurge.sweep(keep=())
+        assert is_purged(local.value)  # type: ignore[attr-defined]
+
+    def test_what_a_closure_captures_is_spared(self) -> None:
+        captured = torch.ones(3)
+
+        def inner() -> torch.Tensor:
+            return captured
+
+        fastpurge.sweep(keep=())
+        assert inner().sum() == 3
+
+    def test_what_a_running_generator_holds_is_spared_and_a_forgotten_ones_is_not(self, program: Any) -> None:
+        def generator() -> Iterator[torch.Tensor]:
+            local = torch.ones(3)
+            fastpurge.sweep(keep=())
+            yield local
+
+        assert next(generator()).sum() == 3
+
+        def forgotten() -> Iterator[None]:
+            local = torch.ones(3)
+            program.seen = lambda: is_purged(local)
+            yield
+
+        program.generator = forgotten()
+        next(program.generator)
+        fastpurge.sweep(keep=())
+        assert program.seen()
+
+    def test_what_a_running_coroutine_holds_is_spared(self) -> None:
+        async def coroutine() -> float:
+            local = torch.ones(3)
+            fastpurge.sweep(keep=())
+            return float(local.sum())
+
+        assert asyncio.run(coroutine()) == 3
+
+    def test_containers_derived_from_plain_ones_are_looked_through(self) -> None:
+        class Output(dict[str, torch.Tensor]):
+            pass
+
+        output = Output(logits=torch.ones(3))
+        largest = torch.ones(2, 3).max(dim=0)
+        fastpurge.sweep(keep=())
+        assert output["logits"].sum() == 3
+        assert largest.values.sum() == 3
+
+    def test_a_local_optimizer_is_kept_whole(self) -> None:
+        model = torch.nn.Linear(3, 1)
+        optimizer = torch.optim.Adam(model.parameters())
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(torch.ones(3)).sum().backward()
+            optimizer.step()
+            schedule.step()
+            fastpurge.sweep(keep=())
+        assert all(state["step"] == 2 for state in optimizer.state.values())
+
+    def test_a_loader_that_a_loop_reads_is_kept_whole(self) -> None:
+        data = torch.utils.data.TensorDataset(torch.arange(6.0))
+        seen = []
+        for (batch,) in torch.utils.data.DataLoader(data, batch_size=2):
+            fastpurge.sweep(keep=())
+            seen += batch.tolist()
+        assert seen == [0, 1, 2, 3, 4, 5]
+
+    def test_temporaries_of_an_expression_are_spared(self) -> None:
+        def sweep() -> torch.Tensor:
+            fastpurge.sweep(keep=())
+            return torch.ones(3)
+
+        assert (torch.ones(3) * 2 + sweep()).tolist() == [3, 3, 3]
+        assert torch.cat([torch.ones(1), sweep()]).tolist() == [1, 1, 1, 1]
+
+    def test_a_view_and_its_base_are_both_released(self, program: Any) -> None:
+        # A base has an owner in C++, its view. That is not running code.
+        program.base = torch.ones(100)
+        program.view = program.base[:5]
+        fastpurge.sweep(keep=())
+        assert is_purged(program.base)
+        assert is_purged(program.view)
+
+    def test_a_base_that_only_its_view_keeps_alive_frees_its_memory(self, program: Any) -> None:
+        program.view = torch.ones(100)[:5]
+        fastpurge.sweep(keep=())
+        gc.collect()
+        assert is_purged(program.view)
+        assert not [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (100,)]
+
+    def test_a_finished_exception_is_let_go_and_one_being_handled_is_not(self, program: Any) -> None:
+        def fail() -> None:
+            program.locals = []
+            activations = torch.ones(3)
+            program.check = lambda: is_purged(activations)
+            raise ValueError
+
+        try:
+            fail()
+        except ValueError as error:
+            fastpurge.sweep(keep=())
+            assert not program.check()
+            sys.last_value = error
+        try:
+            fastpurge.sweep(keep=())
+            assert program.check()
+        finally:
+            del sys.last_value
+
+    def test_locals_of_a_thread_that_computes_are_spared(self) -> None:
+        results: list[bool] = []
+        stop = threading.Event()
+        started = threading.Event()
+
+        def compute() -> None:
+            torch.manual_seed(1)
+            a = torch.randn(50, 50)
+            expected = ((a @ a).relu() + a).sum()
+            while not stop.is_set():
+                results.append(bool(torch.equal(((a @ a).relu() + a).sum(), expected)))
+                started.set()
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        started.wait()
+        for _ in range(10):
+            fastpurge.sweep(keep=())
+        stop.set()
+        thread.join()
+        assert len(results) > 1
+        assert all(results)

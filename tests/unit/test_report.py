@@ -1,0 +1,43 @@
+"""A report reads well, in a terminal and as JSON, and says who swept."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import fastpurge
+import numpy as np
+import pytest
+import torch
+
+MiB = 2**20
+
+
+def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
+    program.tensor = torch.ones(1234)  # 4.8K: no number of pages, so no part of the resident set
+    program.view = np.asarray(torch.ones(5))
+    report = fastpurge.sweep(keep=(), label="the report test")
+    text = str(report)
+    assert "the report test" in text
+    assert "(1234,)" in text
+    assert "4.8K" not in text.split("released", maxsplit=1)[0]
+    assert "<pre" in report._repr_html_()
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["label"] == "the report test"
+    assert data["objects_scanned"] == report.objects_scanned > 100_000
+    assert data["seconds"] > 0
+    assert {"kind", "type_name", "shape", "dtype", "device", "nbytes", "reason"} == set(data["released"][0])
+
+
+def test_an_empty_report_says_so() -> None:
+    fastpurge.sweep(keep=())
+    text = str(fastpurge.sweep(keep=()))
+    assert "nothing released" in text
+
+
+def test_the_label_is_the_callers_line(program: Any) -> None:
+    program.tensor = torch.ones(3)
+    report = fastpurge.sweep(keep=())
+    assert report.label.startswith(__file__ + ":")
+    with pytest.raises(fastpurge.PurgedError, match=r"test_report\.py:"):
+        program.tensor + 1
