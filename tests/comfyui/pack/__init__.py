@@ -1,0 +1,300 @@
+"""A custom node pack for the tests: nodes that do what people's custom nodes do, well and badly."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from typing import Any
+
+import fastpurge
+import psutil
+import torch
+from comfy_execution.graph_utils import GraphBuilder, is_link
+
+FORGOTTEN: list[Any] = []
+MODELS: dict[str, Any] = {}
+RUNS: dict[str, int] = {}
+
+
+def _count(node: Any) -> None:
+    name = type(node).__name__
+    RUNS[name] = RUNS.get(name, 0) + 1
+
+
+class _Node:
+    CATEGORY = "fastpurge tests"
+    FUNCTION = "run"
+    RETURN_TYPES: tuple[str, ...] = ("IMAGE",)
+    REQUIRED: dict[str, Any] = {}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": cls.REQUIRED}
+
+
+class Noise(_Node):
+    """An image that can be computed again: 12 bytes a pixel."""
+
+    REQUIRED = {"seed": ("INT", {"default": 0}), "megapixels": ("INT", {"default": 8})}
+
+    def run(self, seed: int, megapixels: int) -> tuple[torch.Tensor]:
+        _count(self)
+        generator = torch.Generator().manual_seed(seed)
+        return (torch.rand((1, megapixels * 1024, 1024, 3), generator=generator),)
+
+
+class Brighten(_Node):
+    REQUIRED = {"image": ("IMAGE",), "by": ("FLOAT", {"default": 1.1})}
+
+    def run(self, image: torch.Tensor, by: float) -> tuple[torch.Tensor]:
+        _count(self)
+        return (image * by,)
+
+
+class Blend(_Node):
+    REQUIRED = {"a": ("IMAGE",), "b": ("IMAGE",)}
+
+    def run(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor]:
+        _count(self)
+        return ((a + b) / 2,)
+
+
+class Digest(_Node):
+    """The end of a branch: what came of it, bit for bit."""
+
+    REQUIRED = {"image": ("IMAGE",)}
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, image: torch.Tensor) -> dict[str, Any]:
+        _count(self)
+        return {"ui": {"digest": [hashlib.sha256(image.numpy().tobytes()).hexdigest()]}, "result": ()}
+
+
+class Batch(_Node):
+    """A list of images."""
+
+    REQUIRED = {"seed": ("INT", {"default": 0}), "count": ("INT", {"default": 3})}
+    OUTPUT_IS_LIST = (True,)
+
+    def run(self, seed: int, count: int) -> tuple[list[torch.Tensor]]:
+        _count(self)
+        made = (torch.Generator().manual_seed(seed + at) for at in range(count))
+        return ([torch.rand((1, 1024, 1024, 3), generator=generator) for generator in made],)
+
+
+class Nothing(_Node):
+    REQUIRED = {"image": ("IMAGE",)}
+
+    def run(self, image: torch.Tensor) -> tuple[None]:
+        _count(self)
+        return (None,)
+
+
+class LoadModel(_Node):
+    """A model in ComfyUI's hands: a patcher, like a checkpoint loader's."""
+
+    REQUIRED = {"seed": ("INT", {"default": 0})}
+    RETURN_TYPES = ("MODEL",)
+
+    def run(self, seed: int) -> tuple[Any]:
+        _count(self)
+        return (_patcher(seed),)
+
+
+def _patcher(seed: int, width: int = 2304) -> Any:
+    """A patcher around a model of 20 MiB."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    with torch.inference_mode(False):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Linear(width, 3))
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+class RunModel(_Node):
+    REQUIRED = {"model": ("MODEL",), "image": ("IMAGE",)}
+
+    def run(self, model: Any, image: torch.Tensor) -> tuple[torch.Tensor]:
+        import comfy.model_management
+
+        _count(self)
+        comfy.model_management.load_models_gpu([model])
+        width = model.model[0].in_features
+        return (image + model.model(image.flatten()[:width]),)
+
+
+class OwnModel(_Node):
+    """Keeps its model on the node instance, as many do."""
+
+    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0})}
+
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    def run(self, image: torch.Tensor, seed: int) -> tuple[torch.Tensor]:
+        _count(self)
+        if self.model is None:
+            RUNS["OwnModel.load"] = RUNS.get("OwnModel.load", 0) + 1
+            self.model = _patcher(seed).model
+        return (image + self.model(image.flatten()[:2304]),)
+
+
+class ModuleModel(_Node):
+    """Keeps its model at module level, as many do."""
+
+    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0})}
+
+    def run(self, image: torch.Tensor, seed: int) -> tuple[torch.Tensor]:
+        _count(self)
+        if "model" not in MODELS:
+            RUNS["ModuleModel.load"] = RUNS.get("ModuleModel.load", 0) + 1
+            MODELS["model"] = _patcher(seed).model
+        return (image + MODELS["model"](image.flatten()[:2304]),)
+
+
+class LeakModel(_Node):
+    """Loads a model and forgets its patcher at module level."""
+
+    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0})}
+
+    def run(self, image: torch.Tensor, seed: int) -> tuple[torch.Tensor]:
+        import comfy.model_management
+
+        _count(self)
+        patcher = _patcher(seed)
+        comfy.model_management.load_models_gpu([patcher])
+        FORGOTTEN.append(patcher)
+        return (image,)
+
+
+class Leak(_Node):
+    """Forgets so many MiB at module level."""
+
+    REQUIRED = {"image": ("IMAGE",), "mebibytes": ("INT", {"default": 400})}
+
+    def run(self, image: torch.Tensor, mebibytes: int) -> tuple[torch.Tensor]:
+        _count(self)
+        FORGOTTEN.append(torch.ones(mebibytes << 18))
+        return (image,)
+
+
+class Expand(_Node):
+    """Becomes a sub-graph: brightens in steps, and purges within if asked to."""
+
+    REQUIRED = {
+        "image": ("IMAGE",),
+        "steps": ("INT", {"default": 3}),
+        "purge": (["no", "CleanMemory_PurgePass", "CleanMemory_PurgePassMultiInput"],),
+    }
+
+    def run(self, image: torch.Tensor, steps: int, purge: str) -> dict[str, Any]:
+        _count(self)
+        graph = GraphBuilder()
+        # A constant in the new graph, and nowhere else.
+        last: Any = graph.node("FPT_Blend", a=image, b=image.flip(1)).out(0)
+        for _ in range(steps):
+            last = graph.node("FPT_Brighten", image=last, by=1.1).out(0)
+            if purge != "no":
+                wire = "data" if purge == "CleanMemory_PurgePass" else "data0"
+                last = graph.node(purge, **{wire: last, "mode": "RAM"}).out(0)
+        return {"result": (last,), "expand": graph.finalize()}
+
+
+class Loop(_Node):
+    """Runs the node before it again until it was run so many times, as loop packs do: by copies of it."""
+
+    REQUIRED = {"image": ("IMAGE", {"rawLink": True}), "left": ("INT", {"default": 3})}
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": cls.REQUIRED, "hidden": {"graph": "DYNPROMPT"}}
+
+    def run(self, image: list[Any], left: int, graph: Any) -> dict[str, Any]:
+        _count(self)
+        if left == 0:
+            return {"result": (image,), "expand": {}}
+        source = graph.get_node(image[0])
+        builder = GraphBuilder()
+        again = builder.node(source["class_type"], **source["inputs"])
+        wire = next(name for name, value in source["inputs"].items() if is_link(value))
+        again.set_input(wire, image)
+        return {
+            "result": (builder.node("FPT_Loop", image=again.out(0), left=left - 1).out(0),),
+            "expand": builder.finalize(),
+        }
+
+
+class Switch(_Node):
+    """Takes one of two, and has the other not even computed."""
+
+    REQUIRED = {"first": ("BOOLEAN",), "a": ("IMAGE", {"lazy": True}), "b": ("IMAGE", {"lazy": True})}
+
+    def check_lazy_status(self, first: bool, a: Any = None, b: Any = None) -> list[str]:
+        return ["a" if first else "b"]
+
+    def run(self, first: bool, a: Any = None, b: Any = None) -> tuple[torch.Tensor]:
+        _count(self)
+        return (a if first else b,)
+
+
+class Fail(_Node):
+    REQUIRED = {"image": ("IMAGE",)}
+
+    def run(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        raise ValueError("meant to fail")
+
+
+class Wait(_Node):
+    REQUIRED = {"image": ("IMAGE",), "seconds": ("FLOAT", {"default": 1.0})}
+
+    def run(self, image: torch.Tensor, seconds: float) -> tuple[torch.Tensor]:
+        import comfy.model_management
+
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.02)
+        return (image,)
+
+
+class Stats(_Node):
+    """What there is in the process."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"optional": {"after": ("IMAGE",)}}
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        return float("nan")
+
+    def run(self, after: Any = None) -> dict[str, Any]:
+        import comfy.model_management
+
+        gc.collect()
+        objects = gc.get_objects()
+        stats = {
+            "rss": psutil.Process().memory_info().rss,
+            "objects": len(objects),
+            "tensors": sum(issubclass(type(one), torch.Tensor) for one in objects),
+            "tombstones": sum(fastpurge.is_purged(one) for one in objects),
+            "runs": dict(RUNS),
+            "loaded": len(comfy.model_management.current_loaded_models),
+            "on_device": [one.model_loaded_memory() for one in comfy.model_management.current_loaded_models],
+        }
+        return {"ui": {"stats": [stats]}, "result": ()}
+
+
+_CLASSES = (
+    *(Noise, Brighten, Blend, Digest, Batch, Nothing, LoadModel, RunModel, OwnModel, ModuleModel, Leak),
+    LeakModel,
+    *(Expand, Loop, Switch, Fail, Wait, Stats),
+)
+NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}

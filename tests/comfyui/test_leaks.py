@@ -1,0 +1,38 @@
+"""Leaks: what a custom node forgets is gone and back at the OS; what is purged says so, and by which node."""
+
+from __future__ import annotations
+
+from .graphs import Graph, node
+from .server import Server
+
+MiB = 2**20
+
+
+def _leak(seed: int, mebibytes: int) -> Graph:
+    return {
+        "noise": node("Noise", seed=seed, megapixels=1),
+        "leak": node("Leak", image=("noise", 0), mebibytes=mebibytes),
+        "end": node("Digest", image=("leak", 0)),
+    }
+
+
+def test_a_leak_is_gone_and_the_memory_is_back_at_the_os(server: Server, seed: int) -> None:
+    before = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
+    server.run(_leak(seed, 400))
+    leaked = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
+    assert leaked["rss"] - before["rss"] > 390 * MiB
+    result = server.run({"purge": node("CleanMemory_PurgeRAM")})
+    after = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
+    assert leaked["rss"] - after["rss"] > 0.9 * 400 * MiB
+    (data,) = result.outputs["purge"]["fastpurge"]
+    assert data["freed_by_device"]["cpu"] > 0.9 * 400 * MiB
+    assert "released 1 tensors, 400.0M" in result.said()
+    assert "taken out of fastpurge_tests.FORGOTTEN[" in result.said()
+    assert after["tensors"] <= before["tensors"] + 4
+    assert after["tombstones"] == 0
+
+
+def test_what_is_small_is_left_alone(server: Server, seed: int) -> None:
+    server.run(_leak(seed, 8))
+    assert "released" not in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
+    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeAll")}).said()

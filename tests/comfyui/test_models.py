@@ -1,0 +1,130 @@
+"""Models: what is wired in stays, what is purged is loaded again, and ComfyUI's books never hold a zombie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .graphs import PURGES, Graph, insert, node
+from .server import Server
+
+
+def _graph(seed: int, by: float = 1.0, **more: Any) -> Graph:
+    return {
+        "load": node("LoadModel", seed=seed),
+        "noise": node("Noise", seed=seed, megapixels=1),
+        "run": node("RunModel", model=("load", 0), image=("noise", 0)),
+        "bright": node("Brighten", image=("run", 0), by=by),
+        "end": node("Digest", image=("bright", 0)),
+        **more,
+    }
+
+
+def _stats(server: Server) -> dict[str, Any]:
+    stats: dict[str, Any] = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
+    return stats
+
+
+def _expected(server: Server, seed: int, by: float) -> str:
+    """What comes of it without a purge and without a cache."""
+    server.run({"stats": node("Stats")})
+    return server.run(_graph(seed, by)).digest()
+
+
+@pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
+def test_a_model_that_is_let_go_is_loaded_again_when_it_is_needed(
+    server: Server, seed: int, key: str
+) -> None:
+    purged = server.run(_graph(seed, purge=node(key, anything=("bright", 0))))
+    assert "let go of" in purged.said()
+    assert "FPT_LoadModel (node load)" in purged.said()
+    assert _stats(server)["loaded"] == 0
+    later = server.run(_graph(seed, by=1.5))
+    assert "load" in later.ran
+    assert later.digest() == _expected(server, seed, 1.5)
+
+
+@pytest.mark.parametrize("name", ["RAM", "ALL", "Pass RAM", "Pass VRAM"])
+def test_a_model_that_is_wired_in_stays_and_computes_the_same(server: Server, seed: int, name: str) -> None:
+    graph = _graph(seed)
+    insert(graph, PURGES[name], ("load", 0), "run", "model")
+    first = server.run(graph)
+    graph["bright"]["inputs"]["by"] = 1.5
+    later = server.run(graph)
+    assert "load" not in later.ran
+    assert later.digest() == _expected(server, seed, 1.5)
+    assert first.digest() == _expected(server, seed, 1.0)
+
+
+def test_vram_unloads_what_is_not_wired_into_a_pass_node(server: Server, seed: int) -> None:
+    graph = {
+        **_graph(seed),
+        "other": node("LoadModel", seed=seed + 1),
+        "second": node("RunModel", model=("other", 0), image=("run", 0)),
+        "purge": node("CleanMemory_PurgePassMultiInput", data0=("second", 0), data1=("load", 0), mode="VRAM"),
+        "bright": node("Brighten", image=("purge", 0), by=1.0),
+        "stats": node("Stats", after=("purge", 0)),
+    }
+    result = server.run(graph)
+    assert "unloaded Sequential" in result.said()
+    assert result.outputs["stats"]["stats"][0]["loaded"] == 1
+    server.run({"noise": graph["noise"], "purge": node("CleanMemory_PurgeVRAM", anything=("noise", 0))})
+    assert _stats(server)["loaded"] == 0
+
+
+def test_a_model_on_a_node_instance_goes_and_comes_back(server: Server, seed: int) -> None:
+    def graph(by: float, purge: bool) -> Graph:
+        made = {
+            "noise": node("Noise", seed=seed, megapixels=1),
+            "own": node("OwnModel", image=("noise", 0), seed=seed),
+            "bright": node("Brighten", image=("own", 0), by=by),
+            "end": node("Digest", image=("bright", 0)),
+        }
+        if purge:
+            made["purge"] = node("CleanMemory_PurgeRAM", anything=("bright", 0))
+        return made
+
+    before = _stats(server)["runs"].get("OwnModel.load", 0)
+    first = server.run(graph(1.0, purge=True))
+    assert "let go of FPT_OwnModel (node own)" in first.said()
+    again = server.run(graph(1.0, purge=False))
+    assert again.digest() == first.digest()
+    # The image was let go with the instance or not at all: either way what runs again has its model.
+    server.run(
+        {"noise": node("Noise", seed=seed + 1, megapixels=1), "end": node("Digest", image=("noise", 0))}
+    )
+    assert server.run(graph(1.0, purge=False)).digest() == first.digest()
+    assert _stats(server)["runs"]["OwnModel.load"] >= before + 2
+
+
+@pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
+def test_a_model_at_module_level_goes_and_comes_back(server: Server, seed: int, key: str) -> None:
+    def graph(salt: int) -> Graph:
+        return {
+            "noise": node("Noise", seed=salt, megapixels=1),
+            "keeps": node("ModuleModel", image=("noise", 0), seed=1),
+            "end": node("Digest", image=("keeps", 0)),
+        }
+
+    first = server.run(graph(seed)).digest()
+    purged = server.run({**graph(seed), "purge": node(key, anything=("keeps", 0))})
+    assert "taken out of fastpurge_tests.MODELS['model']" in purged.said()
+    loads = _stats(server)["runs"]["ModuleModel.load"]
+    assert server.run(graph(seed)).digest() == first
+    assert _stats(server)["runs"]["ModuleModel.load"] == loads + 1
+
+
+def test_the_books_hold_no_zombie(server: Server, seed: int) -> None:
+    graph = _graph(seed)
+    graph["leak"] = node("LeakModel", image=("run", 0), seed=seed)
+    graph["bright"]["inputs"]["image"] = ["leak", 0]
+    graph["purge"] = node("CleanMemory_PurgeAll", anything=("noise", 0))
+    graph["purge"]["inputs"]["anything"] = ["bright", 0]
+    result = server.run(graph)
+    assert "unloaded" in result.said()
+    stats = _stats(server)
+    assert stats["loaded"] == len(stats["on_device"]) == 0
+    assert server.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
+    assert server.run(_graph(seed, by=1.5)).digest() == _expected(server, seed, 1.5)
+    assert "Exception" not in server.log()
