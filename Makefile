@@ -8,10 +8,10 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench mutants wheel clean
+.PHONY: help setup demo test test-comfyui lint format bench mutants wheel clean
 
 help:  ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make .venv, with the package built from this tree
 
@@ -20,6 +20,9 @@ demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
 
 test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and with the newest torch
 	$(BIN)/nox -s wheel rust core memcheck newest-3.13 package
+
+test-comfyui: $(READY)  ## Run the tests of the node pack, on a real ComfyUI
+	$(BIN)/nox -s wheel comfyui
 
 lint: $(READY)  ## Check style and types, of Rust and Python
 	$(BIN)/nox -s lint

@@ -9,9 +9,9 @@ __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
 if "folder_paths" in sys.modules:  # a test runner imports this file as well, outside of ComfyUI
     try:
-        from fastpurge.comfy import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+        from fastpurge.comfy.pack import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
     except ModuleNotFoundError as error:
-        if error.name not in ("fastpurge", "fastpurge.comfy", "fastpurge._core"):
+        if error.name not in ("fastpurge", "fastpurge.comfy", "fastpurge.comfy.pack", "fastpurge._core"):
             raise
         # ComfyUI shows this in its log and in its list of imports, and starts without the nodes.
         raise ImportError(

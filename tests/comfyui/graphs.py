@@ -8,10 +8,18 @@ from typing import Any
 Graph = dict[str, dict[str, Any]]
 
 
+TEST_NODES = frozenset(
+    """
+    Batch Blend Brighten Conditioning Decode Digest Expand Fail Leak LeakModel LoadModel Loop ModuleModel
+    Noise Nothing OwnModel RunModel Stats Switch Wait
+    """.split()
+)
+
+
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     """A node; a pair of a name and a number is a link."""
     links = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
-    kind = class_type if class_type.startswith("CleanMemory_") else f"FPT_{class_type}"
+    kind = f"FPT_{class_type}" if class_type in TEST_NODES else class_type
     return {"class_type": kind, "inputs": links, "_meta": {"title": kind}}
 
 
@@ -32,7 +40,7 @@ PURGES: dict[str, Callable[[Wire], dict[str, Any]]] = {
 def chain(purge: Callable[[Wire], dict[str, Any]] | None = None, seed: int = 0) -> Graph:
     """Noise, brightened; a purge; and a blend of both, of which one is not wired to the purge."""
     graph = {
-        "noise": node("Noise", seed=seed, megapixels=8),
+        "noise": node("Noise", seed=seed, megapixels=2),
         "bright": node("Brighten", image=("noise", 0), by=1.1),
         "blend": node("Blend", a=("noise", 0), b=("bright", 0)),
         "end": node("Digest", image=("blend", 0)),

@@ -117,17 +117,24 @@ class Server:
 
 
 @contextmanager
-def comfyui(folder: Path, *options: str, packs: tuple[Path, ...] = ()) -> Iterator[Server]:
-    """Start a ComfyUI with the fastpurge pack, the nodes of the tests, and further packs."""
+def comfyui(
+    folder: Path, *options: str, packs: tuple[Path, ...] = (), hide: str | None = None
+) -> Iterator[Server]:
+    """Start a ComfyUI with the fastpurge pack, the nodes of the tests, and further packs.
+
+    With `hide`, in an interpreter that does not find this package.
+    """
     code, base = folder / "ComfyUI", folder / "base"
     if not code.exists():
+        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         shutil.copytree(COMFYUI, code, ignore=shutil.ignore_patterns("extra_model_paths.yaml", "__pycache__"))
         install(base)
     for pack in packs:
         shutil.copytree(pack, base / "custom_nodes" / pack.name)
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
     port = _free_port()
-    command = [sys.executable, code / "main.py", "--cpu", "--base-directory", base, "--port", str(port)]
+    start = [code / "main.py"] if hide is None else ["-c", _HIDING.format(hide=hide), code / "main.py"]
+    command = [sys.executable, *start, "--cpu", "--base-directory", base, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command), "--database-url", "sqlite:///:memory:", *options],
@@ -143,6 +150,22 @@ def comfyui(folder: Path, *options: str, packs: tuple[Path, ...] = ()) -> Iterat
     finally:
         process.terminate()
         process.wait(30)
+
+
+_HIDING = """
+import runpy, sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == {hide!r} else super().find_spec(name, path, target)
+
+sys.meta_path = [Finder if one is PathFinder else one for one in sys.meta_path]
+del sys.argv[0]
+sys.path[0] = "."
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def install(base: Path) -> None:

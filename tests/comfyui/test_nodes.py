@@ -57,7 +57,7 @@ def test_a_list_is_handed_on_whole_and_purged_for_once(server: Server, seed: int
 
 def test_inputs_may_be_missing_or_none_in_any_position(server: Server, seed: int) -> None:
     graph: Graph = {
-        "noise": node("Noise", seed=seed, megapixels=8),
+        "noise": node("Noise", seed=seed, megapixels=2),
         "none": node("Nothing", image=("noise", 0)),
         "purge": node("CleanMemory_PurgePassMultiInput", data0=("none", 0), data2=("noise", 0), mode="RAM"),
         "empty": node("Nothing", image=("purge", 1)),

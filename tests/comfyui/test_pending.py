@@ -17,7 +17,7 @@ RAM = {name: PURGES[name] for name in ("RAM", "ALL", "Pass RAM", "RAM Multi", "P
 def test_a_lazy_input_that_is_wanted_later(server: Server, seed: int, purge: Any, first: bool) -> None:
     graph = {
         **chain(None, seed),
-        "other": node("Noise", seed=seed + 500, megapixels=8),
+        "other": node("Noise", seed=seed + 500, megapixels=2),
         "switch": node("Switch", first=first, a=("noise", 0), b=("other", 0)),
         "blend": node("Blend", a=("switch", 0), b=("bright", 0)),
     }
@@ -47,7 +47,7 @@ def test_a_list_that_is_read_later(server: Server, seed: int, purge: Any) -> Non
 def test_a_sub_graph_with_purges_in_it(server: Server, seed: int, inner: str) -> None:
     def graph(purge: str) -> Graph:
         return {
-            "noise": node("Noise", seed=seed, megapixels=8),
+            "noise": node("Noise", seed=seed, megapixels=2),
             "expand": node("Expand", image=("noise", 0), steps=3, purge=purge),
             "blend": node("Blend", a=("noise", 0), b=("expand", 0)),
             "end": node("Digest", image=("blend", 0)),
@@ -61,7 +61,7 @@ def test_a_sub_graph_with_purges_in_it(server: Server, seed: int, inner: str) ->
 @pytest.mark.parametrize("purge", RAM.values(), ids=RAM)
 def test_a_sub_graph_that_is_still_to_run(server: Server, seed: int, purge: Any) -> None:
     graph = {
-        "noise": node("Noise", seed=seed, megapixels=8),
+        "noise": node("Noise", seed=seed, megapixels=2),
         "bright": node("Brighten", image=("noise", 0), by=1.1),
         "expand": node("Expand", image=("noise", 0), steps=2, purge="no"),
         "blend": node("Blend", a=("expand", 0), b=("bright", 0)),
@@ -76,7 +76,7 @@ def test_a_sub_graph_that_is_still_to_run(server: Server, seed: int, purge: Any)
 def test_a_loop_of_copies_of_what_is_upstream(server: Server, seed: int) -> None:
     def graph(purge: bool) -> Graph:
         made = {
-            "noise": node("Noise", seed=seed, megapixels=8),
+            "noise": node("Noise", seed=seed, megapixels=2),
             "bright": node("Brighten", image=("noise", 0), by=1.1),
             "loop": node("Loop", image=("bright", 0), left=3),
             "end": node("Digest", image=("loop", 0)),

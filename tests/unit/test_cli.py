@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import fastpurge
 import pytest
@@ -44,6 +45,7 @@ def test_the_demo_holds_what_it_says() -> None:
 def test_a_check_that_fails_is_said_and_makes_the_status_1() -> None:
     program = """
 import sys
+from pathlib import Path
 from fastpurge import cli, demo
 demo._FORGOTTEN_BYTES = 1 << 20
 demo._zombie_is_loud = lambda *_: False
@@ -52,3 +54,20 @@ sys.exit(cli.main(["demo"]))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "FAILED a zombie is loud" in done.stdout
+
+
+def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["comfyui", "install", str(tmp_path)]) == 1
+    assert "is not a ComfyUI" in capsys.readouterr().err
+    pack = tmp_path / "custom_nodes" / "fastpurge"
+    pack.mkdir(parents=True)
+    (pack / "pyproject.toml").touch()
+    assert cli.main(["comfyui", "install", str(tmp_path)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert [file.name for file in pack.iterdir()] == ["pyproject.toml"]
+    (pack / "pyproject.toml").unlink()
+    assert cli.main(["comfyui", "install", str(tmp_path)]) == 0
+    assert str(pack) in capsys.readouterr().out
+    compile((pack / "__init__.py").read_text(), "pack", "exec")

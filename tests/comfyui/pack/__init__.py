@@ -127,6 +127,27 @@ class RunModel(_Node):
         return (image + model.model(image.flatten()[:width]),)
 
 
+class Conditioning(_Node):
+    """What a text encoder of Wan would give, of noise."""
+
+    REQUIRED = {"text": ("STRING", {"default": ""})}
+    RETURN_TYPES = ("CONDITIONING",)
+
+    def run(self, text: str) -> tuple[Any]:
+        generator = torch.Generator().manual_seed(len(text))
+        return ([[torch.randn((1, 16, 4096), generator=generator), {}]],)
+
+
+class Decode(_Node):
+    """The first channels of a latent as an image."""
+
+    REQUIRED = {"samples": ("LATENT",)}
+
+    def run(self, samples: dict[str, torch.Tensor]) -> tuple[torch.Tensor]:
+        video = samples["samples"][0, :3]
+        return (video.permute(1, 2, 3, 0).contiguous(),)
+
+
 class OwnModel(_Node):
     """Keeps its model on the node instance, as many do."""
 
@@ -294,7 +315,7 @@ class Stats(_Node):
 
 _CLASSES = (
     *(Noise, Brighten, Blend, Digest, Batch, Nothing, LoadModel, RunModel, OwnModel, ModuleModel, Leak),
-    LeakModel,
+    *(LeakModel, Conditioning, Decode),
     *(Expand, Loop, Switch, Fail, Wait, Stats),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}

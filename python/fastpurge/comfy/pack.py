@@ -1,17 +1,20 @@
-"""What the pack does once, when ComfyUI imports it."""
+"""What ComfyUI imports: the nodes. Done once with it: telling ComfyUI's own modules from custom nodes."""
 
 import logging
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fastpurge import keep
-from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS
+from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
 _log = logging.getLogger("fastpurge")
 
 
-def set_up() -> None:
+def _set_up() -> None:
     """Tell ComfyUI's own modules from those of custom nodes, and look for another pack of these nodes."""
     folder_paths: Any = import_module("folder_paths")
     keep.judge_folder(Path(folder_paths.__file__).parent, is_library=True)
@@ -26,13 +29,16 @@ def set_up() -> None:
 
 
 def _rivals(custom_nodes: Path) -> list[Path]:
-    """Other packs whose code names one of these nodes."""
-    keys = [key.encode() for key in NODE_CLASS_MAPPINGS]
+    """Other packs whose code maps one of these keys to a class."""
+    keys = "|".join(NODE_CLASS_MAPPINGS)
+    entry = re.compile(rf"""["']({keys})["']\s*:""".encode())
     packs = [pack for pack in custom_nodes.iterdir() if not pack.name.endswith(".disabled")]
-    return [pack for pack in packs if _defines(pack, keys)]
+    return [pack for pack in packs if any(entry.search(file.read_bytes()) for file in _code(pack))]
 
 
-def _defines(pack: Path, keys: list[bytes]) -> bool:
-    files = [*pack.glob("*.py")] if pack.is_dir() else [pack]
-    codes = [file.read_bytes() for file in files if file.suffix == ".py"]
-    return any(key in code for code in codes for key in keys)
+def _code(pack: Path) -> list[Path]:
+    files = pack.glob("*.py") if pack.is_dir() else [pack]
+    return [file for file in files if file.is_file() and file.suffix == ".py"]
+
+
+_set_up()
