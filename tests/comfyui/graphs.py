@@ -10,8 +10,8 @@ Graph = dict[str, dict[str, Any]]
 
 TEST_NODES = frozenset(
     """
-    Batch Blend Brighten Conditioning Decode Digest Expand Fail Leak LeakModel LoadModel Loop ModuleModel
-    Noise Nothing OwnModel PlainScan RunModel Stats Switch Wait
+    Batch Blend Box Brighten Conditioning Decode Digest Expand Fail Leak LeakModel LoadModel Loop ModuleModel
+    Noise Nothing OwnModel Pair PlainScan RunModel Stats Switch Unbox Wait
     """.split()
 )
 

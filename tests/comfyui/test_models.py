@@ -127,3 +127,14 @@ def test_the_books_hold_no_zombie(server: Server, seed: int, what: str) -> None:
     assert server.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
     assert server.run(_graph(seed, by=1.5)).digest() == _expected(server, seed, 1.5)
     assert "Exception" not in server.log()
+
+
+def test_a_model_that_comfyui_has_loaded_is_in_use(server: Server, seed: int) -> None:
+    graph = _graph(seed)
+    graph["leak"] = node("LeakModel", image=("run", 0), seed=seed, what="patcher")
+    graph["bright"]["inputs"]["image"] = ["leak", 0]
+    graph["purge"] = node("CleanMemory_PurgeRAM", anything=("bright", 0))
+    assert "stripped" not in server.run(graph).said()
+    unloads = server.run({"purge": node("CleanMemory_PurgeVRAM")})
+    assert "unloaded Sequential" in unloads.said()
+    assert "FORGOTTEN" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()

@@ -55,6 +55,31 @@ def test_a_list_is_handed_on_whole_and_purged_for_once(server: Server, seed: int
     assert result.said().count("freed") == 1
 
 
+@pytest.mark.parametrize("name", ["RAM", "ALL", "RAM Multi"])
+def test_what_is_wired_in_stays_cached_with_all_its_outputs(server: Server, seed: int, name: str) -> None:
+    graph = {"pair": node("Pair", seed=seed), "purge": PURGES[name](("pair", 0))}
+    assert "pair" in server.run(graph).ran
+    graph["other"] = node("Digest", image=("pair", 1))
+    later = server.run(graph)
+    assert "other" in later.ran
+    assert "pair" not in later.ran
+
+
+@pytest.mark.parametrize("name", ["RAM", "ALL"])
+def test_what_is_cached_in_an_array_of_objects_is_not_purged(server: Server, seed: int, name: str) -> None:
+    graph = {
+        "noise": node("Noise", seed=seed, megapixels=2),
+        "box": node("Box", image=("noise", 0)),
+        "unbox": node("Unbox", box=("box", 0)),
+        "end": node("Digest", image=("unbox", 0)),
+    }
+    expected = server.run(graph).digest()
+    server.run({**graph, "purge": PURGES[name](("unbox", 0))})
+    graph["bright"] = node("Brighten", image=("unbox", 0), by=1.0)
+    graph["end"]["inputs"]["image"] = ["bright", 0]
+    assert server.run(graph).digest() == expected
+
+
 def test_inputs_may_be_missing_or_none_in_any_position(server: Server, seed: int) -> None:
     graph: Graph = {
         "noise": node("Noise", seed=seed, megapixels=2),

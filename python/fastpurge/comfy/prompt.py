@@ -68,10 +68,9 @@ class Prompt:
         ]
 
     def wired(self) -> list[object]:
-        """The cache entries that feed the node that runs now, and its instance."""
+        """The cache entries that feed the node that runs now, with those of their outputs that do not."""
         sources = self._sources(self.node_id)
-        fed = [found for source in sources for found in caches.get(self.caches[0], source)]
-        return [*fed, *(found for cache in self.caches[1:] for found in caches.get(cache, self.node_id))]
+        return [entry for source in sources for entry in caches.get(self.caches[0], source)]
 
     def broken(self) -> list[str]:
         """The nodes still to run that will meet a tombstone. It is seen to that no cache gets hold of one."""

@@ -86,7 +86,7 @@ def _purge(
     # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
     stays = [prompt.graph, *prompt.caches, *models.on_the_books()]
     report = sweep(
-        keep=[*needed, *stays, *([prompt.execution] if protect_pending else [])],
+        keep=[*needed, *stays],
         devices=devices,
         wipe=unload,
         min_bytes=min_bytes,

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import fastpurge
+import numpy as np
 import psutil
 import torch
 from comfy_execution.graph_utils import GraphBuilder, is_link
@@ -82,6 +83,38 @@ class Batch(_Node):
         _count(self)
         made = (torch.Generator().manual_seed(seed + at) for at in range(count))
         return ([torch.rand((1, 1024, 1024, 3), generator=generator) for generator in made],)
+
+
+class Pair(_Node):
+    """Two images, of which one may be wired to a purge."""
+
+    REQUIRED = {"seed": ("INT", {"default": 0})}
+    RETURN_TYPES = ("IMAGE", "IMAGE")
+
+    def run(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        _count(self)
+        return torch.full((1, 2048, 1024, 3), seed % 7), torch.full((1, 2048, 1024, 3), 0.5)
+
+
+class Box(_Node):
+    """An image where the collector does not see it: in a NumPy array of objects."""
+
+    REQUIRED = {"image": ("IMAGE",)}
+    RETURN_TYPES = ("BOX",)
+
+    def run(self, image: torch.Tensor) -> tuple[Any]:
+        _count(self)
+        box = np.empty(1, dtype=object)
+        box[0] = image.clone()
+        return (box,)
+
+
+class Unbox(_Node):
+    REQUIRED = {"box": ("BOX",)}
+
+    def run(self, box: Any) -> tuple[torch.Tensor]:
+        _count(self)
+        return (box[0] * 1,)
 
 
 class Nothing(_Node):
@@ -339,7 +372,22 @@ class PlainScan(_Node):
 
 
 _CLASSES = (
-    *(Noise, Brighten, Blend, Digest, Batch, Nothing, LoadModel, RunModel, OwnModel, ModuleModel, Leak),
+    *(
+        Noise,
+        Pair,
+        Brighten,
+        Blend,
+        Digest,
+        Batch,
+        Box,
+        Unbox,
+        Nothing,
+        LoadModel,
+        RunModel,
+        OwnModel,
+        ModuleModel,
+        Leak,
+    ),
     *(LeakModel, Conditioning, Decode),
     *(Expand, Loop, Switch, Fail, Wait, Stats, PlainScan),
 )
