@@ -11,7 +11,7 @@ Graph = dict[str, dict[str, Any]]
 TEST_NODES = frozenset(
     """
     Batch Blend Box Brighten Conditioning Decode Digest Expand Fail Leak LeakModel LoadModel Loop ModuleModel
-    Noise Nothing OwnModel Pair PlainScan RunModel Stats Switch Unbox Wait
+    Noise Nothing OwnModel Pair PlainScan RunModel Shelf Stats Switch Unbox Wait
     """.split()
 )
 

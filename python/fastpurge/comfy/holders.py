@@ -1,8 +1,9 @@
 """Where custom nodes hold what was released, at module and class level, and how they load it again.
 
 A node that keeps its model in a global looks there first: it would meet the tombstone on every prompt until
-ComfyUI is started anew. So the entry goes with what it held: out of a dict or a list, and a name becomes
-``None``, which is what such names start as.
+ComfyUI is started anew. So the entry goes with what it held: out of a dict, and a name becomes ``None``,
+which is what such names start as. A list keeps its tombstones: without them what follows would move up,
+and be taken for something else.
 """
 
 import sys
@@ -52,14 +53,10 @@ def _clear(name: str, holder: Any, is_spoiled: Callable[[Any], bool]) -> Iterato
             setattr(holder, attribute, None)
             yield place
         elif type(value) in (dict, OrderedDict) and not attribute.startswith("__"):
-            for key in [key for key, held in value.items() if is_spoiled(held)]:
-                del value[key]
+            # A copy: another thread of a custom node may put something in meanwhile.
+            for key in [key for key, held in [*value.items()] if is_spoiled(held)]:
+                value.pop(key, None)
                 yield f"{place}[{key!r}]"
-        elif type(value) is list:
-            spoiled = [at for at, held in enumerate(value) if is_spoiled(held)]
-            for at in reversed(spoiled):
-                del value[at]
-            yield from (f"{place}[{at}]" for at in spoiled)
 
 
 def _custom_nodes() -> list[str]:
