@@ -28,6 +28,10 @@ impl Addresses {
         self.0.remove(&(object as usize))
     }
 
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

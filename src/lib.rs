@@ -40,7 +40,7 @@ mod _core {
     #[pymodule_export]
     use crate::library::Libraries;
     #[pymodule_export]
-    use crate::scan::{Snapshot, closure, scan, snapshot};
+    use crate::scan::{Snapshot, closure, reached, scan, snapshot};
     #[pymodule_export]
     use crate::state::library_state;
 

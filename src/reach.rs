@@ -76,6 +76,12 @@ impl<'a, 'py> Reach<'a, 'py> {
         }
     }
 
+    /// Forgets what was met, for another closure over the same heap.
+    pub fn clear(&mut self) {
+        self.met.clear();
+        self.reported.clear();
+    }
+
     /// Whether an object is in the closure so far.
     pub fn has_met(&self, object: *mut ffi::PyObject) -> bool {
         self.met.contains(object)

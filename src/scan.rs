@@ -27,8 +27,8 @@ pub struct Snapshot {
     running: Py<PyList>,
     /// How many objects the collector tracked.
     objects_scanned: usize,
-    /// How many objects the closure holds.
-    closure_size: usize,
+    /// Everything in the closure that can itself hold a reference.
+    closure: Py<IdSet>,
 }
 
 #[pymethods]
@@ -80,7 +80,7 @@ pub fn snapshot(
         held: PyList::new(py, held)?.unbind(),
         running: PyList::new(py, running)?.unbind(),
         objects_scanned: sight.seen,
-        closure_size: sight.closure.len(),
+        closure: Py::new(py, IdSet::from(sight.closure))?,
     })
 }
 
@@ -188,6 +188,37 @@ pub fn closure(
         unsafe { reach.name(root.as_ptr()) }?;
     }
     Ok(reach.finish().0.into())
+}
+
+/// For each root, the targets reachable from it, by their indices; one walk over the heap for all.
+#[pyfunction]
+#[pyo3(signature = (roots, targets, *, libraries))]
+pub fn reached(
+    py: Python<'_>,
+    roots: &Bound<'_, PyTuple>,
+    targets: &Bound<'_, PyTuple>,
+    libraries: &Libraries,
+) -> PyResult<Vec<Vec<usize>>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let judge = Judge::new(py, libraries)?;
+    let mut types = TypeTable::new(Wanted::default());
+    let heap = Heap::walk(py, &stream, &mut types)?;
+    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+    let mut answers = Vec::new();
+    for root in roots.iter_borrowed() {
+        reach.clear();
+        // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
+        unsafe { reach.name(root.as_ptr()) }?;
+        let mut answer = Vec::new();
+        for (at, target) in targets.iter_borrowed().enumerate() {
+            if reach.has_met(target.as_ptr()) {
+                try_push(&mut answer, at)?;
+            }
+        }
+        try_push(&mut answers, answer)?;
+    }
+    Ok(answers)
 }
 
 /// The objects of the given types (or of subtypes) that the collector tracks.

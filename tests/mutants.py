@@ -263,6 +263,8 @@ MUTANTS = (
 
 NODES = "tests/comfyui/test_nodes.py"
 COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
+AT_HAND = "tests/comfyui/test_at_hand.py"
+KEEPERS = "tests/comfyui/test_keepers.py"
 # These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
 MUTANTS_OF_THE_PACK = (
     Mutant(
@@ -275,8 +277,8 @@ MUTANTS_OF_THE_PACK = (
     Mutant(
         "what feeds a purge leaves the cache",
         "comfy/purges.py",
-        "(*needed, *prompt.wired())",
-        "(*needed,)",
+        "cached = (*needed, *prompt.wired())",
+        "cached = (*needed,)",
         NODES,
     ),
     Mutant("nothing let go", "comfy/purges.py", "        entry.evict()\n", "        pass\n", COMFYUI),
@@ -285,7 +287,7 @@ MUTANTS_OF_THE_PACK = (
         "custom nodes not healed",
         "comfy/purges.py",
         "holders.forget_tombstones()",
-        "[]",
+        "holders.Forgotten()",
         "tests/comfyui/test_models.py",
     ),
     Mutant(
@@ -294,6 +296,55 @@ MUTANTS_OF_THE_PACK = (
         "caches.evicted_when_read(entry, self.caches)",
         "entry",
         "tests/comfyui/test_pending.py",
+    ),
+    Mutant(
+        "what the executor has at hand not protected",
+        "comfy/prompt.py",
+        "[*self.at_hand, *self.reads_of(pending), *stores]",
+        "[*self.reads_of(pending), *stores]",
+        AT_HAND,
+    ),
+    Mutant(
+        "stores of pending packs not protected",
+        "comfy/prompt.py",
+        "*self.reads_of(pending), *stores]",
+        "*self.reads_of(pending)]",
+        AT_HAND,
+    ),
+    Mutant(
+        "prompts around this one not protected",
+        "comfy/purges.py",
+        "[prompt.graph, *prompt.books, *models.on_the_books()]",
+        "[prompt.graph, *prompt.caches, *models.on_the_books()]",
+        AT_HAND,
+    ),
+    Mutant(
+        "names of what is gone are left in the cache",
+        "comfy/purges.py",
+        "*_evict(prompt, outdated)",
+        "",
+        AT_HAND,
+    ),
+    Mutant(
+        "what is never assigned again is emptied",
+        "comfy/code.py",
+        "        if not any(one.assigns(instruction, name) for one in functions):",
+        "        if False:",
+        KEEPERS,
+    ),
+    Mutant(
+        "methods of other classes count",
+        "comfy/code.py",
+        "if owners is None or one.owner in owners",
+        "if True",
+        KEEPERS,
+    ),
+    Mutant(
+        "packs that are links are not found",
+        "comfy/packs.py",
+        "            if entry.is_symlink()",
+        "            if False",
+        KEEPERS,
     ),
     Mutant("the books keep the dead", "comfy/models.py", "    _strike_dead(kept)\n", "", COMFYUI),
     Mutant(

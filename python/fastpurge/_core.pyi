@@ -14,6 +14,7 @@ __all__ = [
     "exchange",
     "library_state",
     "object_stream",
+    "reached",
     "scan",
     "snapshot",
     "trim_heap",
@@ -92,8 +93,8 @@ class Snapshot:
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
     @property
-    def closure_size(self) -> int:
-        """How many objects the closure holds."""
+    def closure(self) -> IdSet:
+        """Everything in the closure that can itself hold a reference."""
 
 def snapshot(
     named: tuple[object, ...],
@@ -148,6 +149,11 @@ def exchange(
 
 def closure(named: tuple[object, ...], *, libraries: Libraries) -> IdSet:
     """Everything reachable from the roots that can itself hold a reference."""
+
+def reached(
+    roots: tuple[object, ...], targets: tuple[object, ...], *, libraries: Libraries
+) -> list[list[int]]:
+    """For each root, the targets in its closure, by their indices; one walk over the heap for all."""
 
 def scan(types: tuple[type, ...], /) -> list[Any]:
     """The objects of the given types (or of subtypes) that the collector tracks."""

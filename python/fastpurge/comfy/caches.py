@@ -6,14 +6,11 @@ as they are: to ask a cache for an entry is to use it, which some of them write 
 """
 
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from fastpurge import _core, keep
-from fastpurge.tensors import TensorFacts, facts_of
+from fastpurge.comfy.look import Unkept, nbytes_of
 
 # What the caches with a policy remember of an entry besides its value.
 _BOOKS = ("used_generation", "children", "timestamps")
@@ -45,18 +42,18 @@ class Entry:
                 book.pop(self.key, None)
 
 
-def get(cache: Any, node_id: str) -> Iterator[Any]:
-    """What a cache, or one inside it, has for a node."""
-    for one in _within(cache):
+def get(caches: Iterable[Any], node_id: str) -> Iterator[Any]:
+    """What caches have for a node."""
+    for one in caches:
         keys = getattr(one, "cache_key_set", None)
         key = keys.get_data_key(node_id) if keys is not None else None
-        if key is not None and key in one.cache:
+        if key is not None and key in _dict_of(one):
             yield one.cache[key]
 
 
 def entries(caches: Iterable[Any]) -> list[Entry]:
-    """All entries of some caches and of those inside them."""
-    return [Entry(one, key) for cache in caches for one in _within(cache) for key in one.cache]
+    """All entries of some caches."""
+    return [Entry(one, key) for one in caches for key in _dict_of(one)]
 
 
 def evicted_when_read(entry: Any, caches: Iterable[Any]) -> Any:
@@ -80,43 +77,31 @@ def evicted_when_read(entry: Any, caches: Iterable[Any]) -> Any:
     return Broken(*entry)
 
 
-def holding(
-    found: Iterable[Entry], *, kept: _core.IdSet, device_type: str | None, min_bytes: int
-) -> list[Entry]:
-    """Those entries that hold at least so many bytes, on devices of a type or on all, that are not kept."""
-    known = _facts_of_all()
-    kept_memory = {facts.extent for tensor, facts in known if tensor in kept}
-    unkept = [
-        (tensor, facts)
-        for tensor, facts in known
-        if tensor not in kept
-        and (facts.extent is None or facts.extent not in kept_memory)
-        and device_type in (None, facts.device.type)
+def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list[Entry]:
+    """Those entries that hold at least so many bytes of what is not kept."""
+    if nbytes_of(unkept) < min_bytes:
+        return []
+    values, tensors = (*(entry.value for entry in found),), (*(one.tensor for one in unkept),)
+    reached = _core.reached(values, tensors, libraries=keep.libraries())
+    return [
+        entry
+        for entry, hits in zip(found, reached, strict=True)
+        if nbytes_of(unkept[at] for at in hits) >= min_bytes
     ]
-    return [entry for entry in found if _nbytes_within(entry.value, unkept) >= min_bytes]
 
 
-def _nbytes_within(value: object, known: list[tuple[torch.Tensor, TensorFacts]]) -> int:
-    reached = _core.closure((value,), libraries=keep.libraries())
-    return sum({facts.extent or id(one): facts.nbytes for one, facts in known if one in reached}.values())
-
-
-def _facts_of_all() -> list[tuple[torch.Tensor, TensorFacts]]:
-    """Every tensor there is that can say what it is."""
-    known = []
-    for tensor in _core.scan((torch.Tensor,)):
-        with suppress(Exception):
-            known.append((tensor, facts_of(tensor)))
-    return known
-
-
-def _within(cache: Any) -> Iterator[Any]:
-    """A cache and those inside it; nothing for one that keeps nothing."""
+def within(cache: Any) -> Iterator[Any]:
+    """A cache and those inside it."""
     todo, seen = [cache], set()
     while todo:
         one = todo.pop()
-        if id(one) in seen or type(getattr(one, "cache", None)) is not dict:
-            continue
-        seen.add(id(one))
-        yield one
-        todo += getattr(one, "subcaches", {}).values()
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            todo += getattr(one, "subcaches", {}).values()
+
+
+def _dict_of(cache: Any) -> dict[Hashable, Any]:
+    """The entries of a cache; none for one that keeps nothing."""
+    of = getattr(cache, "cache", None)
+    return of if type(of) is dict else {}

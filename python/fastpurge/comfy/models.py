@@ -22,7 +22,8 @@ def unload(kept: _core.IdSet) -> list[str]:
     management = _management()
     before = _loaded()
     stay = [one for one in before if _real(one) in kept or one.model in kept]
-    going = [(_name(one), _size(one)) for one in before if one not in stay]
+    staying = _core.IdSet(stay)  # not by `==`: for ComfyUI those of one model are equal
+    going = [(_name(one), _size(one)) for one in before if one not in staying]
     for device in {one.device for one in before}:
         management.free_memory(_EVERYTHING, device, keep_loaded=stay)
     _strike_dead(kept)

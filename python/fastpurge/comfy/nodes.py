@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from fastpurge.comfy import prompt
 from fastpurge.comfy.purges import Outcome, purge_all, purge_ram, purge_vram
 from fastpurge.comfy.telling import tell, to_dict
+from fastpurge.tensors import reason_of
 
 _log = logging.getLogger("fastpurge")
 _FOUR = ("data0", "data1", "data2", "data3")
@@ -211,7 +212,7 @@ def _failed(error: Exception) -> list[str]:
         management.interrupt_current_processing(True)  # for the next node: this one hands on what it has
         return ["interrupted: the purge was not finished"]
     _log.exception("a purge failed; what is wired through it was handed on")
-    return [f"failed: {type(error).__name__}: {error}"]
+    return [f"failed: {reason_of(error)}"]
 
 
 NODE_CLASS_MAPPINGS = {

@@ -6,15 +6,21 @@ can also come to need what it has no firm link to yet: by a lazy input, or by ex
 links to nodes upstream.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from types import CoroutineType, FrameType
+from typing import Any, TypeVar
 
 from fastpurge import _core, keep
 from fastpurge.comfy import caches
+from fastpurge.comfy.caches import Entry
+from fastpurge.comfy.packs import Packs, namespace
 from fastpurge.tensors import is_a
 from fastpurge.tombstones import PurgedModule, PurgedTensor
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +30,26 @@ class Prompt:
     Attributes:
         graph: its `DynamicPrompt`.
         execution: its `ExecutionList`.
-        caches: every cache of ComfyUI that serves it, outputs first.
+        outputs: the caches of finished outputs, the first and those inside it.
+        others: every other cache that serves it: of instances of node classes, above all.
+        books: every cache, and the execution of every other prompt that runs: a node can run one of its own.
+        at_hand: what its executor has at hand for later: results of sub-graphs and of async nodes.
         node_id: the node that runs now.
 
     """
 
     graph: Any
     execution: Any
-    caches: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    others: tuple[Any, ...]
+    books: tuple[Any, ...]
+    at_hand: tuple[object, ...]
     node_id: str
+
+    @property
+    def caches(self) -> tuple[Any, ...]:
+        """Every cache that serves it."""
+        return (*self.outputs, *self.others)
 
     @property
     def title(self) -> str:
@@ -53,49 +70,58 @@ class Prompt:
         return [node for node in self.execution.pendingNodes if node != self.node_id]
 
     def reads(self) -> list[object]:
-        """What the nodes still to run will read, and the instances of their classes."""
-        return [value for node in self.pending() for value in self.reads_of(node)]
+        """What the nodes still to run will read, the instances of their classes, and what their packs store.
 
-    def reads_of(self, node_id: str) -> list[object]:
-        """What a node will read when its turn comes, and the instance of its class."""
-        handed = getattr(self.execution, "execution_cache", {}).get(node_id, {})
-        instances = (found for cache in self.caches[1:] for found in caches.get(cache, node_id))
+        A node may get a name over its wire, and what is stored under it in a module of its pack.
+        """
+        pending = self.pending()
+        packs, of_pack = self._packs(pending), Packs()
+        stores = (namespace(module) for pack, module in of_pack.modules() if pack in packs)
+        return [*self.at_hand, *self.reads_of(pending), *stores]
+
+    def reads_of(self, nodes: list[str]) -> list[object]:
+        """What nodes will read when their turn comes, and the instances of their classes."""
+        handed = getattr(self.execution, "execution_cache", {})
         return [
-            self.graph.get_node(node_id)["inputs"],
-            *handed.values(),
-            *self._upstream(node_id),
-            *instances,
+            *(self.graph.get_node(node)["inputs"] for node in nodes),
+            *(entry for node in nodes for entry in handed.get(node, {}).values()),
+            *self._upstream(nodes),
+            *(found for node in nodes for found in caches.get(self.others, node)),
         ]
 
     def wired(self) -> list[object]:
         """The cache entries that feed the node that runs now, with those of their outputs that do not."""
-        sources = self._sources(self.node_id)
-        return [entry for source in sources for entry in caches.get(self.caches[0], source)]
+        return [entry for source in self._sources(self.node_id) for entry in caches.get(self.outputs, source)]
+
+    def made_by(self, packs: set[str]) -> list[Entry]:
+        """What is cached of nodes of these packs, and of nodes of earlier prompts, of whatever pack."""
+        found = [(entry, entry.node_id) for entry in caches.entries(self.outputs)] if packs else []
+        return [entry for entry, node in found if node is None or self._packs([node]) & packs]
 
     def broken(self) -> list[str]:
         """The nodes still to run that will meet a tombstone. It is seen to that no cache gets hold of one."""
-        tombstones = _core.scan((PurgedTensor, PurgedModule))
-        if not tombstones:
-            return []
-        nodes = [node for node in self.pending() if _reaches(self.reads_of(node), tombstones)]
-        for node in nodes:
-            handed = getattr(self.execution, "execution_cache", {}).get(node, {})
-            for source, entry in handed.items():
-                if _reaches([entry], tombstones):
-                    handed[source] = caches.evicted_when_read(entry, self.caches)
+        tombstones = (*_core.scan((PurgedTensor, PurgedModule)),)
+        pending = self.pending() if tombstones else []
+        nodes = _those_that_lead_to(tombstones, pending, [self.reads_of([node]) for node in pending])
+        handed = getattr(self.execution, "execution_cache", {})
+        slots = [(node, source) for node in nodes for source in handed.get(node, {})]
+        for node, source in _those_that_lead_to(tombstones, slots, [handed[to][of] for to, of in slots]):
+            handed[node][source] = caches.evicted_when_read(handed[node][source], self.caches)
         return nodes
 
-    def _upstream(self, node_id: str) -> Iterator[object]:
-        """Cached outputs that a node links to, through nodes without any; all upstream, if it may expand."""
-        through = self._may_expand(node_id)
-        todo, seen = [node_id], {node_id}
-        while todo:
-            for source in self._sources(todo.pop()):
-                entries = list(caches.get(self.caches[0], source))
-                yield from entries
-                if source not in seen and (through or not entries):
-                    seen.add(source)
-                    todo.append(source)
+    def _upstream(self, nodes: list[str]) -> Iterator[object]:
+        """Cached outputs that nodes link to, through nodes without; all upstream of one that may expand."""
+        deep = {node for node in nodes if self._may_expand(node)}
+        for through, start in ((False, [node for node in nodes if node not in deep]), (True, [*deep])):
+            todo, seen = [*start], set(start)
+            while todo:
+                for source in self._sources(todo.pop()):
+                    if source not in seen:
+                        seen.add(source)
+                        entries = [*caches.get(self.outputs, source)]
+                        yield from entries
+                        if through or not entries:
+                            todo.append(source)
 
     def _sources(self, node_id: str) -> Iterator[str]:
         """The nodes that a node links to, whether it needs them yet or not."""
@@ -106,37 +132,76 @@ class Prompt:
 
     def _may_expand(self, node_id: str) -> bool:
         """Whether a node asks for the graph, as those do that expand into copies of what is upstream."""
-        of = _class_of(self.graph.get_node(node_id)["class_type"])
-        hidden = of.INPUT_TYPES().get("hidden", {}) if of is not None else {}
-        return "DYNPROMPT" in hidden.values() and not getattr(of, "PURGES", False)
+        of = self._class_of(node_id)
+        try:
+            hidden = of.INPUT_TYPES().get("hidden", {}) if of is not None else {}
+            return "DYNPROMPT" in hidden.values() and not getattr(of, "PURGES", False)
+        except Exception:  # noqa: BLE001 - code of a custom node; ComfyUI will tell of it when its turn comes
+            return True
+
+    def _packs(self, nodes: list[str]) -> set[str]:
+        """The custom node packs that nodes are of."""
+        packs = Packs()
+        found = {
+            packs.of_class(of) for of in {self._class_of(node) for node in nodes if self.graph.has_node(node)}
+        }
+        return {pack for pack in found if pack is not None}
+
+    def _class_of(self, node_id: str) -> Any:
+        return import_module("nodes").NODE_CLASS_MAPPINGS.get(self.graph.get_node(node_id)["class_type"])
 
 
 def running(graph: Any, node_id: str) -> Prompt:
     """The prompt of a `DynamicPrompt`, with what serves it found on the heap."""
     execution_list = import_module("comfy_execution.graph").ExecutionList
     basic_cache = import_module("comfy_execution.caching").BasicCache
-    found = [
-        one for one in _core.scan((execution_list, basic_cache)) if getattr(one, "dynprompt", None) is graph
-    ]
-    executions = [one for one in found if is_a(one, execution_list)]
-    if not executions:
+    found = _core.scan((execution_list, basic_cache, CoroutineType))
+    books = [one for one in found if not is_a(one, CoroutineType)]
+    ours = [one for one in books if getattr(one, "dynprompt", None) is graph]
+    execution = next((one for one in ours if is_a(one, execution_list)), None)
+    if execution is None:
         raise RuntimeError("the running prompt was not found in this version of ComfyUI: nothing was purged")
-    outputs = executions[0].output_cache
-    others = [one for one in found if is_a(one, basic_cache) and one is not outputs]
-    return Prompt(graph, executions[0], (outputs, *others), str(node_id))
+    outputs = (*caches.within(execution.output_cache),)
+    others = (one for one in ours if is_a(one, basic_cache) and all(one is not known for known in outputs))
+    return Prompt(
+        graph=graph,
+        execution=execution,
+        outputs=outputs,
+        others=(*others,),
+        books=(*(one for one in books if one is not execution),),
+        at_hand=(*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),),
+        node_id=str(node_id),
+    )
 
 
-def _reaches(roots: list[object], targets: list[Any]) -> bool:
-    reached = _core.closure((*roots,), libraries=keep.libraries())
-    return any(target in reached for target in targets)
+def _at_hand(suspended: Iterable[FrameType | None]) -> Iterator[object]:
+    """Dicts of the functions that execute prompts: results by node, which nothing else holds.
+
+    They are locals in ``execution.py``: constants that an expanding node gives back beside its sub-graph,
+    and what async nodes have given back or are at work with.
+    """
+    executor = sys.modules.get("execution")
+    for frame in (*suspended, *_running()):
+        if executor is not None and frame is not None and frame.f_globals is namespace(executor):
+            yield from (value for value in frame.f_locals.values() if type(value) is dict)
+
+
+def _running() -> Iterator[FrameType]:
+    """The frames of all threads."""
+    for top in sys._current_frames().values():
+        frame: FrameType | None = top
+        while frame is not None:
+            yield frame
+            frame = frame.f_back
+
+
+def _those_that_lead_to(tombstones: tuple[Any, ...], named: list[_T], held: list[object]) -> list[_T]:
+    reached = _core.reached((*held,), tombstones, libraries=keep.libraries()) if held else []
+    return [name for name, hits in zip(named, reached, strict=True) if hits]
 
 
 def _is_link(value: object) -> bool:
     return bool(import_module("comfy_execution.graph_utils").is_link(value))
-
-
-def _class_of(class_type: str) -> Any:
-    return import_module("nodes").NODE_CLASS_MAPPINGS.get(class_type)
 
 
 def _display_name(class_type: str) -> str:

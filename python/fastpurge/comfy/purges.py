@@ -6,6 +6,7 @@ from time import perf_counter
 
 from fastpurge import _core, keep, memory
 from fastpurge.comfy import caches, holders, models
+from fastpurge.comfy.look import look
 from fastpurge.comfy.prompt import Prompt
 from fastpurge.report import SweepReport
 from fastpurge.sweeping import sweep
@@ -42,17 +43,7 @@ def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
     if before.devices:
         gc.collect()
     memory.give_back()
-    report = SweepReport(
-        label=prompt.title,
-        released=(),
-        skipped=(),
-        spared={},
-        objects_scanned=0,
-        seconds=perf_counter() - started,
-        before=before,
-        after=memory.read(),
-    )
-    return Outcome(report, unloaded=unloaded)
+    return Outcome(_nothing_swept(prompt, started, before), unloaded=unloaded)
 
 
 def purge_ram(prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool) -> Outcome:
@@ -80,11 +71,17 @@ def _purge(
 ) -> Outcome:
     started, before = perf_counter(), memory.read()
     needed = [*wired, *(prompt.reads() if protect_pending else ())]
-    kept = _core.closure((*needed, *prompt.wired()), libraries=keep.libraries())
-    unloaded = models.unload(kept) if unload else []
-    let_go = _let_go(prompt, kept, min_bytes, devices)
+    cached = (*needed, *prompt.wired())
+    unloaded = models.unload(_core.closure(cached, libraries=keep.libraries())) if unload else []
+    seen = look(cached, device_type=devices)
+    let_go = _evict(prompt, caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=min_bytes))
+    large, kept, objects_scanned = seen.large(min_bytes), seen.needed, seen.objects_scanned
+    del seen  # what was let go of goes with it, if nothing else holds it
+    if not unloaded and not any(one() is not None for one in large):
+        memory.give_back()
+        return Outcome(_nothing_swept(prompt, started, before, objects_scanned), let_go=let_go)
     # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
-    stays = [prompt.graph, *prompt.caches, *models.on_the_books()]
+    stays = [prompt.graph, *prompt.books, *models.on_the_books()]
     report = sweep(
         keep=[*needed, *stays],
         devices=devices,
@@ -95,17 +92,39 @@ def _purge(
     )
     outcome = Outcome(report, let_go=let_go, unloaded=unloaded)
     if report.released:
-        outcome.forgotten = holders.forget_tombstones()
-        outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
+        _heal(prompt, kept, outcome)
     outcome.report = replace(report, before=before, seconds=perf_counter() - started)
     return outcome
 
 
-def _let_go(prompt: Prompt, kept: _core.IdSet, min_bytes: int, devices: str | None) -> list[str]:
-    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone."""
-    entries = caches.entries(prompt.caches)
-    heavy = caches.holding(entries, kept=kept, device_type=devices, min_bytes=min_bytes)
-    titles = [prompt.title_of(entry.node_id) for entry in heavy]
-    for entry in heavy:
+def _heal(prompt: Prompt, kept: _core.IdSet, outcome: Outcome) -> None:
+    """See to it that what was released is loaded again when it is needed, and say what fails till then."""
+    forgotten = holders.forget_tombstones()
+    outcome.forgotten = forgotten.places
+    # What nodes of those packs have given out may be a name for what was there.
+    outdated = [entry for entry in prompt.made_by(forgotten.packs) if entry.value not in kept]
+    outcome.let_go = [*dict.fromkeys([*outcome.let_go, *_evict(prompt, outdated)])]
+    outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
+
+
+def _nothing_swept(
+    prompt: Prompt, started: float, before: memory.MemoryReading, objects_scanned: int = 0
+) -> SweepReport:
+    return SweepReport(
+        label=prompt.title,
+        released=(),
+        skipped=(),
+        spared={},
+        objects_scanned=objects_scanned,
+        seconds=perf_counter() - started,
+        before=before,
+        after=memory.read(),
+    )
+
+
+def _evict(prompt: Prompt, entries: list[caches.Entry]) -> list[str]:
+    """Take entries out of their caches, and say of which nodes they are."""
+    titles = [prompt.title_of(entry.node_id) for entry in entries]
+    for entry in entries:
         entry.evict()
     return [*dict.fromkeys(titles)]

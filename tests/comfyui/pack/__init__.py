@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
+import threading
 import time
 from typing import Any
 
@@ -16,6 +18,7 @@ from comfy_execution.graph_utils import GraphBuilder, is_link
 FORGOTTEN: list[Any] = []
 MODELS: dict[str, Any] = {}
 RUNS: dict[str, int] = {}
+STORE: dict[str, Any] = {}
 
 
 def _count(node: Any) -> None:
@@ -253,6 +256,113 @@ class Leak(_Node):
         return (image,)
 
 
+class Model:
+    """A model in a wrapper, as many packs hand theirs on."""
+
+    def __init__(self, seed: int) -> None:
+        self.patcher = _patcher(seed)
+
+
+class Put(_Node):
+    """Puts an image away and hands on the name that it is found by."""
+
+    REQUIRED = {"image": ("IMAGE",), "name": ("STRING",)}
+    RETURN_TYPES = ("STRING",)
+
+    def run(self, image: torch.Tensor, name: str) -> tuple[str]:
+        _count(self)
+        STORE[name] = image.clone()
+        return (name,)
+
+
+class Fetch(_Node):
+    """Takes out what was put away, and waits for something else first."""
+
+    REQUIRED = {"name": ("STRING", {"forceInput": True}), "after": ("IMAGE",)}
+
+    def run(self, name: str, after: torch.Tensor) -> tuple[torch.Tensor]:
+        _count(self)
+        return (STORE[name] * 1,)
+
+
+class ExpandModel(_Node):
+    """Becomes a sub-graph with a purge in it, and hands out a model beside."""
+
+    REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0}), "purge": ("STRING", {"default": ""})}
+    RETURN_TYPES = ("MODEL", "IMAGE")
+
+    def run(self, image: torch.Tensor, seed: int, purge: str) -> dict[str, Any]:
+        _count(self)
+        graph = GraphBuilder()
+        last = graph.node("FPT_Brighten", image=image, by=1.1).out(0)
+        if purge:
+            last = graph.node(purge, data=last, mode="RAM").out(0)
+        return {"result": (_patcher(seed), last), "expand": graph.finalize()}
+
+
+class SlowModel(_Node):
+    """Loads models while other nodes run; the last of a list takes longest."""
+
+    REQUIRED = {"seed": ("INT", {"default": 0}), "until": ("STRING", {"default": ""})}
+    RETURN_TYPES = ("MODEL",)
+
+    async def run(self, seed: int, until: str) -> tuple[Any]:
+        wrapped = Model(seed)
+        while until and until not in RUNS:
+            await asyncio.sleep(0.02)
+        return (wrapped.patcher,)
+
+
+class Names(_Node):
+    """What the models of a list wait for: the first for nothing, the second for a node to have run."""
+
+    REQUIRED = {"until": ("STRING", {"default": ""})}
+    RETURN_TYPES = ("STRING", "IMAGE")
+    OUTPUT_IS_LIST = (True, False)
+
+    def run(self, until: str) -> tuple[list[str], torch.Tensor]:
+        return ["", until], torch.full((1, 2048, 1024, 3), 0.5)
+
+
+class Mark(_Node):
+    """Notes that it has run."""
+
+    REQUIRED = {"image": ("IMAGE",), "name": ("STRING",)}
+
+    def run(self, image: torch.Tensor, name: str) -> tuple[torch.Tensor]:
+        RUNS[name] = 1
+        return (image,)
+
+
+class Inner(_Node):
+    """Runs a prompt of its own, as nodes that queue other workflows do."""
+
+    REQUIRED = {"image": ("IMAGE",), "purge": ("STRING", {"default": ""})}
+
+    def run(self, image: torch.Tensor, purge: str) -> tuple[torch.Tensor]:
+        import execution
+        import server
+
+        graph = {
+            "noise": {"class_type": "FPT_Noise", "inputs": {"seed": 7, "megapixels": 2}},
+            "end": {
+                "class_type": purge or "FPT_Digest",
+                "inputs": {"anything" if purge else "image": ["noise", 0]},
+            },
+        }
+        executor = execution.PromptExecutor(
+            server.PromptServer.instance,
+            cache_type=execution.CacheType.CLASSIC,
+            cache_args={"lru": 0, "ram": 0},
+        )
+        client = {"client_id": server.PromptServer.instance.client_id}
+        thread = threading.Thread(target=executor.execute, args=(graph, "inner", client, ["end"]))
+        thread.start()
+        thread.join()
+        assert executor.success
+        return (image * 1,)
+
+
 class Expand(_Node):
     """Becomes a sub-graph: brightens in steps, and purges within if asked to."""
 
@@ -405,7 +515,7 @@ _CLASSES = (
         ModuleModel,
         Leak,
     ),
-    *(Shelf, LeakModel, Conditioning, Decode),
+    *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
     *(Expand, Loop, Switch, Fail, Wait, Stats, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}

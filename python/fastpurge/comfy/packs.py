@@ -1,0 +1,59 @@
+"""Custom node packs: which modules are whose, and which pack a node class is from.
+
+A pack is told by where its files lie: what ComfyUI calls its modules differs between versions, and a pack
+may import its own files by way of `sys.path`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+class Packs:
+    """The packs in ``custom_nodes``, each named as its folder or file there is."""
+
+    def __init__(self) -> None:
+        folders = [Path(folder).absolute() for folder in _custom_nodes()]
+        self._folders = tuple(f"{folder}{os.sep}" for folder in folders)
+        self._elsewhere = {
+            f"{entry.resolve()}{os.sep}": entry.name
+            for folder in folders
+            if folder.is_dir()
+            for entry in folder.iterdir()
+            if entry.is_symlink()
+        }
+
+    def modules(self) -> Iterator[tuple[str, ModuleType]]:
+        """Every module of a pack, with the name of the pack."""
+        for module in [*sys.modules.values()]:
+            if (pack := self.of_module(module)) is not None:
+                yield pack, module
+
+    def of_module(self, module: object) -> str | None:
+        """The pack that a module belongs to."""
+        file = namespace(module).get("__file__") if issubclass(type(module), ModuleType) else None
+        if type(file) is not str:
+            return None
+        for folder in self._folders:
+            if file.startswith(folder):
+                return file[len(folder) :].split(os.sep, 1)[0]
+        return next((pack for folder, pack in self._elsewhere.items() if file.startswith(folder)), None)
+
+    def of_class(self, of: Any) -> str | None:
+        """The pack that a node class belongs to; ComfyUI's own belong to none."""
+        return self.of_module(sys.modules.get(getattr(of, "__module__", "")))
+
+
+def namespace(module: Any) -> dict[str, Any]:
+    """The globals of a module, without asking a subclass that makes them up."""
+    found: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
+    return found
+
+
+def _custom_nodes() -> list[str]:
+    folders: list[str] = import_module("folder_paths").get_folder_paths("custom_nodes")
+    return folders

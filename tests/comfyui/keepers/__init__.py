@@ -1,0 +1,238 @@
+"""A custom node pack for the tests: the ways in which people keep a model, to load it when it is not there.
+
+It is installed as a symbolic link, as packs under development are.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from abc import ABCMeta
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.append(str(Path(__file__).resolve().parent))
+import fpt_kept_elsewhere as elsewhere  # type: ignore[import-not-found]
+
+LOADS: list[str] = []
+
+
+def load(name: str) -> Any:
+    """Takes long, in a real pack."""
+    LOADS.append(name)
+    torch.manual_seed(len(name))
+    return torch.rand(5 << 20)
+
+
+_model: Any = None
+
+
+def in_a_global(name: str) -> Any:
+    global _model
+    if _model is None:
+        _model = load(name)
+    return _model
+
+
+_pair: Any = None
+
+
+def in_a_tuple(name: str) -> Any:
+    global _pair
+    if _pair is None:
+        _pair = (load(name), name)
+    return _pair[0]
+
+
+CACHE: dict[str, Any] = {}
+
+
+def in_a_dict(name: str) -> Any:
+    if name not in CACHE:
+        CACHE[name] = load(name)
+    return CACHE[name]
+
+
+NESTED: dict[str, dict[str, Any]] = {"small": {}, "large": {}}
+
+
+def in_a_dict_of_dicts(name: str) -> Any:
+    if name not in NESTED["large"]:
+        NESTED["large"][name] = load(name)
+    return NESTED["large"][name]
+
+
+RECORD: dict[str, Any] = {"model": None, "name": None}
+
+
+def in_a_record(name: str) -> Any:
+    if RECORD["model"] is None or RECORD["name"] != name:
+        RECORD["model"], RECORD["name"] = load(name), name
+    return RECORD["model"]
+
+
+class Recent(OrderedDict[str, Any]):
+    """The last few."""
+
+    def put(self, name: str, model: Any) -> None:
+        self[name] = model
+        while len(self) > 3:
+            self.popitem(last=False)
+
+
+RECENT = Recent()
+
+
+def in_a_mapping_of_its_own(name: str) -> Any:
+    if RECENT.get(name) is None:
+        RECENT.put(name, load(name))
+    return RECENT[name]
+
+
+@lru_cache(maxsize=4)
+def in_an_lru_cache(name: str) -> Any:
+    return load(name)
+
+
+class Loader:
+    """Loads when it is first asked."""
+
+    _one: Any = None
+
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    @classmethod
+    def one(cls) -> Loader:
+        if cls._one is None:
+            cls._one = cls()
+        one: Loader = cls._one
+        return one
+
+    def get(self, name: str) -> Any:
+        if self.model is None:
+            self.model = load(name)
+        return self.model
+
+
+LOADER = Loader()
+
+
+def in_an_object(name: str) -> Any:
+    return LOADER.get(name)
+
+
+def in_a_singleton(name: str) -> Any:
+    return Loader.one().get(name)
+
+
+class Detector:
+    """Loads when it is made."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model = load(name)
+
+
+_detector: Any = None
+DETECTORS: dict[str, Detector] = {}
+
+
+def in_an_object_that_is_made_with_it(name: str) -> Any:
+    global _detector
+    if _detector is None:
+        _detector = Detector(name)
+    return _detector.model
+
+
+def in_objects_in_a_dict(name: str) -> Any:
+    if name not in DETECTORS:
+        DETECTORS[name] = Detector(name)
+    return DETECTORS[name].model
+
+
+class Lazy:
+    def get(self, name: str) -> Any:
+        if not hasattr(self, "weights"):
+            self.weights = load(name)
+        return self.weights
+
+
+LAZY = Lazy()
+
+
+def in_an_attribute_that_may_be_missing(name: str) -> Any:
+    return LAZY.get(name)
+
+
+class Registry(metaclass=ABCMeta):  # noqa: B024 - for the metaclass
+    current: Any = None
+
+    @classmethod
+    def get(cls, name: str) -> Any:
+        if cls.current is None:
+            cls.current = load(name)
+        return cls.current
+
+
+def in_a_class(name: str) -> Any:
+    return Registry.get(name)
+
+
+STATE = types.SimpleNamespace(checkpoint=None)
+
+
+def in_a_namespace(name: str) -> Any:
+    if STATE.checkpoint is None:
+        STATE.checkpoint = load(name)
+    return STATE.checkpoint
+
+
+def in_an_attribute_of_a_function(name: str) -> Any:
+    here: Any = in_an_attribute_of_a_function
+    if not hasattr(here, "kept"):
+        here.kept = load(name)
+    return here.kept
+
+
+def in_a_module_found_elsewhere(name: str) -> Any:
+    return elsewhere.get(name, load)
+
+
+def in_a_constant(name: str) -> Any:
+    from . import constant
+
+    return constant.KERNEL
+
+
+_WAYS: tuple[Callable[[str], Any], ...] = (
+    *(in_a_global, in_a_tuple, in_a_dict, in_a_dict_of_dicts, in_a_record, in_a_mapping_of_its_own),
+    *(in_an_lru_cache, in_an_object, in_a_singleton, in_an_object_that_is_made_with_it, in_objects_in_a_dict),
+    *(in_an_attribute_that_may_be_missing, in_a_class, in_a_namespace, in_an_attribute_of_a_function),
+    *(in_a_module_found_elsewhere, in_a_constant),
+)
+WAYS = {way.__name__: way for way in _WAYS}
+
+
+class Keeper:
+    """Gives what one of these keeps, and how often it was loaded."""
+
+    CATEGORY = "fastpurge tests"
+    FUNCTION = "run"
+    RETURN_TYPES = ("IMAGE",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"way": ([*WAYS],), "salt": ("INT",)}}
+
+    def run(self, way: str, salt: int) -> dict[str, Any]:
+        model = WAYS[way](way)
+        return {"ui": {"loads": [LOADS.count(way)]}, "result": (model[:1024] * 1,)}
+
+
+NODE_CLASS_MAPPINGS = {"FPT_Keeper": Keeper}

@@ -1,0 +1,14 @@
+"""A module that the pack does not import as its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_kept: dict[str, Any] = {}
+
+
+def get(name: str, load: Callable[[str], Any]) -> Any:
+    if name not in _kept:
+        _kept[name] = load(name)
+    return _kept[name]

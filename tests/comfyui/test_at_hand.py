@@ -1,0 +1,89 @@
+"""What no node and no cache holds, and a node still to run will read: it stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .graphs import PURGES, Graph, node
+from .server import Server
+
+RELEASING = {name: PURGES[name] for name in ("RAM", "ALL", "Pass RAM")}
+
+
+def test_a_model_that_an_expanding_node_hands_out_beside_its_sub_graph(server: Server, seed: int) -> None:
+    def graph(purge: str) -> Graph:
+        return {
+            "noise": node("Noise", seed=seed, megapixels=2),
+            "expand": node("ExpandModel", image=("noise", 0), seed=seed, purge=purge),
+            "run": node("RunModel", model=("expand", 0), image=("expand", 1)),
+            "end": node("Digest", image=("run", 0)),
+        }
+
+    assert server.run(graph("CleanMemory_PurgePass")).digest() == server.run(graph("")).digest()
+
+
+@pytest.mark.parametrize("purge", RELEASING.values(), ids=RELEASING)
+def test_models_that_an_async_node_has_loaded_or_is_loading(server: Server, seed: int, purge: Any) -> None:
+    mark = f"purged for {seed}"
+    graph = {
+        "names": node("Names", until=mark),
+        "slow": node("SlowModel", seed=seed, until=("names", 0)),
+        "bright": node("Brighten", image=("names", 1), by=1.1),
+        "purge": purge(("bright", 0)),
+        "mark": node("Mark", image=("bright", 0), name=mark),
+        "run": node("RunModel", model=("slow", 0), image=("mark", 0)),
+        "end": node("Digest", image=("run", 0)),
+    }
+    if "Pass" in graph["purge"]["class_type"]:
+        graph["mark"]["inputs"]["image"] = ["purge", 0]
+    result = server.run(graph)
+    assert result.status == "success", result.error
+    assert result.ran.index("slow") < result.ran.index("purge") < result.ran.index("mark")
+    del graph["purge"]
+    graph["mark"]["inputs"]["image"] = ["bright", 0]
+    server.run({"stats": node("Stats")})  # the cache forgets
+    assert server.run(graph).outputs["end"] == result.outputs["end"]
+
+
+@pytest.mark.parametrize("purge", RELEASING.values(), ids=RELEASING)
+def test_what_is_stored_under_a_name_that_comes_over_a_wire(server: Server, seed: int, purge: Any) -> None:
+    graph = {
+        "noise": node("Noise", seed=seed, megapixels=2),
+        "put": node("Put", image=("noise", 0), name=f"image {seed}"),
+        "other": node("Noise", seed=seed + 1, megapixels=2),
+        "purge": purge(("other", 0)),
+        "mark": node("Mark", image=("other", 0), name="stored"),
+        "fetch": node("Fetch", name=("put", 0), after=("mark", 0)),
+        "end": node("Digest", image=("fetch", 0)),
+    }
+    if "Pass" in graph["purge"]["class_type"]:
+        graph["mark"]["inputs"]["image"] = ["purge", 0]
+    expected = server.run({"noise": graph["noise"], "end": node("Digest", image=("noise", 0))}).digest()
+    assert server.run(graph).digest() == expected
+    # When no node of the pack is left to run it goes, and the node that put it away runs again.
+    last = {**graph, "end": node("CleanMemory_PurgeRAM", anything=("fetch", 0))}
+    del last["purge"]
+    last["mark"]["inputs"]["image"] = ["other", 0]
+    assert "Put (node put)" in server.run(last).said("end")
+    graph["other"]["inputs"]["seed"] = seed + 2
+    again = server.run(graph)
+    assert again.digest() == expected
+    assert "put" in again.ran
+
+
+@pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
+def test_the_prompt_around_one_that_a_node_runs(server: Server, seed: int, key: str) -> None:
+    def graph(purge: str) -> Graph:
+        return {
+            "noise": node("Noise", seed=seed, megapixels=2),
+            "load": node("LoadModel", seed=seed),
+            "first": node("RunModel", model=("load", 0), image=("noise", 0)),
+            "inner": node("Inner", image=("first", 0), purge=purge),
+            "run": node("RunModel", model=("load", 0), image=("inner", 0)),
+            "blend": node("Blend", a=("run", 0), b=("noise", 0)),
+            "end": node("Digest", image=("blend", 0)),
+        }
+
+    assert server.run(graph(key)).digest() == server.run(graph("")).digest()
