@@ -28,7 +28,7 @@ use crate::scan::Question;
 /// If there are any, all is as before.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation))]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, holders=vec![]))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
@@ -42,6 +42,7 @@ pub fn exchange<'py>(
     spare_held: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
+    holders: Vec<usize>,
 ) -> PyResult<Vec<(usize, Option<Bound<'py, PyAny>>)>> {
     let _pause = GcPause::new(py);
     let question = Question {
@@ -52,7 +53,8 @@ pub fn exchange<'py>(
         libraries,
         outside: (spare_held || other_threads_run(py)?).then_some(outside),
         self_held: Some(self_held),
-        list: objects.as_ptr(),
+        lists: &[objects.as_ptr(), blanks.as_ptr()],
+        holders: &holders,
     };
     let tools = Tools {
         py,

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::{mem, ptr};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::{Failure, Stream, try_push};
 use crate::idset::Addresses;
+use crate::prefetch::prefetch;
 use crate::types::{TypeTable, Wanted, each_unshown};
 
 /// How to look for what is held from outside.
@@ -24,6 +26,7 @@ pub struct Outside {
     container_bases: Vec<Py<PyType>>,
     whole: Vec<Py<PyType>>,
     executing: Vec<(Py<PyType>, Py<PyString>)>,
+    scheduled: Vec<(Py<PyType>, Option<Py<PyAny>>)>,
     // References that the collector cannot see: with them these are held from outside.
     _at_work: Vec<Py<PyAny>>,
 }
@@ -33,14 +36,17 @@ impl Outside {
     /// ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
     /// Instances of ``whole`` that are held keep everything they reach. ``executing`` are the types
     /// (generators and the like) whose frame is their own, each with the attribute that says that it
-    /// runs now. ``at_work`` are objects that count as held.
+    /// runs now. ``scheduled`` are containers that count as held, with their subtypes: each with a function
+    /// in C that says of one whether it is done, and counts no more, or without. ``at_work`` are objects
+    /// that count as held.
     #[new]
-    #[pyo3(signature = (*, containers=vec![], container_bases=vec![], whole=vec![], executing=vec![], at_work=vec![]))]
+    #[pyo3(signature = (*, containers=vec![], container_bases=vec![], whole=vec![], executing=vec![], scheduled=vec![], at_work=vec![]))]
     fn new(
         containers: Vec<Bound<'_, PyType>>,
         container_bases: Vec<Bound<'_, PyType>>,
         whole: Vec<Bound<'_, PyType>>,
         executing: Vec<(Bound<'_, PyType>, Bound<'_, PyString>)>,
+        scheduled: Vec<(Bound<'_, PyType>, Option<Bound<'_, PyAny>>)>,
         at_work: Vec<Bound<'_, PyAny>>,
     ) -> Self {
         Self {
@@ -50,6 +56,10 @@ impl Outside {
             executing: executing
                 .into_iter()
                 .map(|(of, attribute)| (of.unbind(), attribute.unbind()))
+                .collect(),
+            scheduled: scheduled
+                .into_iter()
+                .map(|(of, done)| (of.unbind(), done.map(Bound::unbind)))
                 .collect(),
             _at_work: at_work.into_iter().map(Bound::unbind).collect(),
         }
@@ -65,13 +75,16 @@ impl Outside {
     /// Those of the suspects that are held from outside: themselves, or a plain container that holds
     /// them, through any number of plain containers.
     ///
+    /// Each level of containers takes a walk over the heap, but for those that an earlier look has met:
+    /// they are counted along with the first.
+    ///
     /// The pointers must be live, and the garbage collector paused.
     pub fn holds(
         &self,
         stream: &Stream<'_>,
         suspects: &[*mut ffi::PyObject],
         accounted: &Accounted<'_>,
-    ) -> PyResult<Vec<*mut ffi::PyObject>> {
+    ) -> PyResult<Held> {
         let mut types = TypeTable::new(Wanted {
             containers: pointers(&self.containers),
             container_bases: pointers(&self.container_bases),
@@ -85,24 +98,74 @@ impl Outside {
                 .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
                 .collect(),
             accounted,
-            holder: std::ptr::null_mut(),
+            holder: ptr::null_mut(),
             shown: false,
+            batch: Vec::with_capacity(BATCH),
             found: Vec::new(),
+            confirmed: Vec::new(),
             outcome: Ok(()),
         };
+        for &address in accounted.holders {
+            let node = census.nodes.entry(address).or_default();
+            (node.round, node.is_rumour) = (1, true);
+        }
         let mut targets = suspects.to_vec();
         let mut outside = Vec::new();
         while !targets.is_empty() {
             census.open(&targets);
             // SAFETY: the walk hands on live objects, and this thread is attached.
-            stream.walk(|object| unsafe { census.take(object, &mut types) })?;
+            stream.walk(|object| unsafe { census.feed(object, &mut types) })?;
+            // SAFETY: as above.
+            unsafe { census.drain(&mut types) }?;
+            if census.round == 1 {
+                targets.append(&mut census.confirmed);
+            }
             // SAFETY: nothing has been let go since the targets were met.
-            let held = |target: &*mut ffi::PyObject| unsafe { census.is_held(*target) };
+            let held = |target: &*mut ffi::PyObject| unsafe {
+                census.is_held(*target) || self.is_scheduled(*target)
+            };
             outside.extend(targets.iter().copied().filter(held));
-            targets = std::mem::take(&mut census.found);
+            targets = mem::take(&mut census.found);
         }
-        Ok(census.beneath(outside, suspects))
+        Ok(Held {
+            suspects: census.beneath(outside, suspects),
+            holders: census.holders(),
+        })
     }
+}
+
+impl Outside {
+    /// Whether an object waits to go on, or to be called.
+    ///
+    /// # Safety
+    /// `target` is live and the thread is attached.
+    unsafe fn is_scheduled(&self, target: *mut ffi::PyObject) -> bool {
+        self.scheduled.iter().any(|(of, done)| {
+            // SAFETY: by this function's contract; `done` is a function in C, which lets nothing else run.
+            unsafe {
+                if ffi::PyObject_TypeCheck(target, of.as_ptr().cast()) == 0 {
+                    return false;
+                }
+                let Some(done) = done else {
+                    return true;
+                };
+                let end = ptr::null_mut::<ffi::PyObject>();
+                let answer = ffi::PyObject_CallFunctionObjArgs(done.as_ptr(), target, end);
+                if answer.is_null() {
+                    ffi::PyErr_Clear();
+                    return true;
+                }
+                ffi::Py_DECREF(answer);
+                answer != ffi::Py_True()
+            }
+        })
+    }
+}
+
+/// What is held from outside, and the containers that were met on the way.
+pub struct Held {
+    pub suspects: Vec<*mut ffi::PyObject>,
+    pub holders: Vec<usize>,
 }
 
 fn pointers(types: &[Py<PyType>]) -> Vec<*mut ffi::PyTypeObject> {
@@ -117,8 +180,10 @@ pub struct Accounted<'a> {
     pub frames: &'a Addresses,
     /// What holds one reference to itself.
     pub self_held: Option<&'a Addresses>,
-    /// A list of the caller's, which is not looked through either; or null.
-    pub list: *mut ffi::PyObject,
+    /// Lists of the caller's, which are not looked through either.
+    pub lists: &'a [*mut ffi::PyObject],
+    /// Addresses where an earlier look has met containers. What is there now is found out by the walk.
+    pub holders: &'a [usize],
 }
 
 #[derive(Default)]
@@ -131,7 +196,12 @@ struct Node {
     unshown: ffi::Py_ssize_t,
     /// For a container: the targets in it, one as often as it is in it.
     holds: Vec<usize>,
+    /// Whether there is only an address so far, at which there may be nothing any more.
+    is_rumour: bool,
 }
+
+/// How many objects are looked at together.
+const BATCH: usize = 64;
 
 struct Census<'a> {
     nodes: FxHashMap<usize, Node>,
@@ -142,8 +212,12 @@ struct Census<'a> {
     holder: *mut ffi::PyObject,
     /// Whether the object being traversed has shown a referent.
     shown: bool,
+    /// Objects on their way from memory.
+    batch: Vec<*mut ffi::PyObject>,
     /// Containers of targets, met for the first time.
     found: Vec<*mut ffi::PyObject>,
+    /// Containers that were only an address, and are there.
+    confirmed: Vec<*mut ffi::PyObject>,
     outcome: Result<(), Failure>,
 }
 
@@ -167,6 +241,42 @@ impl Census<'_> {
         let known = node.references + node.unshown + ffi::Py_ssize_t::from(own);
         // SAFETY: by this function's contract.
         unsafe { ffi::Py_REFCNT(target) > known }
+    }
+
+    /// Takes an object, once some more are on their way.
+    ///
+    /// # Safety
+    /// `object` is live and the thread is attached.
+    #[inline]
+    unsafe fn feed(
+        &mut self,
+        object: *mut ffi::PyObject,
+        types: &mut TypeTable,
+    ) -> Result<(), Failure> {
+        prefetch(object);
+        self.batch.push(object);
+        if self.batch.len() < BATCH {
+            return Ok(());
+        }
+        // SAFETY: no Python code has run since each was met.
+        unsafe { self.drain(types) }
+    }
+
+    /// # Safety
+    /// The objects of the batch are live and the thread is attached.
+    unsafe fn drain(&mut self, types: &mut TypeTable) -> Result<(), Failure> {
+        let mut batch = mem::take(&mut self.batch);
+        for &object in &batch {
+            // SAFETY: by this function's contract.
+            unsafe { prefetch_contents(object) };
+        }
+        for &object in &batch {
+            // SAFETY: by this function's contract.
+            unsafe { self.take(object, types)? };
+        }
+        batch.clear();
+        self.batch = batch;
+        Ok(())
     }
 
     /// Counts the references that one object holds.
@@ -193,17 +303,20 @@ impl Census<'_> {
             return Ok(());
         }
         let is_container = facts.container
-            && object != self.accounted.list
+            && !self.accounted.lists.contains(&object)
             && !self.accounted.namespaces.contains(object);
+        if is_container && !self.accounted.holders.is_empty() && self.round == 1 {
+            self.confirm(object)?;
+        }
         self.holder = if is_container {
             object
         } else {
-            std::ptr::null_mut()
+            ptr::null_mut()
         };
         self.shown = false;
         // SAFETY: a tracked object is one that its type's tp_traverse is for; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
-        std::mem::replace(&mut self.outcome, Ok(()))?;
+        mem::replace(&mut self.outcome, Ok(()))?;
         if is_container && !self.shown {
             // SAFETY: by this function's contract. The object around these values shows and counts them;
             // but then it does not show this dict, which it refers to as well.
@@ -213,6 +326,17 @@ impl Census<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a container is where an earlier look has met one.
+    fn confirm(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        match self.nodes.get_mut(&(object as usize)) {
+            Some(node) if node.is_rumour => {
+                node.is_rumour = false;
+                try_push(&mut self.confirmed, object)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether an object is a generator that runs now. Its locals are those of running code, and unlike
@@ -264,6 +388,12 @@ impl Census<'_> {
         try_push(&mut holder.holds, referent as usize)
     }
 
+    /// Where containers of suspects are.
+    fn holders(&self) -> Vec<usize> {
+        let holds = |(&at, node): (&usize, &Node)| (!node.holds.is_empty()).then_some(at);
+        self.nodes.iter().filter_map(holds).collect()
+    }
+
     /// The suspects among some objects and everything that these hold through containers.
     fn beneath(
         &self,
@@ -279,6 +409,22 @@ impl Census<'_> {
         }
         let held = |at: &&*mut ffi::PyObject| reached.contains(&(**at as usize));
         suspects.iter().filter(held).copied().collect()
+    }
+}
+
+/// Asks for the items of a list and the keys of a dict, which lie elsewhere.
+///
+/// # Safety
+/// `object` is live.
+unsafe fn prefetch_contents(object: *mut ffi::PyObject) {
+    // SAFETY: by this function's contract. Both types have five words at least (Include/cpython/listobject.h and
+    // dictobject.h): `ob_item` is the fourth, `ma_keys` the fifth or the fourth. Nothing hangs on it.
+    unsafe {
+        if ffi::PyDict_CheckExact(object) != 0 || ffi::PyList_CheckExact(object) != 0 {
+            let words = object.cast::<*const u8>();
+            prefetch(words.add(3).read());
+            prefetch(words.add(4).read());
+        }
     }
 }
 

@@ -1,40 +1,122 @@
 //! `IdSet`: a set of object identities, keyed by address.
 
 use pyo3::prelude::*;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
-use crate::gc::Failure;
+use crate::gc::{Failure, try_push};
+
+/// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
+const ALIGNMENT: usize = 8;
+const PAGE: usize = 4096;
+/// One bit for each place in a page where an object may begin: 64 bytes, a line of the cache.
+type Bits = [u64; PAGE / ALIGNMENT / 64];
+
+const FRONT: usize = 256;
+const NO_PAGE: usize = usize::MAX;
 
 /// Addresses of objects. Holds no references: an address says something only while its object lives.
-#[derive(Default)]
-pub struct Addresses(FxHashSet<usize>);
+///
+/// A bitmap in pages. Objects that were made together lie together, so most questions go to a page that
+/// was asked about before, and it is found in a small direct-mapped table without hashing.
+pub struct Addresses {
+    pages: FxHashMap<usize, u32>,
+    bits: Vec<Bits>,
+    front: Box<[(usize, u32); FRONT]>,
+    len: usize,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            pages: FxHashMap::default(),
+            bits: Vec::new(),
+            front: Box::new([(NO_PAGE, 0); FRONT]),
+            len: 0,
+        }
+    }
+}
 
 impl Addresses {
     /// Adds an address; `true` if it was not there. Running out of memory is an error, not an abort.
     #[inline]
     pub fn insert<T>(&mut self, object: *const T) -> Result<bool, Failure> {
-        if self.0.len() == self.0.capacity() {
-            self.0.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+        let (page, word, bit) = place(object);
+        let front = self.front[page % FRONT];
+        let at = if front.0 == page {
+            front.1
+        } else {
+            self.page(page)?
+        };
+        let word = &mut self.bits[at as usize][word];
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        self.len += usize::from(is_new);
+        Ok(is_new)
+    }
+
+    /// The bits of a page, which is made if it is not there.
+    #[cold]
+    fn page(&mut self, page: usize) -> Result<u32, Failure> {
+        let at = match self.pages.get(&page) {
+            Some(&at) => at,
+            None => {
+                let at = u32::try_from(self.bits.len()).map_err(|_| Failure::OutOfMemory)?;
+                let room = self.pages.try_reserve(1);
+                room.map_err(|_| Failure::OutOfMemory)?;
+                try_push(&mut self.bits, Bits::default())?;
+                self.pages.insert(page, at);
+                at
+            }
+        };
+        self.front[page % FRONT] = (page, at);
+        Ok(at)
+    }
+
+    #[inline]
+    fn known_page(&self, page: usize) -> Option<u32> {
+        let front = self.front[page % FRONT];
+        if front.0 == page {
+            return Some(front.1);
         }
-        Ok(self.0.insert(object as usize))
+        self.pages.get(&page).copied()
     }
 
     #[inline]
     pub fn contains<T>(&self, object: *const T) -> bool {
-        self.0.contains(&(object as usize))
+        let (page, word, bit) = place(object);
+        self.known_page(page)
+            .is_some_and(|at| self.bits[at as usize][word] & bit != 0)
     }
 
     pub fn remove<T>(&mut self, object: *const T) -> bool {
-        self.0.remove(&(object as usize))
+        let (page, word, bit) = place(object);
+        let was_there = self.contains(object);
+        if let Some(at) = self.known_page(page) {
+            self.bits[at as usize][word] &= !bit;
+        }
+        self.len -= usize::from(was_there);
+        was_there
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.pages.clear();
+        self.bits.clear();
+        self.front.fill((NO_PAGE, 0));
+        self.len = 0;
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.len
     }
+}
+
+/// The page of an address, and which bit of which word stands for it there.
+#[inline]
+fn place<T>(object: *const T) -> (usize, usize, u64) {
+    let address = object as usize;
+    debug_assert_eq!(address % ALIGNMENT, 0, "an object that is not aligned");
+    let index = address % PAGE / ALIGNMENT;
+    (address / PAGE, index / 64, 1 << (index % 64))
 }
 
 /// A set of object identities.

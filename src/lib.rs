@@ -11,6 +11,7 @@ mod held;
 mod idset;
 mod interpreter;
 mod library;
+mod prefetch;
 mod reach;
 mod scan;
 mod state;

@@ -2,14 +2,20 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 
 use pyo3::ffi;
 
 use crate::gc::{Failure, try_push};
 use crate::idset::Addresses;
 use crate::library::Judge;
+use crate::prefetch::prefetch;
 use crate::types::{Role, TypeTable, each_unshown};
+
+/// How many referents are on their way at a time: enough to hide a load from memory.
+const AHEAD: usize = 16;
 
 /// A closure being built: iterative, so that no depth of nesting can overflow a stack.
 ///
@@ -21,6 +27,9 @@ pub struct Reach<'a, 'py> {
     /// The `__dict__` of every module.
     namespaces: &'a Addresses,
     met: Addresses,
+    /// Referents on their way from memory, in a ring: each is looked at when so many have come after it.
+    coming: [*mut ffi::PyObject; AHEAD],
+    next: usize,
     pending: Vec<*mut ffi::PyObject>,
     reported: Vec<*mut ffi::PyObject>,
     /// Whether the object being traversed has shown a referent.
@@ -35,6 +44,8 @@ impl<'a, 'py> Reach<'a, 'py> {
             judge,
             namespaces,
             met: Addresses::default(),
+            coming: [ptr::null_mut(); AHEAD],
+            next: 0,
             pending: Vec::new(),
             reported: Vec::new(),
             shown: false,
@@ -49,12 +60,12 @@ impl<'a, 'py> Reach<'a, 'py> {
     pub unsafe fn name(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            self.meet(root)?;
+            self.take(root)?;
             let facts = self.types.of(root);
             if facts.role == Role::Module {
                 let namespace = ffi::PyModule_GetDict(root);
                 if !namespace.is_null() {
-                    self.meet(namespace)?;
+                    self.take(namespace)?;
                     self.enter(namespace)?;
                 }
             }
@@ -71,7 +82,7 @@ impl<'a, 'py> Reach<'a, 'py> {
     pub unsafe fn add(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            self.meet(root)?;
+            self.take(root)?;
             self.run()
         }
     }
@@ -100,15 +111,26 @@ impl<'a, 'py> Reach<'a, 'py> {
     /// # Safety
     /// As for `name`.
     unsafe fn run(&mut self) -> Result<(), Failure> {
-        while let Some(object) = self.pending.pop() {
-            // SAFETY: by this function's contract.
-            unsafe {
-                if !self.is_boundary(object) {
-                    self.enter(object)?;
+        loop {
+            while let Some(object) = self.pending.pop() {
+                // SAFETY: by this function's contract.
+                unsafe {
+                    if !self.is_boundary(object) {
+                        self.enter(object)?;
+                    }
                 }
             }
+            for at in 0..AHEAD {
+                let object = mem::replace(&mut self.coming[at], ptr::null_mut());
+                if !object.is_null() {
+                    // SAFETY: by this function's contract.
+                    unsafe { self.take(object)? };
+                }
+            }
+            if self.pending.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// # Safety
@@ -147,7 +169,7 @@ impl<'a, 'py> Reach<'a, 'py> {
         self.shown = false;
         // SAFETY: the type's own tp_traverse, on an instance; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
-        std::mem::replace(&mut self.outcome, Ok(()))?;
+        mem::replace(&mut self.outcome, Ok(()))?;
         if !self.shown {
             // SAFETY: by this function's contract.
             unsafe { each_unshown(object, |value| self.meet(value)) }?;
@@ -155,10 +177,26 @@ impl<'a, 'py> Reach<'a, 'py> {
         Ok(())
     }
 
+    /// Has an object brought from memory, and takes the one that has been on its way longest.
+    ///
     /// # Safety
     /// `object` is live and the thread is attached.
     #[inline]
     unsafe fn meet(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        prefetch(object);
+        let object = mem::replace(&mut self.coming[self.next], object);
+        self.next = (self.next + 1) % AHEAD;
+        if object.is_null() {
+            return Ok(());
+        }
+        // SAFETY: it was live when it was met, and no Python code has run since.
+        unsafe { self.take(object) }
+    }
+
+    /// # Safety
+    /// `object` is live and the thread is attached.
+    #[inline]
+    unsafe fn take(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         let facts = unsafe { self.types.of(object) };
         if facts.is_leaf() || !self.met.insert(object)? {

@@ -25,6 +25,8 @@ pub struct Snapshot {
     held: Py<PyList>,
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
+    /// Addresses of the containers around what might be held; what is there may have changed since.
+    holders: Vec<usize>,
     /// How many objects the collector tracked.
     objects_scanned: usize,
     /// Everything in the closure that can itself hold a reference.
@@ -48,7 +50,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None, self_held=None))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None, self_held=None, holders=vec![]))]
 pub fn snapshot(
     py: Python<'_>,
     named: &Bound<'_, PyTuple>,
@@ -58,6 +60,7 @@ pub fn snapshot(
     libraries: &Libraries,
     outside: Option<&Outside>,
     self_held: Option<&IdSet>,
+    holders: Vec<usize>,
 ) -> PyResult<Snapshot> {
     let _pause = GcPause::new(py);
     let question = Question {
@@ -68,7 +71,8 @@ pub fn snapshot(
         libraries,
         outside,
         self_held,
-        list: std::ptr::null_mut(),
+        lists: &[],
+        holders: &holders,
     };
     let sight = question.look(py)?;
     // All are owned before the first list is made: from then on they could be let go elsewhere.
@@ -79,6 +83,7 @@ pub fn snapshot(
         candidates: PyList::new(py, candidates)?.unbind(),
         held: PyList::new(py, held)?.unbind(),
         running: PyList::new(py, running)?.unbind(),
+        holders: sight.holders,
         objects_scanned: sight.seen,
         closure: Py::new(py, IdSet::from(sight.closure))?,
     })
@@ -93,8 +98,10 @@ pub struct Question<'a, 'py> {
     pub libraries: &'a Libraries,
     pub outside: Option<&'a Outside>,
     pub self_held: Option<&'a IdSet>,
-    /// A list that protects nothing by holding it; or null.
-    pub list: *mut ffi::PyObject,
+    /// Lists that protect nothing by holding it.
+    pub lists: &'a [*mut ffi::PyObject],
+    /// Where an earlier look has met containers around what might be held.
+    pub holders: &'a [usize],
 }
 
 /// What a snapshot sees: borrowed pointers, good until Python code runs again.
@@ -103,6 +110,7 @@ pub struct Sight {
     pub candidates: Vec<*mut ffi::PyObject>,
     pub held: Vec<*mut ffi::PyObject>,
     pub running: Vec<*mut ffi::PyObject>,
+    pub holders: Vec<usize>,
     pub closure: Addresses,
     pub seen: usize,
 }
@@ -137,7 +145,7 @@ impl<'py> Question<'_, 'py> {
         }
         let mut candidates = heap.found;
         candidates.retain(|&object| !reach.has_met(object));
-        let mut held = Vec::new();
+        let (mut held, mut holders) = (Vec::new(), Vec::new());
         if let Some(outside) = self.outside.filter(|_| !candidates.is_empty()) {
             let whole = heap.whole.into_iter();
             let unmet = whole.filter(|&object| !reach.has_met(object));
@@ -146,9 +154,11 @@ impl<'py> Question<'_, 'py> {
                 namespaces: &heap.namespaces,
                 frames: &frames,
                 self_held: self.self_held.map(IdSet::addresses),
-                list: self.list,
+                lists: self.lists,
+                holders: self.holders,
             };
-            held = outside.holds(&stream, &suspects, &accounted)?;
+            let found = outside.holds(&stream, &suspects, &accounted)?;
+            (held, holders) = (found.suspects, found.holders);
         }
         let by_keep = reach.reported();
         for &object in &held {
@@ -163,6 +173,7 @@ impl<'py> Question<'_, 'py> {
             candidates,
             held,
             running,
+            holders,
             closure,
             seen: heap.seen,
         })

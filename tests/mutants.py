@@ -219,7 +219,7 @@ MUTANTS = (
         GUARDS,
     ),
     Mutant("work handed over released", "guards.py", ", *_imported(_HANDED_OVER)),", "),", RUNNING),
-    Mutant("waiting tasks released", "guards.py", "at_work=(*_scheduled(), ", "at_work=(", RUNNING),
+    Mutant("waiting tasks released", "guards.py", "scheduled=_scheduled(),", "", RUNNING),
     Mutant(
         "context variables released",
         "guards.py",

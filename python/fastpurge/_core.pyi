@@ -57,7 +57,9 @@ class Outside:
     ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
     Instances of ``whole`` that are held keep everything they reach.
     ``executing`` are the types (generators and the like) whose frame is their own, each with the
-    attribute that says that it runs now. ``at_work`` are objects that count as held.
+    attribute that says that it runs now. ``scheduled`` are containers that count as held, with their
+    subtypes: each with a function in C that says of one whether it is done, and counts no more, or without.
+    ``at_work`` are objects that count as held.
     """
 
     def __new__(
@@ -67,6 +69,7 @@ class Outside:
         container_bases: Sequence[type] = ...,
         whole: Sequence[type] = ...,
         executing: Sequence[tuple[type, str]] = ...,
+        scheduled: Sequence[tuple[type, Callable[[Any], bool] | None]] = ...,
         at_work: Sequence[object] = ...,
     ) -> Outside: ...
 
@@ -90,6 +93,9 @@ class Snapshot:
     def running(self) -> list[Any]:
         """What only those reach, of a reported type; it is not in ``kept``."""
     @property
+    def holders(self) -> list[int]:
+        """Addresses of the containers around what might be held; what is there may have changed since."""
+    @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
     @property
@@ -105,12 +111,14 @@ def snapshot(
     libraries: Libraries,
     outside: Outside | None = None,
     self_held: IdSet | None = None,
+    holders: Sequence[int] = ...,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
     ``named`` are entered whatever they are; ``roots`` like anything the closure meets. No Python code
     runs between closure and scan, in this thread or any other, and no object is asked anything: types
     are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
+    ``holders`` of an earlier snapshot save walks over the heap.
 
     Raises ``MemoryError`` if the sets do not fit in memory.
     """
@@ -135,6 +143,7 @@ def exchange(
     spare_held: bool,
     set_class: Callable[[Any, type], object],
     implementation: tuple[type, Callable[[Any, Any], object]],
+    holders: Sequence[int] = ...,
 ) -> list[tuple[int, BaseException | None]]:
     """Exchange class, attributes and implementation of each object with those of its blank.
 

@@ -92,7 +92,8 @@ def outside(*, look_through: bool = True) -> _core.Outside:
         container_bases=(*_PLAIN, BaseException),
         whole=_imported(_WHOLE),
         executing=executing,
-        at_work=(*_scheduled(), *contextvars.copy_context().values()),
+        scheduled=_scheduled(),
+        at_work=(*contextvars.copy_context().values(),),
     )
 
 
@@ -122,15 +123,16 @@ def _imported(names: dict[str, tuple[str, ...]]) -> tuple[type, ...]:
     return tuple(one for one in found if isinstance(one, type))
 
 
-def _scheduled() -> list[Any]:
+def _scheduled() -> list[tuple[type, Any]]:
     """Tasks that wait to go on and callbacks that wait to be called: the event loop is not looked into."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
+    if "asyncio" not in sys.modules:
         return []
-    # Called unbound: a subclass is not asked.
-    tasks = (task for task in _core.scan((asyncio.Task,)) if not asyncio.Task.done(task))
-    handles = (one for one in _core.scan((asyncio.Handle,)) if not asyncio.Handle.cancelled(one))
-    return [*tasks, *handles]
+    import asyncio
+
+    # Without the C accelerator it is a function in Python, and any task counts.
+    done = asyncio.Task.done if type(asyncio.Task.done) is types.MethodDescriptorType else None
+    # A handle that was cancelled holds nothing.
+    return [(asyncio.Task, done), (asyncio.Handle, None)]
 
 
 def _callables() -> tuple[type, ...]:

@@ -109,6 +109,7 @@ class _Search:
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
         self._self_held = _core.IdSet()
+        self._holders: list[int] = []
         # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
         self._first = self._snapshot()
         self._there = _core.IdSet(self._first.candidates)
@@ -166,6 +167,7 @@ class _Search:
             spare_held=spare_held,
             set_class=_set_class,
             implementation=(torch.Tensor, torch._C._swap_tensor_impl),
+            holders=self._holders,
         )
 
     def _view(self) -> _View:
@@ -184,7 +186,7 @@ class _Search:
         return view
 
     def _snapshot(self) -> _core.Snapshot:
-        return _core.snapshot(
+        snapshot = _core.snapshot(
             self._named,
             self._roots,
             scan_for=self.scan_for,
@@ -192,7 +194,10 @@ class _Search:
             libraries=keep.libraries(),
             outside=self.outside,
             self_held=self._self_held,
+            holders=self._holders,
         )
+        self._holders = snapshot.holders
+        return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
         """Find those of the held that only hold themselves; whether there are new ones.

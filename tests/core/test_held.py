@@ -57,12 +57,24 @@ def is_held(libraries: Libraries) -> Iterator[Callable[..., bool]]:
     """Whether the one Base that there is is held from outside."""
     outside = _outside()
 
-    def ask() -> bool:
-        snapshot = _core.snapshot(
-            (), [], scan_for=(Base,), report=(Base,), libraries=libraries, outside=outside
+    def look(holders: list[int]) -> tuple[int, int, list[int]]:
+        found = _core.snapshot(
+            (),
+            [],
+            scan_for=(Base,),
+            report=(Base,),
+            libraries=libraries,
+            outside=outside,
+            holders=holders,
         )
-        held, candidates = len(snapshot.held), len(snapshot.candidates)
+        return len(found.held), len(found.candidates), found.holders
+
+    def ask() -> bool:
+        held, candidates, holders = look([])
         assert held + candidates == 1
+        # What an earlier look has met saves walks, and changes nothing; nor does what is gone by now.
+        assert look(holders)[:2] == (held, candidates)
+        assert look([*holders, id([]), id(FORGOTTEN), 16])[:2] == (held, candidates)
         return held == 1
 
     gc.collect()
