@@ -7,6 +7,7 @@ use std::ptr;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+type DictGetter = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut *mut ffi::PyObject;
 type Getter = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
 
 /// What a function holds, read in C: no audit hook is called, as it would be for `__code__`.
@@ -16,6 +17,8 @@ pub struct Functions {
     keyword_defaults: Option<Getter>,
     code: Option<Getter>,
     of_method: Option<Getter>,
+    dict_of: Option<DictGetter>,
+    function_type: Option<*mut ffi::PyTypeObject>,
 }
 
 impl Functions {
@@ -28,6 +31,9 @@ impl Functions {
                 keyword_defaults: c_function(py, c"PyFunction_GetKwDefaults"),
                 code: c_function(py, c"PyFunction_GetCode"),
                 of_method: c_function(py, c"PyMethod_Function"),
+                // Include/cpython/object.h: where an object's dict is, or would be; it makes none.
+                dict_of: c_function(py, c"_PyObject_GetDictPtr"),
+                function_type: c_function(py, c"PyFunction_Type"),
             }
         }
     }
@@ -41,6 +47,32 @@ impl Functions {
             .iter()
             // SAFETY: by this function's contract; the results are borrowed, and only compared.
             .all(|getter| getter.is_some_and(|get| unsafe { get(function) }.is_null()))
+    }
+
+    /// The values that a function holds: closure, defaults, attributes; `None` if this is no function, or that is not
+    /// known. Its globals, code and annotations are left out.
+    ///
+    /// # Safety
+    /// `object` is live and of type `of`, and the thread is attached.
+    #[inline]
+    pub unsafe fn values_of(
+        &self,
+        object: *mut ffi::PyObject,
+        of: *mut ffi::PyTypeObject,
+    ) -> Option<[*mut ffi::PyObject; 4]> {
+        if self.function_type != Some(of) {
+            return None;
+        }
+        // SAFETY: by this function's contract; the results are borrowed, and null where there is nothing.
+        unsafe {
+            let dict = self.dict_of?(object);
+            Some([
+                self.closure?(object),
+                self.defaults?(object),
+                self.keyword_defaults?(object),
+                if dict.is_null() { dict.cast() } else { *dict },
+            ])
+        }
     }
 
     /// The code that a function or a bound method runs; null if that is not known.

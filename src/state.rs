@@ -11,7 +11,9 @@ use rustc_hash::FxHashMap;
 
 use crate::gc::{Failure, GcPause, try_push};
 use crate::idset::Addresses;
+use crate::interpreter::Functions;
 use crate::library::{Entry, Judge, Libraries, imported_modules};
+use crate::prefetch::prefetch;
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -40,10 +42,11 @@ pub fn library_state<'py>(
         types: TypeTable::new(Wanted {
             scanned: pointers(&types),
             containers: pointers(&containers),
+            wrappers: pointers(&wrappers),
+            caches: pointers(&caches),
             ..Wanted::default()
         }),
-        wrappers: pointers(&wrappers),
-        caches: pointers(&caches),
+        functions: Functions::new(py),
         own_classes: FxHashMap::default(),
         depth,
         namespaces: Addresses::default(),
@@ -105,8 +108,7 @@ const BATCH: usize = 64;
 struct State<'py, 'a> {
     judge: Judge<'py, 'a>,
     types: TypeTable,
-    wrappers: Vec<*mut ffi::PyTypeObject>,
-    caches: Vec<*mut ffi::PyTypeObject>,
+    functions: Functions,
     /// Whether a type is a class of a library, by its address.
     own_classes: FxHashMap<usize, bool>,
     depth: usize,
@@ -170,8 +172,7 @@ impl State<'_, '_> {
             batch.extend(self.level.drain(self.level.len().saturating_sub(BATCH)..));
             // Most are cold. Loads that do not depend on each other overlap.
             for &(value, _) in &batch {
-                // SAFETY: by this function's contract.
-                std::hint::black_box(unsafe { ffi::Py_TYPE(value) });
+                prefetch(value);
             }
             for (value, at) in batch.drain(..) {
                 // SAFETY: by this function's contract.
@@ -190,6 +191,10 @@ impl State<'_, '_> {
             if kind == Kind::Opaque {
                 return Ok(());
             }
+            let values = self.functions.values_of(value, ffi::Py_TYPE(value));
+            if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
+                return Ok(()); // most of what modules and classes hold
+            }
             let known = self.seen.insert(value as usize, at);
             if kind == Kind::Found {
                 return match known {
@@ -205,6 +210,12 @@ impl State<'_, '_> {
             next.past_instance |= kind == Kind::Instance;
             // The cells of a closure are in a tuple.
             next.in_wrapper = kind == Kind::Wrapper || (at.in_wrapper && kind == Kind::Container);
+            if let Some(values) = values {
+                for held in values.into_iter().filter(|held| !held.is_null()) {
+                    try_push(&mut self.level, (held, next))?;
+                }
+                return Ok(());
+            }
             match (kind, self.types.of(value).traverse) {
                 (_, None) => Ok(()),
                 (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
@@ -293,10 +304,10 @@ impl State<'_, '_> {
             if facts.container {
                 return Kind::Container;
             }
-            if self.wrappers.contains(&of) {
+            if facts.wrapper {
                 return Kind::Wrapper;
             }
-            if self.caches.contains(&of) {
+            if facts.cache {
                 return Kind::Cache;
             }
             // What a library is to call may lead to an object of the program, which is needed whole.

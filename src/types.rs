@@ -37,6 +37,10 @@ pub struct Facts {
     pub container: bool,
     /// An instance that is held from outside keeps everything it reaches.
     pub whole: bool,
+    /// An instance is looked through as if it were not there.
+    pub wrapper: bool,
+    /// An instance holds results by arguments.
+    pub cache: bool,
 }
 
 /// The types that one walk is about.
@@ -52,6 +56,10 @@ pub struct Wanted {
     pub container_bases: Vec<*mut ffi::PyTypeObject>,
     /// With subtypes: what keeps everything it reaches, if it is held from outside.
     pub whole: Vec<*mut ffi::PyTypeObject>,
+    /// Exactly these: what is looked through as if it were not there.
+    pub wrappers: Vec<*mut ffi::PyTypeObject>,
+    /// Exactly these: what holds results by arguments.
+    pub caches: Vec<*mut ffi::PyTypeObject>,
 }
 
 impl Facts {
@@ -63,6 +71,8 @@ impl Facts {
         reported: false,
         container: false,
         whole: false,
+        wrapper: false,
+        cache: false,
     };
 
     /// Nothing can be reached through an instance, and nobody asked for it.
@@ -165,6 +175,8 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
         container: wanted.containers.contains(&of)
             || wanted.container_bases.iter().any(|&base| is(base)),
         whole: wanted.whole.iter().any(|&base| is(base)),
+        wrapper: wanted.wrappers.contains(&of),
+        cache: wanted.caches.contains(&of),
     }
 }
 
