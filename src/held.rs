@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::{Failure, Stream, try_push};
 use crate::idset::Addresses;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_contents};
 use crate::types::{TypeTable, Wanted, each_unshown};
 
 /// How to look for what is held from outside.
@@ -409,22 +409,6 @@ impl Census<'_> {
         }
         let held = |at: &&*mut ffi::PyObject| reached.contains(&(**at as usize));
         suspects.iter().filter(held).copied().collect()
-    }
-}
-
-/// Asks for the items of a list and the keys of a dict, which lie elsewhere.
-///
-/// # Safety
-/// `object` is live.
-unsafe fn prefetch_contents(object: *mut ffi::PyObject) {
-    // SAFETY: by this function's contract. Both types have five words at least (Include/cpython/listobject.h and
-    // dictobject.h): `ob_item` is the fourth, `ma_keys` the fifth or the fourth. Nothing hangs on it.
-    unsafe {
-        if ffi::PyDict_CheckExact(object) != 0 || ffi::PyList_CheckExact(object) != 0 {
-            let words = object.cast::<*const u8>();
-            prefetch(words.add(3).read());
-            prefetch(words.add(4).read());
-        }
     }
 }
 

@@ -98,13 +98,6 @@ impl Addresses {
         was_there
     }
 
-    pub fn clear(&mut self) {
-        self.pages.clear();
-        self.bits.clear();
-        self.front.fill((NO_PAGE, 0));
-        self.len = 0;
-    }
-
     pub fn len(&self) -> usize {
         self.len
     }

@@ -11,7 +11,7 @@ use pyo3::ffi;
 use crate::gc::{Failure, try_push};
 use crate::idset::Addresses;
 use crate::library::Judge;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_contents};
 use crate::types::{Role, TypeTable, each_unshown};
 
 /// How many referents are on their way at a time: enough to hide a load from memory.
@@ -32,6 +32,7 @@ pub struct Reach<'a, 'py> {
     next: usize,
     pending: Vec<*mut ffi::PyObject>,
     reported: Vec<*mut ffi::PyObject>,
+    noted: Option<Vec<*mut ffi::PyObject>>,
     /// Whether the object being traversed has shown a referent.
     shown: bool,
     outcome: Result<(), Failure>,
@@ -48,6 +49,7 @@ impl<'a, 'py> Reach<'a, 'py> {
             next: 0,
             pending: Vec::new(),
             reported: Vec::new(),
+            noted: None,
             shown: false,
             outcome: Ok(()),
         }
@@ -87,10 +89,16 @@ impl<'a, 'py> Reach<'a, 'py> {
         }
     }
 
-    /// Forgets what was met, for another closure over the same heap.
-    pub fn clear(&mut self) {
-        self.met.clear();
-        self.reported.clear();
+    /// Notes from here on what is met, to be able to forget it.
+    pub fn begin(&mut self) {
+        self.noted = Some(Vec::new());
+    }
+
+    /// Forgets what was met since `begin`.
+    pub fn forget(&mut self) {
+        for object in self.noted.iter_mut().flat_map(mem::take) {
+            self.met.remove(object);
+        }
     }
 
     /// Whether an object is in the closure so far.
@@ -202,10 +210,15 @@ impl<'a, 'py> Reach<'a, 'py> {
         if facts.is_leaf() || !self.met.insert(object)? {
             return Ok(());
         }
+        if let Some(noted) = &mut self.noted {
+            try_push(noted, object)?;
+        }
         if facts.reported {
             try_push(&mut self.reported, object)?;
         }
         if facts.traverse.is_some() {
+            // SAFETY: by this function's contract.
+            unsafe { prefetch_contents(object) };
             try_push(&mut self.pending, object)?;
         }
         Ok(())

@@ -218,7 +218,7 @@ pub fn reached(
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     let mut answers = Vec::new();
     for root in roots.iter_borrowed() {
-        reach.clear();
+        reach.begin();
         // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
         unsafe { reach.name(root.as_ptr()) }?;
         let mut answer = Vec::new();
@@ -226,6 +226,10 @@ pub fn reached(
             if reach.has_met(target.as_ptr()) {
                 try_push(&mut answer, at)?;
             }
+        }
+        // What leads to no target from one root leads to none from any: it need not be walked again.
+        if !answer.is_empty() {
+            reach.forget();
         }
         try_push(&mut answers, answer)?;
     }

@@ -118,21 +118,30 @@ impl TypeTable {
     ///
     /// # Safety
     /// `object` is live and the thread is attached.
-    #[inline]
+    #[inline(always)]
     pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> Facts {
         // SAFETY: `object` is live. This reads the C type; `__class__` is never asked.
         let of = unsafe { ffi::Py_TYPE(object) };
         // Type objects are at least 16-byte aligned.
-        let slot = &mut self.front[(of as usize >> 4) % FRONT];
-        if slot.of != of {
-            let facts = *self
-                .all
-                .entry(of as usize)
-                // SAFETY: the type of a live object is live.
-                .or_insert_with(|| unsafe { study(of, &self.wanted) });
-            *slot = Slot { of, facts };
+        let slot = &self.front[(of as usize >> 4) % FRONT];
+        if slot.of == of {
+            return slot.facts;
         }
-        slot.facts
+        // SAFETY: the type of a live object is live.
+        unsafe { self.look_up(of) }
+    }
+
+    /// # Safety
+    /// `of` is a live type and the thread is attached.
+    #[cold]
+    unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> Facts {
+        let facts = *self
+            .all
+            .entry(of as usize)
+            // SAFETY: by this function's contract.
+            .or_insert_with(|| unsafe { study(of, &self.wanted) });
+        self.front[(of as usize >> 4) % FRONT] = Slot { of, facts };
+        facts
     }
 }
 

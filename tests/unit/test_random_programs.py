@@ -1,12 +1,13 @@
 """Random programs against a plain model of what must survive a sweep and what must go.
 
-`--hypothesis-profile=long` runs many more of them.
+``FASTPURGE_PROGRAMS`` is how many.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import os
 import sys
 import types
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from fastpurge import is_purged
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-settings.register_profile("long", max_examples=50_000, deadline=None)
+PROGRAMS = int(os.environ.get("FASTPURGE_PROGRAMS", "500"))
 
 SHARERS = ("view", "detach", "as_strided", "dtype view", "set_", "numpy", "storage")
 CONTAINERS = (
@@ -217,7 +218,7 @@ def _values(objects: list[Any], model: Model) -> list[Any]:
 
 
 @pytest.mark.usefixtures("frozen_heap")
-@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=PROGRAMS, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS, keep=KEEP, wipe=st.booleans())
 @example(  # an alias of a leaf of the graph of an alias of what an array reads
     steps=[("leaf", []), ("view", [1]), ("product", [0, 1]), ("numpy", [3])], keep=[], wipe=False
