@@ -11,9 +11,15 @@ from .graphs import Graph, node
 from .server import Server
 
 _CODE = ast.parse((Path(__file__).parent / "keepers" / "__init__.py").read_text())
-WAYS = sorted(
-    one.name for one in _CODE.body if isinstance(one, ast.FunctionDef) and one.name.startswith("in_")
-)
+
+
+def _ways(listed: str) -> list[str]:
+    """The functions that the pack lists under a name."""
+    (of,) = (one for one in _CODE.body if ast.unparse(one).startswith(listed))
+    return sorted({one.id for one in ast.walk(of) if isinstance(one, ast.Name)} & _FUNCTIONS)
+
+
+_FUNCTIONS = {one.name for one in _CODE.body if isinstance(one, ast.FunctionDef)}
 
 
 def _graph(way: str, salt: int) -> Graph:
@@ -23,7 +29,7 @@ def _graph(way: str, salt: int) -> Graph:
     }
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "in_a_constant"])
+@pytest.mark.parametrize("way", _ways("_WAYS"))
 def test_it_goes_and_comes_back(server: Server, seed: int, way: str) -> None:
     first = server.run(_graph(way, seed))
     purged = server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
@@ -33,11 +39,18 @@ def test_it_goes_and_comes_back(server: Server, seed: int, way: str) -> None:
     assert again.outputs["keep"]["loads"][0] == first.outputs["keep"]["loads"][0] + 1
 
 
-def test_what_was_made_on_import_says_what_became_of_it(server: Server, seed: int) -> None:
-    server.run({"purge": node("CleanMemory_PurgeRAM")})
-    server.run(_graph("in_a_constant", seed)).digest()
+@pytest.mark.parametrize("way", _ways("_MISSED"))
+def test_what_would_not_be_loaded_again_is_left(server: Server, seed: int, way: str) -> None:
+    first = server.run(_graph(way, seed))
     purged = server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
-    assert "released 1 tensors, 20.0M" in purged
-    assert "taken out of" not in purged
+    assert "left, since custom nodes would not load it again: " in purged
+    again = server.run(_graph(way, seed + 1))
+    assert again.digest() == first.digest()
+    assert again.outputs["keep"]["loads"] == first.outputs["keep"]["loads"]
+
+
+def test_a_purge_of_all_takes_that_too_and_it_says_what_became_of_it(server: Server, seed: int) -> None:
+    server.run(_graph("in_a_constant", seed)).digest()
+    assert "released" in server.run({"purge": node("CleanMemory_PurgeAll")}).said()
     message = server.run(_graph("in_a_constant", seed + 1)).error["exception_message"]
-    assert "released by fastpurge (CleanMemory_PurgeRAM (node purge))" in message
+    assert "released by fastpurge (CleanMemory_PurgeAll (node purge))" in message

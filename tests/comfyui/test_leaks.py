@@ -44,10 +44,25 @@ def test_what_else_is_in_a_list_keeps_its_place(server: Server) -> None:
             "end": node("Digest", image=("shelf", 0)),
         }
 
-    server.run(graph("large", 8))
+    large = server.run(graph("large", 8)).digest()
     small = server.run(graph("s", 1)).digest()
-    assert "released 1 tensors, 96.0M" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
+    assert "left, since custom nodes would not load it again" in (
+        server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
+    )
     assert server.run(graph("s", 1)).digest() == small
-    # What went is not taken for another image: the node that reads it is told.
+    assert server.run(graph("large", 8)).digest() == large
+    # A purge of all takes it, and it is not taken for another image: the node that reads it is told.
+    assert "released 2 tensors" in server.run({"purge": node("CleanMemory_PurgeAll")}).said()
     message = server.run(graph("large", 8)).error["exception_message"]
-    assert "released by fastpurge (CleanMemory_PurgeRAM (node purge))" in message
+    assert "released by fastpurge (CleanMemory_PurgeAll (node purge))" in message
+
+
+def test_what_is_let_go_is_gone_though_it_is_in_a_cycle(server: Server) -> None:
+    graph = {
+        "ring": node("Ring", count=20),
+        "sum": node("RingSum", ring=("ring", 0)),
+        "purge": node("CleanMemory_PurgeRAM", anything=("sum", 0)),
+    }
+    (data,) = server.run(graph).outputs["purge"]["fastpurge"]
+    assert data["let_go"] == ["FPT_Ring (node ring)"]
+    assert data["freed_by_device"]["cpu"] > 0.9 * 80 * MiB

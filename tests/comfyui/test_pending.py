@@ -73,19 +73,23 @@ def test_a_sub_graph_that_is_still_to_run(server: Server, seed: int, purge: Any)
     assert server.run(graph).digest() == without
 
 
-def test_a_loop_of_copies_of_what_is_upstream(server: Server, seed: int) -> None:
+@pytest.mark.parametrize("loop", ["Loop", "V3Loop"])
+def test_a_loop_of_copies_of_what_is_upstream(server: Server, seed: int, loop: str) -> None:
     def graph(purge: bool) -> Graph:
         made = {
             "noise": node("Noise", seed=seed, megapixels=2),
             "bright": node("Brighten", image=("noise", 0), by=1.1),
-            "loop": node("Loop", image=("bright", 0), left=3),
+            "again": node("Brighten", image=("bright", 0), by=1.1),
+            "loop": node(loop, image=("again", 0), left=3),
             "end": node("Digest", image=("loop", 0)),
         }
         if purge:
-            insert(made, PURGES["RAM"], ("bright", 0), "loop", "image")
+            insert(made, PURGES["RAM"], ("again", 0), "loop", "image")
         return made
 
-    assert server.run(graph(True)).digest() == server.run(graph(False)).digest()
+    with_purge = server.run(graph(True))
+    assert with_purge.digest() == server.run(graph(False)).digest()
+    assert with_purge.ran.count("noise") == 1
 
 
 @pytest.mark.parametrize("purge", RAM.values(), ids=RAM)

@@ -77,17 +77,14 @@ def evicted_when_read(entry: Any, caches: Iterable[Any]) -> Any:
     return Broken(*entry)
 
 
-def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list[Entry]:
-    """Those entries that hold at least so many bytes of what is not kept."""
+def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list[tuple[Entry, list[Unkept]]]:
+    """Those entries that hold at least so many bytes of what is not kept, each with what it holds of it."""
     if nbytes_of(unkept) < min_bytes:
         return []
     values, tensors = (*(entry.value for entry in found),), (*(one.tensor for one in unkept),)
     reached = _core.reached(values, tensors, libraries=keep.libraries())
-    return [
-        entry
-        for entry, hits in zip(found, reached, strict=True)
-        if nbytes_of(unkept[at] for at in hits) >= min_bytes
-    ]
+    held = [(entry, [unkept[at] for at in hits]) for entry, hits in zip(found, reached, strict=True)]
+    return [(entry, tensors) for entry, tensors in held if nbytes_of(tensors) >= min_bytes]
 
 
 def within(cache: Any) -> Iterator[Any]:

@@ -1,193 +1,275 @@
-"""Where custom nodes hold what was released, at module and class level, and how they load it again.
+"""What custom nodes keep at module and class level, and whether they would load it again.
 
-A node that keeps its model in a global looks there first: it would meet the tombstone on every prompt until
-ComfyUI is started anew. So the place is emptied, in the way that the pack's own code finds it empty: an
-entry goes out of a dict, an `lru_cache` is cleared, a name or an attribute becomes ``None`` (or goes, if the
-code asks with `hasattr`). Names and attributes are emptied only where some function of the pack assigns them
-again: what was made on import never comes back, and its tombstone stays, to say so. A list keeps its
-tombstones as well: without them what follows would move up, and be taken for something else.
+A purge may only take what its pack would miss if the pack notices. So before a sweep what is about to go is
+looked up in the modules of custom nodes, from the outside in: an entry of a dict that is filled when a key
+is missing, a name or an attribute that is asked for ``None`` and assigned again, an `lru_cache`, a list that
+is only ever added to. What is found in such a place may go, and after the sweep the place is emptied: the
+pack finds it as it was before it had loaded anything. All else is missed by its pack.
 """
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
+
 from fastpurge import _core, keep
-from fastpurge.comfy.code import Code
+from fastpurge.comfy.code import Clear, Code, Function, emptying_a_name, emptying_an_entry, is_only_added_to
 from fastpurge.comfy.packs import Packs, namespace
-from fastpurge.tombstones import PurgedModule, PurgedTensor, is_purged
+from fastpurge.tombstones import PurgedModule, PurgedTensor
 
 _DEPTH = 8
 _SHORT = 40
-_SCALARS = (str, int, float, bool, type(None))
-
-# Empties a place; whether it could.
-_Clear = Callable[[], bool]
+_KEYS = (str, int, float, bool, type(None))
+_SEQUENCES = (list, deque, set)
 
 
-@dataclass(slots=True)
-class Forgotten:
-    """What became of the tombstones in custom nodes.
+@dataclass(slots=True, eq=False)
+class _Slot:
+    """A place that holds a value.
 
     Attributes:
-        places: where they were taken out.
-        packs: the packs that held one, whether it could be taken out or not.
+        pack: whose it is.
+        place: where it is, to print.
+        name: what code knows it by: of what has no name of its own, that of what is around it.
+        value: what it holds.
+        emptying: says how to empty it, if that can be done.
+        parent: the place that it is in, which for a global is the module.
+        beside: what has a name beside it, if it has one.
 
     """
 
-    places: list[str] = field(default_factory=list)
-    packs: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """A place that holds a value, and how to empty it."""
-
     pack: str
     place: str
+    name: str
     value: Any
-    clear: _Clear
+    emptying: Callable[[], Clear | None]
+    parent: "_Slot | None" = None
+    beside: dict[str, Any] | None = None
+
+    def part(self, place: str, value: Any, emptying: Callable[[], Clear | None]) -> "_Slot":
+        """A place in this one that has no name."""
+        return _Slot(self.pack, place, self.name, value, emptying, self)
 
 
-def forget_tombstones() -> Forgotten:
-    """Take what was released out of the globals and classes of custom nodes."""
-    forgotten = Forgotten()
-    tombstones = (*_core.scan((PurgedTensor, PurgedModule)),)
-    search = _Search()
-    level = [*search.roots()] if tombstones else []
+@dataclass(slots=True)
+class Holdings:
+    """What custom nodes keep of what is about to go.
+
+    Attributes:
+        missed: what its packs would miss: they would not load it again.
+        missed_at: where that is.
+
+    """
+
+    missed: list[Any] = field(default_factory=list)
+    missed_at: list[str] = field(default_factory=list)
+    _places: list[tuple[_Slot, Clear]] = field(default_factory=list)
+    _packs: set[str] = field(default_factory=set)
+
+    def take(self, slot: _Slot, clear: Clear | None) -> None:
+        """Note what can be emptied, or that it cannot."""
+        self._packs.add(slot.pack)
+        if clear is None:
+            self.missed.append(slot.value)
+            self.missed_at.append(slot.place)
+        else:
+            self._places.append((slot, clear))
+
+    def empty(self) -> tuple[list[str], set[str]]:
+        """Empty those places that lead to tombstones by now; say which, and whose packs hold tombstones."""
+        tombstones = (*_core.scan((PurgedTensor, PurgedModule)),)
+        spoiled = {id(slot) for slot in _leading_to(tombstones, [slot for slot, _ in self._places])}
+        emptied = []
+        for slot, clear in self._places:
+            if id(slot) in spoiled and clear is not _leave:
+                with suppress(Exception):  # code of the pack may run; one place is no reason to leave others
+                    clear()
+                    emptied.append(slot.place)
+        return [*dict.fromkeys(emptied)], self._packs
+
+
+def find(targets: tuple[Any, ...], packs: Packs) -> Holdings:
+    """Look for tensors and modules in what custom nodes keep."""
+    search, holdings = _Search(packs), Holdings()
+    level = _leading_to(targets, [*search.roots()])
     for _ in range(_DEPTH):
-        level = [
-            inner for slot in _leading_to(tombstones, level) for inner in search.look_into(slot, forgotten)
-        ]
-    forgotten.places = [*dict.fromkeys(forgotten.places)]
-    return forgotten
+        looked_into = []
+        for slot in level:
+            if search.has_parts(slot.value):
+                looked_into.append(slot)
+            else:
+                holdings.take(slot, search.emptying(slot))
+        level = _leading_to(targets, [part for slot in looked_into for part in search.parts(slot)])
+        explained = {id(part.parent) for part in level}
+        for slot in looked_into:
+            if id(slot) not in explained and not search.is_known(slot):
+                holdings.take(slot, None)  # it holds them where nobody can see
+    for slot in level:
+        holdings.take(slot, None)
+    return holdings
 
 
-def _leading_to(tombstones: tuple[Any, ...], slots: list[_Slot]) -> list[_Slot]:
-    """Those places from which a tombstone can be reached; one walk over the heap for all of them."""
-    if not slots:
+def _leading_to(targets: tuple[Any, ...], slots: list[_Slot]) -> list[_Slot]:
+    """Those places from which a target can be reached; one walk over the heap for all of them."""
+    if not slots or not targets:
         return []
-    found = _core.reached((*(slot.value for slot in slots),), tombstones, libraries=keep.libraries())
+    found = _core.reached((*(slot.value for slot in slots),), targets, libraries=keep.libraries())
     return [slot for slot, hits in zip(slots, found, strict=True) if hits]
 
 
 class _Search:
-    """Goes down from the modules of custom nodes to what holds tombstones, a level at a time."""
+    """Goes down from the modules of custom nodes, a level at a time."""
 
-    def __init__(self) -> None:
-        self._modules = [*Packs().modules()]
-        self._pack_of = {module.__name__: pack for pack, module in self._modules}
+    def __init__(self, packs: Packs) -> None:
+        self._modules: dict[str, list[ModuleType]] = {}
+        for pack, module in packs.modules():
+            self._modules.setdefault(pack, []).append(module)
+        self._own = {module.__name__ for of in self._modules.values() for module in of}
         self._code = Code()
-        self._met = _core.IdSet()
+        self._met: dict[int, _Slot] = {}
 
     def roots(self) -> Iterator[_Slot]:
         """The globals of every module of a pack: its own, not what it has imported."""
-        for pack, module in self._modules:
-            for name, value in [*namespace(module).items()]:
-                if name.startswith("__") or not _is_own(value, module):
-                    continue
-                clear = partial(self._code.empty, module, name, (namespace(module),))
-                yield _Slot(pack, f"{_short_name(module)}.{name}", value, clear)
+        for pack, modules in self._modules.items():
+            for module in modules:
+                within = _Slot(pack, _short_name(module), "", module, _cannot)
+                for name, value in [*namespace(module).items()]:
+                    if not _is_special(name) and _is_own(value, module):
+                        yield self._named(within, name, value)
 
-    def look_into(self, slot: _Slot, forgotten: Forgotten) -> list[_Slot]:
-        """What a value that leads to a tombstone is made of; if it has no parts, its place is emptied."""
-        forgotten.packs.add(slot.pack)
-        if _has_parts(slot.value) or type(slot.value).__module__ in self._pack_of:
-            if slot.value in self._met:
-                return []
-            self._met.add(slot.value)
+    def emptying(self, slot: _Slot) -> Clear | None:
+        """How to empty the place of one that has no parts."""
+        if type(slot.value) is functools._lru_cache_wrapper:
+            return slot.value.cache_clear
+        with suppress(Exception):
+            return slot.emptying()
+        return None
+
+    def has_parts(self, value: Any) -> bool:
+        """Whether a value is looked into, and not one thing: a model, an object of a library, a tombstone."""
+        of = type(value)
+        if issubclass(of, (torch.Tensor, torch.nn.Module, PurgedTensor, PurgedModule)):
+            return False
+        looked_into = (*_SEQUENCES, tuple, frozenset, dict, staticmethod, classmethod, type, FunctionType)
+        return issubclass(of, (*looked_into, SimpleNamespace)) or self._is_own_class(of)
+
+    def is_known(self, slot: _Slot) -> bool:
+        """Whether the value of a place was looked into as that of another place."""
+        return self._met.get(id(slot.value), slot) is not slot
+
+    def parts(self, slot: _Slot) -> list[_Slot]:
+        """What a value is made of; nothing if it was met before, or does not let itself be looked into."""
+        if self._met.setdefault(id(slot.value), slot) is not slot:
+            return []
+        with suppress(Exception):
             return [*self._parts(slot)]
-        clear = _clear_cache(slot.value) if type(slot.value) is functools._lru_cache_wrapper else slot.clear
-        with suppress(Exception):  # code of the pack may run, and one place is no reason to leave the others
-            if clear():
-                forgotten.places.append(slot.place)
         return []
 
     def _parts(self, slot: _Slot) -> Iterator[_Slot]:
         value, of = slot.value, type(slot.value)
-        if issubclass(of, MutableMapping):
-            yield from _entries(slot)
-        elif issubclass(of, (list, deque, set)):
-            yield from (_Slot(slot.pack, f"{slot.place}[]", one, _leave) for one in [*value])
+        if issubclass(of, dict):
+            yield from self._entries(slot)
+        elif issubclass(of, _SEQUENCES):
+            base: Any = next(one for one in _SEQUENCES if issubclass(of, one))
+            # A list inside of something else goes with that.
+            emptying = slot.emptying if slot.beside is None else partial(self._leak, slot)
+            yield from (slot.part(f"{slot.place}[]", one, emptying) for one in [*base.__iter__(value)])
         elif issubclass(of, (tuple, frozenset)):
-            yield from (_Slot(slot.pack, slot.place, one, slot.clear) for one in value)
+            base = tuple if issubclass(of, tuple) else frozenset
+            yield from (slot.part(slot.place, one, slot.emptying) for one in base.__iter__(value))
         elif issubclass(of, (staticmethod, classmethod)):
-            yield _Slot(slot.pack, slot.place, value.__func__, _leave)
+            yield slot.part(slot.place, value.__func__, _cannot)
         else:
-            yield from self._attributes(slot)
+            for name, held in [*vars(value).items()]:
+                if not _is_special(name) or name == "__wrapped__":
+                    yield self._named(slot, name, held)
+            yield from (slot.part(slot.place, one, _cannot) for one in self._beneath(value))
 
-    def _attributes(self, slot: _Slot) -> Iterator[_Slot]:
-        """Attributes of a class, a function, an object: each is emptied, or else the place of the object."""
-        holder, of = slot.value, type(slot.value)
-        code = holder if issubclass(of, (type, FunctionType)) else of
-        otherwise = _leave if code is holder else slot.clear
-        scopes = (*(namespace(one) for pack, one in self._modules if pack == slot.pack),)
-        with suppress(TypeError):  # one with slots has none to look at
-            for name, value in [*vars(holder).items()]:
-                if not name.startswith("__") or name == "__wrapped__":
-                    clear = partial(self._code.empty, holder, name, scopes, otherwise=otherwise)
-                    yield _Slot(slot.pack, f"{slot.place}.{name}", value, clear)
+    def _beneath(self, value: Any) -> Iterator[Any]:
+        """What an object, a class or a function leads to besides its attributes."""
+        of = type(value)
+        if of is FunctionType:
+            yield from (value.__defaults__, value.__kwdefaults__)
+            for cell in value.__closure__ or ():
+                with suppress(ValueError):  # an empty one
+                    yield cell.cell_contents
+        elif issubclass(of, type):
+            yield from (one for one in value.__bases__ if self._is_own_class(one))
+        if self._is_own_class(of):
+            yield of
+
+    def _named(self, within: _Slot, name: str, value: Any) -> _Slot:
+        """A global of a module, or an attribute."""
+        holder = within.value
+
+        def emptying() -> Clear | None:
+            clear = emptying_a_name(holder, name, self._functions(within.pack))
+            # Or else the place of the object, with all of it. A module, class or function stays where it is.
+            if clear is None and not issubclass(type(holder), (ModuleType, type, FunctionType)):
+                return within.emptying()
+            return clear
+
+        beside = {**vars(holder)}
+        return _Slot(within.pack, f"{within.place}.{name}", name, value, emptying, within, beside)
+
+    def _entries(self, slot: _Slot) -> Iterator[_Slot]:
+        counted = self._is_counted(slot)
+        for key, value in [*dict.items(slot.value)]:
+            stays = counted or issubclass(type(value), (type, FunctionType))
+            emptying = _cannot if stays else partial(self._entry, slot, key)
+            yield slot.part(f"{slot.place}[{_shown(key)}]", value, emptying)
+
+    def _entry(self, slot: _Slot, key: Any) -> Clear | None:
+        return emptying_an_entry(slot.value, key, slot.name, self._functions(slot.pack))
+
+    def _leak(self, slot: _Slot) -> Clear | None:
+        """A list that nobody reads keeps its tombstones: nothing in it moves up."""
+        return _leave if is_only_added_to(slot.name, self._functions(slot.pack)) else None
+
+    def _is_counted(self, slot: _Slot) -> bool:
+        """Whether something beside a dict keeps a tally of it: its keys in an order, or how much is in it."""
+        beside = slot.beside or {}
+        keys = {*dict.keys(slot.value)}
+        fill = [one for one in self._functions(slot.pack) if one.names(slot.name) and one.fills_by_key()]
+        for name, one in beside.items():
+            if issubclass(type(one), _SEQUENCES) and one and all(_is_key(key, keys) for key in [*one]):
+                return True
+            if type(one) in (int, float) and any(each.assigns(name) for each in fill):
+                return True
+        return False
+
+    def _functions(self, pack: str) -> list[Function]:
+        return self._code.of(self._modules[pack])
+
+    def _is_own_class(self, of: type) -> bool:
+        name = type.__getattribute__(of, "__module__")
+        return isinstance(name, str) and name in self._own
 
 
-def _has_parts(value: Any) -> bool:
-    """Whether a value is looked into, and not one thing: a tombstone, a model, an object of a library."""
-    parts = (
-        list,
-        deque,
-        set,
-        tuple,
-        frozenset,
-        staticmethod,
-        classmethod,
-        type,
-        FunctionType,
-        SimpleNamespace,
-    )
-    return not is_purged(value) and issubclass(type(value), (MutableMapping, *parts))
+def _leave() -> None:
+    """Empty nothing."""
 
 
-def _entries(slot: _Slot) -> Iterator[_Slot]:
-    """The entries of a dict. One that also holds plain values is a record, whose keys must stay."""
-    of = slot.value
-    items = [*of.items()]
-    is_record = any(type(value) in _SCALARS for _, value in items)
-    for key, value in items:
-        if issubclass(type(value), (type, FunctionType)):
-            clear: _Clear = _leave
-        else:
-            clear = partial(_blank, of, key) if is_record else partial(_take_out, of, key)
-        yield _Slot(slot.pack, f"{slot.place}[{_shown(key)}]", value, clear)
+def _cannot() -> None:
+    """Say that a place cannot be emptied."""
 
 
-def _leave() -> bool:
-    return False
+def _is_key(one: Any, keys: set[Any]) -> bool:
+    return type(one) in _KEYS and one in keys
 
 
-def _take_out(of: MutableMapping[Any, Any], key: Any) -> bool:
-    of.pop(key, None)
-    return True
-
-
-def _blank(of: MutableMapping[Any, Any], key: Any) -> bool:
-    of[key] = None
-    return True
-
-
-def _clear_cache(function: Any) -> _Clear:
-    def clear() -> bool:
-        function.cache_clear()
-        return True
-
-    return clear
+def _is_special(name: str) -> bool:
+    return name.startswith("__") and name.endswith("__")
 
 
 def _is_own(value: Any, module: ModuleType) -> bool:
-    """Whether a global is the module's own, and not a module or class that it has imported."""
+    """Whether a global is the module's own, and not a module, class or function that it has imported."""
     of = type(value)
     if issubclass(of, type):
         return bool(type.__getattribute__(value, "__module__") == module.__name__)
@@ -201,5 +283,5 @@ def _short_name(module: ModuleType) -> str:
 
 def _shown(key: Any) -> str:
     """A key to print: one of a custom node's own class is not asked for its name."""
-    text = repr(key) if type(key) in _SCALARS else type(key).__name__
+    text = repr(key) if type(key) in _KEYS else type(key).__name__
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."

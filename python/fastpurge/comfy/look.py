@@ -28,14 +28,12 @@ class Look:
         needed: what is needed, with everything that it reaches.
         unkept: tensors that are not, on the devices that were asked about.
         modules: modules that are not.
-        objects_scanned: how many objects the heap held.
 
     """
 
     needed: _core.IdSet
     unkept: list[Unkept]
     modules: list[torch.nn.Module]
-    objects_scanned: int
 
     def large(self, min_bytes: int) -> list[weakref.ref[Any]]:
         """Those tensors and modules that are as large as this, without keeping them alive."""
@@ -69,7 +67,6 @@ def look(needed: tuple[object, ...], *, device_type: str | None) -> Look:
             and (facts.extent is None or facts.extent not in spoken_for)
         ],
         modules=[one for one in snapshot.candidates if is_a(one, torch.nn.Module)],
-        objects_scanned=snapshot.objects_scanned,
     )
 
 

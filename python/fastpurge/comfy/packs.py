@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 
@@ -17,7 +17,8 @@ class Packs:
     """The packs in ``custom_nodes``, each named as its folder or file there is."""
 
     def __init__(self) -> None:
-        folders = [Path(folder).absolute() for folder in _custom_nodes()]
+        given = [Path(folder).absolute() for folder in _custom_nodes()]
+        folders = [*dict.fromkeys([*given, *(folder.resolve() for folder in given)])]
         self._folders = tuple(f"{folder}{os.sep}" for folder in folders)
         self._elsewhere = {
             f"{entry.resolve()}{os.sep}": entry.name
@@ -26,6 +27,7 @@ class Packs:
             for entry in folder.iterdir()
             if entry.is_symlink()
         }
+        self._of_class: dict[type, set[str]] = {}
 
     def modules(self) -> Iterator[tuple[str, ModuleType]]:
         """Every module of a pack, with the name of the pack."""
@@ -43,9 +45,33 @@ class Packs:
                 return file[len(folder) :].split(os.sep, 1)[0]
         return next((pack for folder, pack in self._elsewhere.items() if file.startswith(folder)), None)
 
-    def of_class(self, of: Any) -> str | None:
-        """The pack that a node class belongs to; ComfyUI's own belong to none."""
-        return self.of_module(sys.modules.get(getattr(of, "__module__", "")))
+    def of_class(self, of: type) -> set[str]:
+        """The packs that a class and its bases belong to; ComfyUI's own belong to none."""
+        if of not in self._of_class:
+            modules = (sys.modules.get(str(one.__module__)) for one in of.__mro__)
+            self._of_class[of] = {pack for pack in map(self.of_module, modules) if pack is not None}
+        return self._of_class[of]
+
+    def with_imported(self, packs: set[str]) -> set[str]:
+        """Some packs, and those whose modules, classes and functions they have imported."""
+        found, todo = set(packs), set(packs)
+        by_pack: dict[str, list[ModuleType]] = {}
+        for pack, module in self.modules():
+            by_pack.setdefault(pack, []).append(module)
+        while todo:
+            values = (one for module in by_pack.get(todo.pop(), []) for one in [*namespace(module).values()])
+            new = {self._of_value(one) for one in values} - found - {None}
+            todo |= new  # type: ignore[arg-type]
+            found |= new  # type: ignore[arg-type]
+        return found
+
+    def _of_value(self, value: Any) -> str | None:
+        of = type(value)
+        if issubclass(of, ModuleType):
+            return self.of_module(value)
+        if issubclass(of, (type, FunctionType)):
+            return self.of_module(sys.modules.get(str(value.__module__)))
+        return None
 
 
 def namespace(module: Any) -> dict[str, Any]:

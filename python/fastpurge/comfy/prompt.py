@@ -35,6 +35,7 @@ class Prompt:
         books: every cache, and the execution of every other prompt that runs: a node can run one of its own.
         at_hand: what its executor has at hand for later: results of sub-graphs and of async nodes.
         node_id: the node that runs now.
+        packs: the custom node packs that there are.
 
     """
 
@@ -45,6 +46,7 @@ class Prompt:
     books: tuple[Any, ...]
     at_hand: tuple[object, ...]
     node_id: str
+    packs: Packs
 
     @property
     def caches(self) -> tuple[Any, ...]:
@@ -75,8 +77,8 @@ class Prompt:
         A node may get a name over its wire, and what is stored under it in a module of its pack.
         """
         pending = self.pending()
-        packs, of_pack = self._packs(pending), Packs()
-        stores = (namespace(module) for pack, module in of_pack.modules() if pack in packs)
+        packs = self.packs.with_imported(self._packs(pending))
+        stores = (namespace(module) for pack, module in self.packs.modules() if pack in packs)
         return [*self.at_hand, *self.reads_of(pending), *stores]
 
     def reads_of(self, nodes: list[str]) -> list[object]:
@@ -94,9 +96,13 @@ class Prompt:
         return [entry for source in self._sources(self.node_id) for entry in caches.get(self.outputs, source)]
 
     def made_by(self, packs: set[str]) -> list[Entry]:
-        """What is cached of nodes of these packs, and of nodes of earlier prompts, of whatever pack."""
-        found = [(entry, entry.node_id) for entry in caches.entries(self.outputs)] if packs else []
-        return [entry for entry, node in found if node is None or self._packs([node]) & packs]
+        """What is cached of nodes of these packs and of nodes downstream of them, and of earlier prompts."""
+        entries = [(entry, entry.node_id) for entry in caches.entries(self.outputs)] if packs else []
+        nodes = {node for cache in self.outputs for node in cache.cache_key_set.keys}
+        tainted = {node for node in nodes if self._packs([node]) & packs}
+        while more := {node for node in nodes - tainted if not tainted.isdisjoint(self._sources(node))}:
+            tainted |= more
+        return [entry for entry, node in entries if node is None or node in tainted]
 
     def broken(self) -> list[str]:
         """The nodes still to run that will meet a tombstone. It is seen to that no cache gets hold of one."""
@@ -135,17 +141,15 @@ class Prompt:
         of = self._class_of(node_id)
         try:
             hidden = of.INPUT_TYPES().get("hidden", {}) if of is not None else {}
-            return "DYNPROMPT" in hidden.values() and not getattr(of, "PURGES", False)
+            # Nodes of the newer API have tuples there.
+            return any("DYNPROMPT" in one for one in hidden.values()) and not getattr(of, "PURGES", False)
         except Exception:  # noqa: BLE001 - code of a custom node; ComfyUI will tell of it when its turn comes
             return True
 
     def _packs(self, nodes: list[str]) -> set[str]:
         """The custom node packs that nodes are of."""
-        packs = Packs()
-        found = {
-            packs.of_class(of) for of in {self._class_of(node) for node in nodes if self.graph.has_node(node)}
-        }
-        return {pack for pack in found if pack is not None}
+        classes = {self._class_of(node) for node in nodes if self.graph.has_node(node)}
+        return {pack for of in classes if isinstance(of, type) for pack in self.packs.of_class(of)}
 
     def _class_of(self, node_id: str) -> Any:
         return import_module("nodes").NODE_CLASS_MAPPINGS.get(self.graph.get_node(node_id)["class_type"])
@@ -171,6 +175,7 @@ def running(graph: Any, node_id: str) -> Prompt:
         books=(*(one for one in books if one is not execution),),
         at_hand=(*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),),
         node_id=str(node_id),
+        packs=Packs(),
     )
 
 

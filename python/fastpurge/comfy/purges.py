@@ -1,12 +1,17 @@
 """What each purge does: let go of finished outputs, unload models, sweep what is left."""
 
 import gc
+import sys
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import Any
 
 from fastpurge import _core, keep, memory
 from fastpurge.comfy import caches, holders, models
 from fastpurge.comfy.look import look
+from fastpurge.comfy.packs import namespace
 from fastpurge.comfy.prompt import Prompt
 from fastpurge.report import SweepReport
 from fastpurge.sweeping import sweep
@@ -25,6 +30,7 @@ class Outcome:
         let_go: titles of nodes whose finished outputs, or instances, were dropped from the cache.
         unloaded: models that ComfyUI has unloaded, with their sizes.
         forgotten: where custom nodes held what was released.
+        missed: where custom nodes hold what is large and what they would not load again. It was left.
         broken: titles of nodes still to run whose inputs were purged.
 
     """
@@ -34,6 +40,7 @@ class Outcome:
     unloaded: list[str] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
 
 
 def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
@@ -48,74 +55,106 @@ def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
 
 def purge_ram(prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool) -> Outcome:
     """Let go of finished outputs that nobody needs, then release what is alive, on the CPU, unprotected."""
-    return _purge(
-        prompt, wired, protect_pending=protect_pending, min_bytes=RAM_MIN_BYTES, devices="cpu", unload=False
-    )
+    return _purge(prompt, wired, _RAM, protect_pending=protect_pending)
 
 
 def purge_all(prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool) -> Outcome:
     """Unload what is unprotected, and then as `purge_ram`, on every device, down to small things, wiped."""
-    return _purge(
-        prompt, wired, protect_pending=protect_pending, min_bytes=ALL_MIN_BYTES, devices=None, unload=True
-    )
+    return _purge(prompt, wired, _ALL, protect_pending=protect_pending)
 
 
-def _purge(
-    prompt: Prompt,
-    wired: tuple[object, ...],
-    *,
-    protect_pending: bool,
-    min_bytes: int,
-    devices: str | None,
-    unload: bool,
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How far a purge goes."""
+
+    min_bytes: int
+    devices: str | None
+    is_severe: bool
+
+
+_RAM = _Kind(RAM_MIN_BYTES, devices="cpu", is_severe=False)
+_ALL = _Kind(ALL_MIN_BYTES, devices=None, is_severe=True)
+
+_References = list[weakref.ref[Any]]
+
+
+def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pending: bool) -> Outcome:
     started, before = perf_counter(), memory.read()
     needed = [*wired, *(prompt.reads() if protect_pending else ())]
     cached = (*needed, *prompt.wired())
-    unloaded = models.unload(_core.closure(cached, libraries=keep.libraries())) if unload else []
-    seen = look(cached, device_type=devices)
-    let_go = _evict(prompt, caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=min_bytes))
-    large, kept, objects_scanned = seen.large(min_bytes), seen.needed, seen.objects_scanned
-    del seen  # what was let go of goes with it, if nothing else holds it
-    if not unloaded and not any(one() is not None for one in large):
-        memory.give_back()
-        return Outcome(_nothing_swept(prompt, started, before, objects_scanned), let_go=let_go)
+    unloaded = models.unload(_core.closure(cached, libraries=keep.libraries())) if kind.is_severe else []
+    let_go, large, kept = _let_go(prompt, cached, kind)
     # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
-    stays = [prompt.graph, *prompt.books, *models.on_the_books()]
-    report = sweep(
-        keep=[*needed, *stays],
-        devices=devices,
-        wipe=unload,
-        min_bytes=min_bytes,
-        collect=True if let_go or unloaded else "auto",
-        label=prompt.title,
-    )
-    outcome = Outcome(report, let_go=let_go, unloaded=unloaded)
-    if report.released:
-        _heal(prompt, kept, outcome)
-    outcome.report = replace(report, before=before, seconds=perf_counter() - started)
+    stays = [*needed, prompt.graph, *prompt.books, *models.on_the_books(), namespace(sys.modules["__main__"])]
+    holdings = holders.find((*_alive(large),), prompt.packs)
+    outcome = Outcome(_nothing_swept(prompt, started, before), let_go, unloaded)
+    if not kind.is_severe:
+        stays += holdings.missed
+        outcome.missed = holdings.missed_at
+    if unloaded or _any_outside(large, stays):
+        report = sweep(
+            keep=stays,
+            devices=kind.devices,
+            wipe=kind.is_severe,
+            min_bytes=kind.min_bytes,
+            collect=bool(unloaded) or (False if let_go else "auto"),
+            label=prompt.title,
+        )
+        if report.released:
+            _heal(prompt, kept, holdings, outcome)
+        outcome.report = replace(report, before=before, seconds=perf_counter() - started)
     return outcome
 
 
-def _heal(prompt: Prompt, kept: _core.IdSet, outcome: Outcome) -> None:
+def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> tuple[list[str], _References, Any]:
+    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone.
+
+    Returns the titles of its nodes, what else is large and not needed, and what is needed.
+    """
+    seen = look(needed, device_type=kind.devices)
+    heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
+    evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
+    titles = _evict(prompt, [entry for entry, _ in heavy])
+    large, kept = seen.large(kind.min_bytes), seen.needed
+    del seen, heavy
+    if _any_alive(evicted):
+        gc.collect()  # what is in a cycle would stay until somebody else does
+    memory.give_back()
+    return titles, large, kept
+
+
+def _alive(references: _References) -> Iterator[Any]:
+    return (one for one in (ref() for ref in references) if one is not None)
+
+
+def _any_alive(references: _References) -> bool:
+    return any(one() is not None for one in references)
+
+
+def _any_outside(references: _References, kept: list[object]) -> bool:
+    """Whether anything is left that is not kept."""
+    if not _any_alive(references):
+        return False
+    inside = _core.closure((*kept,), libraries=keep.libraries())
+    return any(one not in inside for one in _alive(references))
+
+
+def _heal(prompt: Prompt, kept: _core.IdSet, holdings: holders.Holdings, outcome: Outcome) -> None:
     """See to it that what was released is loaded again when it is needed, and say what fails till then."""
-    forgotten = holders.forget_tombstones()
-    outcome.forgotten = forgotten.places
+    outcome.forgotten, packs = holdings.empty()
     # What nodes of those packs have given out may be a name for what was there.
-    outdated = [entry for entry in prompt.made_by(forgotten.packs) if entry.value not in kept]
+    outdated = [entry for entry in prompt.made_by(packs) if entry.value not in kept]
     outcome.let_go = [*dict.fromkeys([*outcome.let_go, *_evict(prompt, outdated)])]
     outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
 
 
-def _nothing_swept(
-    prompt: Prompt, started: float, before: memory.MemoryReading, objects_scanned: int = 0
-) -> SweepReport:
+def _nothing_swept(prompt: Prompt, started: float, before: memory.MemoryReading) -> SweepReport:
     return SweepReport(
         label=prompt.title,
         released=(),
         skipped=(),
         spared={},
-        objects_scanned=objects_scanned,
+        objects_scanned=0,
         seconds=perf_counter() - started,
         before=before,
         after=memory.read(),

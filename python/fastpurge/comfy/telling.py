@@ -28,6 +28,8 @@ def tell(outcome: Outcome) -> list[str]:
     lines += [f"could not release a {item.describe()}: {item.reason}" for item in report.skipped[:_LARGEST]]
     if outcome.forgotten:
         lines.append(f"taken out of {_some(outcome.forgotten)}")
+    if outcome.missed:
+        lines.append(f"left, since custom nodes would not load it again: {_some(outcome.missed)}")
     if outcome.broken:
         lines.append(f"unprotected, and will fail if they run: {_some(outcome.broken)}")
     return lines
@@ -47,6 +49,7 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "let_go": outcome.let_go,
         "forgotten": outcome.forgotten,
         "broken": outcome.broken,
+        "missed": outcome.missed,
         "spared": report.spared,
         "released": {"count": len(report.released), "nbytes": sum(item.nbytes for item in report.released)},
         "largest": [{"what": item.describe(), "nbytes": item.nbytes} for item in largest],

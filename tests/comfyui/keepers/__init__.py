@@ -5,6 +5,7 @@ It is installed as a symbolic link, as packs under development are.
 
 from __future__ import annotations
 
+import queue
 import sys
 import types
 from abc import ABCMeta
@@ -204,6 +205,140 @@ def in_a_module_found_elsewhere(name: str) -> Any:
     return elsewhere.get(name, load)
 
 
+class Moving:
+    """Assigns its model again, and never asks if it is there."""
+
+    def __init__(self, name: str) -> None:
+        self.model = load(name)
+
+    def get(self) -> Any:
+        self.model = self.model.to("cpu")
+        return self.model
+
+
+MOVING: dict[str, Moving] = {}
+
+
+def in_an_object_that_moves_it(name: str) -> Any:
+    if name not in MOVING:
+        MOVING[name] = Moving(name)
+    return MOVING[name].get()
+
+
+# From here on: ways in which it is missed.
+
+_loaded, _key = None, ""
+_counted: Any = None
+_is_loaded = False
+
+
+def known_by_a_key_beside_it(name: str) -> Any:
+    global _loaded, _key
+    if _key != name:
+        _loaded, _key = load(name), name
+    return _loaded
+
+
+def known_by_a_flag_beside_it(name: str) -> Any:
+    global _counted, _is_loaded
+    if not _is_loaded:
+        _counted, _is_loaded = load(name), True
+    return _counted
+
+
+ORDERED: dict[str, Any] = {}
+ORDER: list[str] = []
+
+
+def known_by_an_order_beside_it(name: str) -> Any:
+    if name not in ORDERED:
+        if len(ORDER) > 1:
+            del ORDERED[ORDER.pop(0)]
+        ORDERED[name] = load(name)
+        ORDER.append(name)
+    return ORDERED[name]
+
+
+SIZED: OrderedDict[str, Any] = OrderedDict()
+_total = 0
+
+
+def known_by_a_sum_beside_it(name: str) -> Any:
+    global _total
+    if name not in SIZED:
+        SIZED[name] = load(name)
+        _total += SIZED[name].nbytes
+    while _total > 30 << 20:
+        _, old = SIZED.popitem(last=False)
+        _total -= old.nbytes
+    return SIZED[name]
+
+
+def _memoized(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    results: dict[str, Any] = {}
+
+    def wrapper(name: str) -> Any:
+        if name not in results:
+            results[name] = function(name)
+        return results[name]
+
+    return wrapper
+
+
+_load_once = _memoized(load)
+
+
+def known_to_a_closure(name: str) -> Any:
+    return _load_once(name)
+
+
+SHELF: list[Any] = []
+
+
+def known_by_its_number(name: str) -> Any:
+    if not SHELF:
+        SHELF.append(load(name))
+    return SHELF[0]
+
+
+QUEUE: Any = None
+
+
+def set_up() -> None:
+    global QUEUE
+    QUEUE = queue.Queue()
+
+
+set_up()
+
+
+def in_a_queue(name: str) -> Any:
+    if QUEUE.empty():
+        QUEUE.put(load(name))
+    model = QUEUE.get()
+    QUEUE.put(model)
+    return model
+
+
+class Unwilling(dict[str, Any]):
+    """Does not let itself be looked into."""
+
+    def items(self) -> Any:
+        raise RuntimeError("not for you")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("not for you")
+
+
+UNWILLING = Unwilling(model=[])
+
+
+def in_a_mapping_that_does_not_answer(name: str) -> Any:
+    if not UNWILLING["model"]:
+        UNWILLING["model"].append(load(name))
+    return UNWILLING["model"][0]
+
+
 def in_a_constant(name: str) -> Any:
     from . import constant
 
@@ -214,9 +349,18 @@ _WAYS: tuple[Callable[[str], Any], ...] = (
     *(in_a_global, in_a_tuple, in_a_dict, in_a_dict_of_dicts, in_a_record, in_a_mapping_of_its_own),
     *(in_an_lru_cache, in_an_object, in_a_singleton, in_an_object_that_is_made_with_it, in_objects_in_a_dict),
     *(in_an_attribute_that_may_be_missing, in_a_class, in_a_namespace, in_an_attribute_of_a_function),
-    *(in_a_module_found_elsewhere, in_a_constant),
+    *(in_a_module_found_elsewhere, in_an_object_that_moves_it),
 )
-WAYS = {way.__name__: way for way in _WAYS}
+_MISSED = (
+    *(
+        known_by_a_key_beside_it,
+        known_by_a_flag_beside_it,
+        known_by_an_order_beside_it,
+        known_by_a_sum_beside_it,
+    ),
+    *(known_to_a_closure, known_by_its_number, in_a_queue, in_a_mapping_that_does_not_answer, in_a_constant),
+)
+WAYS = {way.__name__: way for way in (*_WAYS, *_MISSED)}
 
 
 class Keeper:

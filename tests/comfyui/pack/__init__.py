@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import sys
 import threading
 import time
 from typing import Any
@@ -13,7 +14,11 @@ import fastpurge
 import numpy as np
 import psutil
 import torch
+from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder, is_link
+
+# A pack that builds on another: loaded before this one.
+keepers = next(module for name, module in sys.modules.items() if name.endswith("fastpurge_keepers"))
 
 FORGOTTEN: list[Any] = []
 MODELS: dict[str, Any] = {}
@@ -409,6 +414,60 @@ class Loop(_Node):
         }
 
 
+class V3Loop(io.ComfyNode):  # type: ignore[misc]
+    """The same in the newer API."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        return io.Schema(
+            node_id="FPT_V3Loop",
+            category="fastpurge tests",
+            enable_expand=True,
+            inputs=[io.Image.Input("image", extra_dict={"rawLink": True}), io.Int.Input("left", default=3)],
+            outputs=[io.Image.Output()],
+            hidden=[io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(cls, image: list[Any], left: int) -> Any:
+        made = Loop().run(image, left, cls.hidden.dynprompt)
+        return io.NodeOutput(*made["result"], expand=made["expand"])
+
+
+class Frames:
+    """Images in a cycle of references."""
+
+    def __init__(self, count: int) -> None:
+        self.images = [torch.ones(1 << 20) for _ in range(count)]
+        self.first = self
+
+
+class Ring(_Node):
+    """Gives a cycle of images of 4 MiB."""
+
+    REQUIRED = {"count": ("INT", {"default": 20})}
+    RETURN_TYPES = ("RING",)
+
+    def run(self, count: int) -> tuple[Any]:
+        return (Frames(count),)
+
+
+class RingSum(_Node):
+    REQUIRED = {"ring": ("RING",)}
+
+    def run(self, ring: Any) -> tuple[torch.Tensor]:
+        return (torch.full((1, 8, 8, 3), float(len(ring.images))),)
+
+
+class KeeperReader(_Node):
+    """Looks up what a node of another pack has kept."""
+
+    REQUIRED = {"way": ("STRING",), "image": ("IMAGE",), "after": ("IMAGE",)}
+
+    def run(self, way: str, image: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor]:
+        return (keepers.CACHE[way][:1024] * 1,)
+
+
 class Switch(_Node):
     """Takes one of two, and has the other not even computed."""
 
@@ -516,6 +575,7 @@ _CLASSES = (
         Leak,
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
+    *(V3Loop, Ring, RingSum, KeeperReader),
     *(Expand, Loop, Switch, Fail, Wait, Stats, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
