@@ -33,7 +33,7 @@ format: $(READY)  ## Format everything
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
-	$(BIN)/python benches/ratios.py
+	$(BIN)/nox -s wheel bench
 
 mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 	$(BIN)/python tests/mutants.py

@@ -106,6 +106,13 @@ def comfyui(session: nox.Session) -> None:
     session.run("pytest", "tests/comfyui", *workers, *cover, *session.posargs)
 
 
+@nox.session(python=["3.11", "3.13"])
+def bench(session: nox.Session) -> None:
+    """Ratios on heaps of several sizes, and a plot of them."""
+    install(session, "bench")
+    session.run("python", "benches/growth.py")
+
+
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Style, types, and the stub of the core against the core."""

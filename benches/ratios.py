@@ -1,21 +1,25 @@
 """Ratios of fastpurge to plain Python and to the interpreter's own floor, on the same heap, in one run.
 
-Run it with ``make bench``, or ``python benches/ratios.py --objects 2000000`` for another size of heap.
+``make bench`` runs it on heaps of several sizes, and ``python benches/ratios.py --objects 2000000``
+on one. Times are of the processor, which a busy machine disturbs less than the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import platform
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from time import perf_counter
+from pathlib import Path
+from time import process_time
 
 import fastpurge
 import torch
-from fastpurge import _core, keep
+from fastpurge import _core, guards, keep
 from rich.console import Console
 from rich.table import Table
 
@@ -73,11 +77,65 @@ def best(action: Callable[[], object], repeat: int = 7) -> float:
     """The shortest of several runs, in milliseconds: what is longer was disturbed."""
     times = []
     for _ in range(repeat):
-        started = perf_counter()
+        started = process_time()
         result = action()
-        times.append(perf_counter() - started)
+        times.append(process_time() - started)
         del result
     return min(times) * 1e3
+
+
+class Holder:
+    """What a program keeps things in."""
+
+    held: list[torch.Tensor]
+
+
+def release(kept: list[torch.Tensor], count: int) -> float:
+    """The seconds that a sweep takes to release so many of the tensors that there are."""
+    holder = Holder()
+    holder.held = [torch.ones(1000) for _ in range(count)]
+    started = process_time()
+    report = fastpurge.sweep(keep=[kept], collect=False)
+    seconds = process_time() - started
+    if len(report.released) != count:
+        raise RuntimeError(f"{len(report.released)} of {count} were released: {report}")
+    return seconds
+
+
+def swap(count: int) -> float:
+    """The seconds that torch takes for the same: a blank for each tensor, an exchange, and letting go."""
+    tensors = [torch.ones(1000) for _ in range(count)]
+    started = process_time()
+    for tensor in tensors:
+        torch.utils.swap_tensors(tensor, torch.empty(0))
+    del tensor, tensors
+    return process_time() - started
+
+
+def peak_of_a_sweep() -> float:
+    """By how many MiB the resident set grows during an idle sweep; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    fastpurge.sweep(keep=())
+    return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def milliseconds_to_import() -> float:
+    """What `import fastpurge` takes above a bare interpreter."""
+
+    def run(code: str) -> float:
+        times = f"import time; t = time.process_time(); {code}; print(time.process_time() - t)"
+        runs = (
+            subprocess.run([sys.executable, "-c", times], capture_output=True, check=True) for _ in range(9)
+        )
+        return min(float(run.stdout) for run in runs)
+
+    return (run("import fastpurge") - run("pass")) * 1e3
 
 
 def measure(objects: int) -> dict[str, float]:
@@ -86,7 +144,7 @@ def measure(objects: int) -> dict[str, float]:
     gc.disable()
     heap = build_heap(objects)
     libraries = keep.libraries()
-    fastpurge.sweep(keep=[heap])
+    fastpurge.sweep(keep=())
     times = {
         "gc.get_objects()": best(gc.get_objects),
         "scan": best(lambda: _core.scan(TYPES)),
@@ -95,6 +153,15 @@ def measure(objects: int) -> dict[str, float]:
         "plain scan": best(plain_scan, 3),
         "gc.collect()": best(gc.collect, 3),
     }
+    kept = [torch.ones(1000) for _ in range(5000)]
+    times["sweep that releases 2,000 of 7,000 tensors"] = min(release(kept, 2000) for _ in range(3)) * 1e3
+    times["idle sweep beside them"] = best(lambda: fastpurge.sweep(keep=[kept]))
+    times["torch's own cost of those"] = min(swap(2000) for _ in range(3)) * 1e3
+    times["library state"] = best(lambda: guards.library_state(TYPES), 3)
+    if sys.platform == "linux":
+        times["peak of an idle sweep (MiB)"] = peak_of_a_sweep()
+    heap.clear()
+    kept.clear()
     sys.setrecursionlimit(100_000)
     model = build_model()
     whole = best(lambda: _core.closure((model,), libraries=libraries))
@@ -113,14 +180,19 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
         "plain scan / scan": times["plain scan"] / times["scan"],
         "idle plan / gc.get_objects()": times["idle plan"] / times["gc.get_objects()"],
         "plain closure / closure": times["plain closure"] / times["closure of 20,001 modules"],
+        "release / (idle sweep + torch's own cost)": times["sweep that releases 2,000 of 7,000 tensors"]
+        / (times["idle sweep beside them"] + times["torch's own cost of those"]),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000, help="size of the heap")
-    objects = parser.parse_args().objects
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    options = parser.parse_args()
+    objects = options.objects
     times = measure(objects)
+    times["import fastpurge"] = milliseconds_to_import()
     console = Console()
     console.print(
         f"Python {platform.python_version()}, torch {torch.__version__}, {objects:,} objects, "
@@ -132,6 +204,9 @@ def main() -> None:
     for what, ratio in ratios(times).items():
         table.add_row(what, "", f"{ratio:.2f}x")
     console.print(table)
+    if options.json:
+        figures = {"python": platform.python_version(), "torch": torch.__version__, "objects": objects}
+        options.json.write_text(json.dumps({**figures, "ms": times, "ratios": ratios(times)}, indent=2))
 
 
 if __name__ == "__main__":
