@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from fastpurge import keep
+
 
 class Packs:
     """The packs in ``custom_nodes``, each named as its folder or file there is."""
@@ -34,6 +36,14 @@ class Packs:
         for module in [*sys.modules.values()]:
             if (pack := self.of_module(module)) is not None:
                 yield pack, module
+
+    def strays(self) -> Iterator[dict[str, Any]]:
+        """The globals of modules that are no library's and no pack's: ``__main__``, and what has no file."""
+        libraries = keep.libraries()
+        for name, module in [*sys.modules.items()]:
+            is_module = issubclass(type(module), ModuleType)
+            if is_module and self.of_module(module) is None and not libraries.is_library(name):
+                yield namespace(module)
 
     def of_module(self, module: object) -> str | None:
         """The pack that a module belongs to."""

@@ -1,7 +1,6 @@
 """What each purge does: let go of finished outputs, unload models, sweep what is left."""
 
 import gc
-import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,6 @@ from typing import Any
 from fastpurge import _core, keep, memory
 from fastpurge.comfy import caches, holders, models
 from fastpurge.comfy.look import look
-from fastpurge.comfy.packs import namespace
 from fastpurge.comfy.prompt import Prompt
 from fastpurge.report import SweepReport
 from fastpurge.sweeping import sweep
@@ -78,39 +76,61 @@ _ALL = _Kind(ALL_MIN_BYTES, devices=None, is_severe=True)
 _References = list[weakref.ref[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """What is left when finished outputs are let go of.
+
+    Attributes:
+        let_go: titles of nodes whose entries were evicted.
+        large: what is large and not needed.
+        cached: what is needed, or feeds the node that runs.
+
+    """
+
+    let_go: list[str]
+    large: _References
+    cached: _core.IdSet
+
+
 def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pending: bool) -> Outcome:
     started, before = perf_counter(), memory.read()
     needed = [*wired, *(prompt.reads() if protect_pending else ())]
     cached = (*needed, *prompt.wired())
     unloaded = models.unload(_core.closure(cached, libraries=keep.libraries())) if kind.is_severe else []
-    let_go, large, kept = _let_go(prompt, cached, kind)
+    left = _let_go(prompt, cached, kind)
+    outcome = Outcome(_nothing_swept(prompt, started, before), left.let_go, unloaded)
+    if unloaded or _any_alive(left.large):
+        _sweep(prompt, needed, left, kind, outcome)
+        outcome.report = replace(outcome.report, before=before, seconds=perf_counter() - started)
+    return outcome
+
+
+def _sweep(prompt: Prompt, needed: list[object], left: _Left, kind: _Kind, outcome: Outcome) -> None:
     # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
-    stays = [*needed, prompt.graph, *prompt.books, *models.on_the_books(), namespace(sys.modules["__main__"])]
-    holdings = holders.find((*_alive(large),), prompt.packs)
-    outcome = Outcome(_nothing_swept(prompt, started, before), let_go, unloaded)
+    stays = [*needed, prompt.graph, *prompt.books, *models.on_the_books(), *prompt.packs.strays()]
+    holdings = holders.find((*_alive(left.large),), prompt.packs)
     if not kind.is_severe:
         stays += holdings.missed
         outcome.missed = holdings.missed_at
-    if unloaded or _any_outside(large, stays):
-        report = sweep(
+    if outcome.unloaded or _any_outside(left.large, stays):
+        outcome.report = sweep(
             keep=stays,
             devices=kind.devices,
             wipe=kind.is_severe,
             min_bytes=kind.min_bytes,
-            collect=bool(unloaded) or (False if let_go else "auto"),
+            collect=bool(outcome.unloaded) or (False if outcome.let_go else "auto"),
             label=prompt.title,
         )
-        if report.released:
-            _heal(prompt, kept, holdings, outcome)
-        outcome.report = replace(report, before=before, seconds=perf_counter() - started)
-    return outcome
+    if outcome.report.released:
+        outcome.forgotten, packs = holdings.empty()
+        # What nodes of those packs have given out may be a name for what was there.
+        outdated = [entry for entry in prompt.made_by(packs) if entry.value not in left.cached]
+        outcome.let_go = [*dict.fromkeys([*outcome.let_go, *_evict(prompt, outdated)])]
+        outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
 
 
-def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> tuple[list[str], _References, Any]:
-    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone.
-
-    Returns the titles of its nodes, what else is large and not needed, and what is needed.
-    """
+def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> _Left:
+    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone."""
     seen = look(needed, device_type=kind.devices)
     heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
     evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
@@ -120,7 +140,7 @@ def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> tuple[li
     if _any_alive(evicted):
         gc.collect()  # what is in a cycle would stay until somebody else does
     memory.give_back()
-    return titles, large, kept
+    return _Left(titles, large, kept)
 
 
 def _alive(references: _References) -> Iterator[Any]:
@@ -133,19 +153,8 @@ def _any_alive(references: _References) -> bool:
 
 def _any_outside(references: _References, kept: list[object]) -> bool:
     """Whether anything is left that is not kept."""
-    if not _any_alive(references):
-        return False
     inside = _core.closure((*kept,), libraries=keep.libraries())
     return any(one not in inside for one in _alive(references))
-
-
-def _heal(prompt: Prompt, kept: _core.IdSet, holdings: holders.Holdings, outcome: Outcome) -> None:
-    """See to it that what was released is loaded again when it is needed, and say what fails till then."""
-    outcome.forgotten, packs = holdings.empty()
-    # What nodes of those packs have given out may be a name for what was there.
-    outdated = [entry for entry in prompt.made_by(packs) if entry.value not in kept]
-    outcome.let_go = [*dict.fromkeys([*outcome.let_go, *_evict(prompt, outdated)])]
-    outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
 
 
 def _nothing_swept(prompt: Prompt, started: float, before: memory.MemoryReading) -> SweepReport:
