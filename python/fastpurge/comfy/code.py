@@ -97,20 +97,25 @@ class Function:
 
 
 class Code:
-    """The functions of custom nodes, by the namespace that they run in; found when first asked for."""
+    """The functions of some modules, by the namespace that they run in; found when first asked for."""
+
+    def __init__(self, modules: list[ModuleType]) -> None:
+        self._namespaces = {id(namespace(module)) for module in modules}
 
     @functools.cached_property
     def _by_namespace(self) -> dict[int, list[Function]]:
         found: dict[int, list[Function]] = {}
         for function in _core.scan((FunctionType,)):
-            if function.__code__.co_name not in _ONCE:
+            where = id(function.__globals__)
+            if where in self._namespaces and function.__code__.co_name not in _ONCE:
                 owner = _owner_of(function)
-                of = found.setdefault(id(function.__globals__), [])
-                of += (Function(code, owner) for code in _with_inner(function.__code__))
+                found.setdefault(where, []).extend(
+                    Function(code, owner) for code in _with_inner(function.__code__)
+                )
         return found
 
     def of(self, modules: list[ModuleType]) -> list[Function]:
-        """The functions of some modules that can run again."""
+        """The functions of these modules that can run again."""
         return [one for module in modules for one in self._by_namespace.get(id(namespace(module)), [])]
 
 

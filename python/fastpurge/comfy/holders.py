@@ -128,10 +128,10 @@ class _Search:
 
     def __init__(self, packs: Packs) -> None:
         self._modules: dict[str, list[ModuleType]] = {}
-        for pack, module in packs.modules():
+        for pack, module in packs.modules:
             self._modules.setdefault(pack, []).append(module)
         self._own = {module.__name__ for of in self._modules.values() for module in of}
-        self._code = Code()
+        self._code = Code([module for _, module in packs.modules])
         self._met: dict[int, _Slot] = {}
 
     def roots(self) -> Iterator[_Slot]:
@@ -238,9 +238,10 @@ class _Search:
         keys = {*dict.keys(slot.value)}
         fill = [one for one in self._functions(slot.pack) if one.names(slot.name) and one.fills_by_key()]
         for name, one in beside.items():
-            if issubclass(type(one), _SEQUENCES) and one and all(_is_key(key, keys) for key in [*one]):
-                return True
             if type(one) in (int, float) and any(each.assigns(name) for each in fill):
+                return True
+            is_order = type(one) in _SEQUENCES and one and all(_is_key(key, keys) for key in [*one])
+            if is_order and any(each.names(name) for each in fill):
                 return True
         return False
 

@@ -7,6 +7,7 @@ may import its own files by way of `sys.path`.
 import os
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -29,13 +30,14 @@ class Packs:
             for entry in folder.iterdir()
             if entry.is_symlink()
         }
+        self._prefixes = (*self._folders, *self._elsewhere)
         self._of_class: dict[type, set[str]] = {}
 
-    def modules(self) -> Iterator[tuple[str, ModuleType]]:
+    @cached_property
+    def modules(self) -> list[tuple[str, ModuleType]]:
         """Every module of a pack, with the name of the pack."""
-        for module in [*sys.modules.values()]:
-            if (pack := self.of_module(module)) is not None:
-                yield pack, module
+        found = ((self.of_module(module), module) for module in [*sys.modules.values()])
+        return [(pack, module) for pack, module in found if pack is not None]
 
     def strays(self) -> Iterator[dict[str, Any]]:
         """The globals of modules that are no library's and no pack's: ``__main__``, and what has no file."""
@@ -48,7 +50,7 @@ class Packs:
     def of_module(self, module: object) -> str | None:
         """The pack that a module belongs to."""
         file = namespace(module).get("__file__") if issubclass(type(module), ModuleType) else None
-        if type(file) is not str:
+        if type(file) is not str or not file.startswith(self._prefixes):
             return None
         for folder in self._folders:
             if file.startswith(folder):
@@ -66,7 +68,7 @@ class Packs:
         """Some packs, and those whose modules, classes and functions they have imported."""
         found, todo = set(packs), set(packs)
         by_pack: dict[str, list[ModuleType]] = {}
-        for pack, module in self.modules():
+        for pack, module in self.modules:
             by_pack.setdefault(pack, []).append(module)
         while todo:
             values = (one for module in by_pack.get(todo.pop(), []) for one in [*namespace(module).values()])

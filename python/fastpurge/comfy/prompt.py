@@ -78,7 +78,7 @@ class Prompt:
         """
         pending = self.pending()
         packs = self.packs.with_imported(self._packs(pending))
-        stores = (namespace(module) for pack, module in self.packs.modules() if pack in packs)
+        stores = (namespace(module) for pack, module in self.packs.modules if pack in packs)
         return [*self.at_hand, *self.reads_of(pending), *stores]
 
     def reads_of(self, nodes: list[str]) -> list[object]:
