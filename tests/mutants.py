@@ -322,8 +322,8 @@ MUTANTS_OF_THE_PACK = (
     Mutant(
         "keys in an order are not seen",
         "comfy/holders.py",
-        "                return True\n            if type(one) in (int",
-        "                pass\n            if type(one) in (int",
+        "if is_order and any(each.names(name) for each in fill):",
+        "if False:",
         KEEPERS,
     ),
     Mutant("sums are not seen", "comfy/holders.py", "if type(one) in (int, float)", "if False", KEEPERS),

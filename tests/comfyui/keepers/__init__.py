@@ -345,6 +345,12 @@ def in_a_constant(name: str) -> Any:
     return constant.KERNEL
 
 
+def in_a_constant_that_is_asked_for(name: str) -> Any:
+    from . import asked
+
+    return asked.kernel()
+
+
 _WAYS: tuple[Callable[[str], Any], ...] = (
     *(in_a_global, in_a_tuple, in_a_dict, in_a_dict_of_dicts, in_a_record, in_a_mapping_of_its_own),
     *(in_an_lru_cache, in_an_object, in_a_singleton, in_an_object_that_is_made_with_it, in_objects_in_a_dict),
@@ -359,6 +365,7 @@ _MISSED = (
         known_by_a_sum_beside_it,
     ),
     *(known_to_a_closure, known_by_its_number, in_a_queue, in_a_mapping_that_does_not_answer, in_a_constant),
+    in_a_constant_that_is_asked_for,
 )
 WAYS = {way.__name__: way for way in (*_WAYS, *_MISSED)}
 
