@@ -33,7 +33,7 @@ format: $(READY)  ## Format everything
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
-	$(BIN)/nox -s wheel bench
+	$(BIN)/nox -s wheel criterion bench
 
 mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 	$(BIN)/python tests/mutants.py

@@ -37,17 +37,27 @@ def wheel(session: nox.Session) -> None:
 @nox.session(python=False)
 def rust(session: nox.Session) -> None:
     """The crate's own tests, in an embedded interpreter."""
+    runner = ["nextest", "run"] if _has_nextest(session) else ["test", "--lib"]
+    session.run("cargo", *runner, "--locked", env=_embedded(session), external=True)
+
+
+@nox.session(python=False)
+def criterion(session: nox.Session) -> None:
+    """The parts of the crate beside what they replace, in an embedded interpreter."""
+    session.run("cargo", "bench", "--locked", *session.posargs, env=_embedded(session), external=True)
+
+
+def _embedded(session: nox.Session) -> dict[str, str | None]:
+    """What a program needs to find the Python that it embeds, which is the one that runs this."""
     libdir = sysconfig.get_config_var("LIBDIR")
     library = sysconfig.get_config_var("LDLIBRARY")
     if not libdir or not any(Path(libdir).glob(f"{library}*")):
         session.skip(f"this Python has no {library} to embed (Debian: apt install libpython3-dev)")
-    env = {
+    return {
         "PYO3_PYTHON": sys.executable,
         "PYTHONHOME": sys.base_prefix,
         "LD_LIBRARY_PATH": os.pathsep.join([libdir, os.environ.get("LD_LIBRARY_PATH", "")]),
     }
-    runner = ["nextest", "run"] if _has_nextest(session) else ["test"]
-    session.run("cargo", *runner, "--locked", env=env, external=True)
 
 
 def _has_nextest(session: nox.Session) -> bool:

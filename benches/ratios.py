@@ -16,10 +16,11 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from time import process_time
+from typing import Literal
 
 import fastpurge
 import torch
-from fastpurge import _core, guards, keep
+from fastpurge import Guard, _core, guards, keep
 from rich.console import Console
 from rich.table import Table
 
@@ -90,16 +91,49 @@ class Holder:
     held: list[torch.Tensor]
 
 
-def release(kept: list[torch.Tensor], count: int) -> float:
-    """The seconds that a sweep takes to release so many of the tensors that there are."""
+def forget(count: int) -> Holder:
+    """Tensors that nothing uses, and that something holds."""
     holder = Holder()
     holder.held = [torch.ones(1000) for _ in range(count)]
+    return holder
+
+
+def release(kept: list[torch.Tensor], count: int, *, collect: Literal["auto", False]) -> float:
+    """The seconds that a sweep takes to release so many of the tensors that there are."""
+    holder = forget(count)
     started = process_time()
-    report = fastpurge.sweep(keep=[kept], collect=False)
+    report = fastpurge.sweep(keep=[kept], collect=collect)
     seconds = process_time() - started
+    del holder
     if len(report.released) != count:
         raise RuntimeError(f"{len(report.released)} of {count} were released: {report}")
     return seconds
+
+
+def collecting(action: Callable[[], object]) -> float:
+    """The seconds that the collector takes of what an action does."""
+    times: list[float] = []
+
+    def note(phase: str, _: object) -> None:
+        times.append(process_time() if phase == "stop" else -process_time())
+
+    gc.callbacks.append(note)
+    action()
+    gc.callbacks.remove(note)
+    return sum(times)
+
+
+def guard_times(kept: list[torch.Tensor]) -> dict[str, float]:
+    """Milliseconds that each guard adds to a plan that would release 2,000 tensors."""
+    holder = forget(2000)
+
+    def plan(asked: Guard) -> float:
+        return best(lambda: fastpurge.plan(keep=[kept], guards=asked), 3)
+
+    none = plan(Guard.NONE)
+    times = {f"guard {guard.name}": plan(guard) - none for guard in Guard}
+    del holder
+    return {"plan of those without a guard": none, **times}
 
 
 def swap(count: int) -> float:
@@ -154,10 +188,17 @@ def measure(objects: int) -> dict[str, float]:
         "gc.collect()": best(gc.collect, 3),
     }
     kept = [torch.ones(1000) for _ in range(5000)]
-    times["sweep that releases 2,000 of 7,000 tensors"] = min(release(kept, 2000) for _ in range(3)) * 1e3
+    runs = [release(kept, 2000, collect=False) for _ in range(3)]
+    times["sweep that releases 2,000 of 7,000 tensors"] = min(runs) * 1e3
+    runs = [release(kept, 2000, collect="auto") for _ in range(3)]
+    times["the same with a collection"] = min(runs) * 1e3
+    times["gc.collect() in that"] = collecting(lambda: release(kept, 2000, collect="auto")) * 1e3
     times["idle sweep beside them"] = best(lambda: fastpurge.sweep(keep=[kept]))
     times["torch's own cost of those"] = min(swap(2000) for _ in range(3)) * 1e3
+    times |= guard_times(kept)
     times["library state"] = best(lambda: guards.library_state(TYPES), 3)
+    where_known = best(lambda: guards.library_state(TYPES, where_known=True), 3)
+    times["library state where it is known to be"] = where_known
     if sys.platform == "linux":
         times["peak of an idle sweep (MiB)"] = peak_of_a_sweep()
     heap.clear()
@@ -180,6 +221,8 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
         "plain scan / scan": times["plain scan"] / times["scan"],
         "idle plan / gc.get_objects()": times["idle plan"] / times["gc.get_objects()"],
         "plain closure / closure": times["plain closure"] / times["closure of 20,001 modules"],
+        "gc.collect() / sweep with a collection": times["gc.collect() in that"]
+        / times["the same with a collection"],
         "release / (idle sweep + torch's own cost)": times["sweep that releases 2,000 of 7,000 tensors"]
         / (times["idle sweep beside them"] + times["torch's own cost of those"]),
     }

@@ -28,7 +28,7 @@ use crate::scan::Question;
 /// If there are any, all is as before.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, holders=vec![]))]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, met=vec![]))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
@@ -42,19 +42,22 @@ pub fn exchange<'py>(
     spare_held: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
-    holders: Vec<usize>,
+    mut met: Vec<usize>,
 ) -> PyResult<Vec<(usize, Option<Bound<'py, PyAny>>)>> {
     let _pause = GcPause::new(py);
+    // The blanks are of a scanned type too.
+    met.extend(blanks.iter().map(|blank| blank.as_ptr() as usize));
     let question = Question {
         named,
         roots,
         scan_for,
         report: None,
         libraries,
+        guarded: None,
         outside: (spare_held || other_threads_run(py)?).then_some(outside),
         self_held: Some(self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],
-        holders: &holders,
+        met: &met,
     };
     let tools = Tools {
         py,

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -112,8 +113,8 @@ unsafe extern "C" fn visit_one<F: FnMut(*mut ffi::PyObject) -> Result<(), Failur
 /// does `intern!`: the first is filled when the module is loaded, the second is not used in this crate.
 pub enum Stream<'py> {
     Visitor(VisitObjects, Python<'py>),
-    /// `gc.get_objects`.
-    List(Bound<'py, PyAny>),
+    /// `gc.get_objects`, and what it gave for the first walk: no object may come or go until the last.
+    List(Bound<'py, PyAny>, OnceCell<Bound<'py, PyList>>),
 }
 
 impl<'py> Stream<'py> {
@@ -125,8 +126,16 @@ impl<'py> Stream<'py> {
     pub fn open(py: Python<'py>) -> PyResult<Self> {
         match visit_objects(py) {
             Some(visit_objects) => Ok(Self::Visitor(visit_objects, py)),
-            None => py.import("gc")?.getattr("get_objects").map(Self::List),
+            None => {
+                let get_objects = py.import("gc")?.getattr("get_objects")?;
+                Ok(Self::List(get_objects, OnceCell::new()))
+            }
         }
+    }
+
+    /// How many references to each object of the stream are the stream's own.
+    pub fn references(&self) -> ffi::Py_ssize_t {
+        ffi::Py_ssize_t::from(matches!(self, Self::List(_, objects) if objects.get().is_some()))
     }
 
     /// Calls `each` with every object the collector tracks and returns how many there were.
@@ -148,8 +157,14 @@ impl<'py> Stream<'py> {
                 // thread is attached, and `walk` outlives the call.
                 unsafe { visit_objects(visit_one::<F>, (&raw mut walk).cast()) };
             }
-            Self::List(get_objects) => {
-                let objects = get_objects.call0()?.cast_into::<PyList>()?;
+            Self::List(get_objects, objects) => {
+                let objects = match objects.get() {
+                    Some(objects) => objects,
+                    None => {
+                        let fresh = get_objects.call0()?.cast_into::<PyList>()?;
+                        objects.get_or_init(|| fresh)
+                    }
+                };
                 let count = ffi::Py_ssize_t::try_from(objects.len())?;
                 for index in 0..count {
                     // SAFETY: `index` is within the list, which nothing else can reach.

@@ -72,28 +72,20 @@ impl Outside {
         pointers(&self.whole)
     }
 
-    /// Those of the suspects that are held from outside: themselves, or a plain container that holds
-    /// them, through any number of plain containers.
-    ///
-    /// Each level of containers takes a walk over the heap, but for those that an earlier look has met:
-    /// they are counted along with the first.
-    ///
-    /// The pointers must be live, and the garbage collector paused.
-    pub fn holds(
-        &self,
-        stream: &Stream<'_>,
-        suspects: &[*mut ffi::PyObject],
-        accounted: &Accounted<'_>,
-    ) -> PyResult<Held> {
-        let mut types = TypeTable::new(Wanted {
-            containers: pointers(&self.containers),
-            container_bases: pointers(&self.container_bases),
-            ..Wanted::default()
-        });
+    /// Begins to count. What is expected, suspects and containers around them, is counted along in the
+    /// first walk over the heap, whatever that is for.
+    pub fn census<'a>(&'a self, accounted: Accounted<'a>) -> Census<'a> {
         let executing = self.executing.iter();
         let mut census = Census {
+            outside: self,
+            types: TypeTable::new(Wanted {
+                containers: pointers(&self.containers),
+                container_bases: pointers(&self.container_bases),
+                ..Wanted::default()
+            }),
             nodes: FxHashMap::default(),
-            round: 0,
+            sieve: Sieve::default(),
+            round: 1,
             executing: executing
                 .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
                 .collect(),
@@ -105,32 +97,12 @@ impl Outside {
             confirmed: Vec::new(),
             outcome: Ok(()),
         };
-        for &address in accounted.holders {
+        for &address in accounted.expected {
             let node = census.nodes.entry(address).or_default();
             (node.round, node.is_rumour) = (1, true);
+            census.sieve.add(address);
         }
-        let mut targets = suspects.to_vec();
-        let mut outside = Vec::new();
-        while !targets.is_empty() {
-            census.open(&targets);
-            // SAFETY: the walk hands on live objects, and this thread is attached.
-            stream.walk(|object| unsafe { census.feed(object, &mut types) })?;
-            // SAFETY: as above.
-            unsafe { census.drain(&mut types) }?;
-            if census.round == 1 {
-                targets.append(&mut census.confirmed);
-            }
-            // SAFETY: nothing has been let go since the targets were met.
-            let held = |target: &*mut ffi::PyObject| unsafe {
-                census.is_held(*target) || self.is_scheduled(*target)
-            };
-            outside.extend(targets.iter().copied().filter(held));
-            targets = mem::take(&mut census.found);
-        }
-        Ok(Held {
-            suspects: census.beneath(outside, suspects),
-            holders: census.holders(),
-        })
+        census
     }
 }
 
@@ -173,17 +145,17 @@ fn pointers(types: &[Py<PyType>]) -> Vec<*mut ffi::PyTypeObject> {
 }
 
 /// References whose holders are known without a look, or are not to be looked through.
+#[derive(Clone, Copy)]
 pub struct Accounted<'a> {
-    /// The namespaces of modules, which are not looked through.
-    pub namespaces: &'a Addresses,
     /// The frames of running functions, as far as they are shown: what they hold is held from outside.
     pub frames: &'a Addresses,
     /// What holds one reference to itself.
     pub self_held: Option<&'a Addresses>,
     /// Lists of the caller's, which are not looked through either.
     pub lists: &'a [*mut ffi::PyObject],
-    /// Addresses where an earlier look has met containers. What is there now is found out by the walk.
-    pub holders: &'a [usize],
+    /// Addresses where an earlier look has met suspects, and containers around them. What is there now is
+    /// found out by the walk.
+    pub expected: &'a [usize],
 }
 
 #[derive(Default)]
@@ -203,11 +175,16 @@ struct Node {
 /// How many objects are looked at together.
 const BATCH: usize = 64;
 
-struct Census<'a> {
+/// A count of references, in rounds: each is a walk over the heap.
+pub struct Census<'a> {
+    outside: &'a Outside,
+    types: TypeTable,
     nodes: FxHashMap<usize, Node>,
+    /// Where the targets of this round may be: most references are to something else.
+    sieve: Sieve,
     round: usize,
     executing: Vec<(*mut ffi::PyTypeObject, *mut ffi::PyObject)>,
-    accounted: &'a Accounted<'a>,
+    accounted: Accounted<'a>,
     /// The container being traversed, or null if it is something else.
     holder: *mut ffi::PyObject,
     /// Whether the object being traversed has shown a referent.
@@ -222,23 +199,97 @@ struct Census<'a> {
 }
 
 impl Census<'_> {
+    /// Whether something was expected: then the first walk is to be a round.
+    pub fn expects(&self) -> bool {
+        !self.accounted.expected.is_empty()
+    }
+
+    /// Those of the suspects that are held from outside: themselves, or a plain container that holds
+    /// them, through any number of plain containers. ``namespaces`` are those of modules, which are not
+    /// looked through; and what is ``kept`` need not be.
+    ///
+    /// Each level of containers takes a walk over the heap, but for what was expected.
+    ///
+    /// The pointers must be live, and the garbage collector paused.
+    pub fn holds(
+        mut self,
+        stream: &Stream<'_>,
+        suspects: &[*mut ffi::PyObject],
+        namespaces: &Addresses,
+        kept: impl Fn(*mut ffi::PyObject) -> bool,
+    ) -> PyResult<Held> {
+        // SAFETY: what is in the batch was met since Python code ran last.
+        unsafe { self.drain(namespaces) }?;
+        self.leave_out(|container| namespaces.contains(container) || kept(container));
+        let (counted, fresh): (Vec<_>, Vec<_>) = suspects.iter().partition(|&&suspect| {
+            let node = self.nodes.get(&(suspect as usize));
+            node.is_some_and(|node| node.round == self.round)
+        });
+        let mut outside = Vec::new();
+        let mut targets = mem::take(&mut self.confirmed);
+        targets.extend(counted);
+        self.sort_out(&targets, stream, &mut outside);
+        targets = fresh;
+        targets.append(&mut self.found);
+        while !targets.is_empty() {
+            self.open(&targets);
+            // SAFETY: the walk hands on live objects, and this thread is attached.
+            stream.walk(|object| unsafe { self.feed(object, namespaces) })?;
+            // SAFETY: as above.
+            unsafe { self.drain(namespaces) }?;
+            self.sort_out(&targets, stream, &mut outside);
+            targets = mem::take(&mut self.found);
+        }
+        Ok(Held {
+            suspects: self.beneath(outside, suspects),
+            holders: self.holders(),
+        })
+    }
+
+    /// Adds those targets of this round that are held.
+    fn sort_out(
+        &self,
+        targets: &[*mut ffi::PyObject],
+        stream: &Stream<'_>,
+        outside: &mut Vec<*mut ffi::PyObject>,
+    ) {
+        // SAFETY: nothing has been let go since the targets were met.
+        let held = |target: &&*mut ffi::PyObject| unsafe {
+            self.is_held(**target, stream.references()) || self.outside.is_scheduled(**target)
+        };
+        outside.extend(targets.iter().filter(held));
+    }
+
+    /// Leaves out containers that the first walk has met although they are of no interest.
+    fn leave_out(&mut self, of_no_interest: impl Fn(*mut ffi::PyObject) -> bool) {
+        for containers in [&mut self.found, &mut self.confirmed] {
+            containers.retain(|&container| !of_no_interest(container));
+        }
+        for (&address, node) in &mut self.nodes {
+            if !node.holds.is_empty() && of_no_interest(address as *mut ffi::PyObject) {
+                node.holds.clear();
+            }
+        }
+    }
+
     /// Starts a round, in which the references to these are counted.
     fn open(&mut self, targets: &[*mut ffi::PyObject]) {
         self.round += 1;
         for &target in targets {
             self.nodes.entry(target as usize).or_default().round = self.round;
+            self.sieve.add(target as usize);
         }
     }
 
-    /// Whether more references to a target of this round exist than were counted.
+    /// Whether more references to a target of this round exist than were counted, and than the stream has.
     ///
     /// # Safety
     /// `target` is live.
-    unsafe fn is_held(&self, target: *mut ffi::PyObject) -> bool {
+    unsafe fn is_held(&self, target: *mut ffi::PyObject, streams: ffi::Py_ssize_t) -> bool {
         let own = self.accounted.self_held;
         let own = own.is_some_and(|known| known.contains(target));
         let node = &self.nodes[&(target as usize)];
-        let known = node.references + node.unshown + ffi::Py_ssize_t::from(own);
+        let known = node.references + node.unshown + ffi::Py_ssize_t::from(own) + streams;
         // SAFETY: by this function's contract.
         unsafe { ffi::Py_REFCNT(target) > known }
     }
@@ -248,10 +299,10 @@ impl Census<'_> {
     /// # Safety
     /// `object` is live and the thread is attached.
     #[inline]
-    unsafe fn feed(
+    pub unsafe fn feed(
         &mut self,
         object: *mut ffi::PyObject,
-        types: &mut TypeTable,
+        namespaces: &Addresses,
     ) -> Result<(), Failure> {
         prefetch(object);
         self.batch.push(object);
@@ -259,12 +310,12 @@ impl Census<'_> {
             return Ok(());
         }
         // SAFETY: no Python code has run since each was met.
-        unsafe { self.drain(types) }
+        unsafe { self.drain(namespaces) }
     }
 
     /// # Safety
     /// The objects of the batch are live and the thread is attached.
-    unsafe fn drain(&mut self, types: &mut TypeTable) -> Result<(), Failure> {
+    unsafe fn drain(&mut self, namespaces: &Addresses) -> Result<(), Failure> {
         let mut batch = mem::take(&mut self.batch);
         for &object in &batch {
             // SAFETY: by this function's contract.
@@ -272,7 +323,7 @@ impl Census<'_> {
         }
         for &object in &batch {
             // SAFETY: by this function's contract.
-            unsafe { self.take(object, types)? };
+            unsafe { self.take(object, namespaces)? };
         }
         batch.clear();
         self.batch = batch;
@@ -286,10 +337,10 @@ impl Census<'_> {
     unsafe fn take(
         &mut self,
         object: *mut ffi::PyObject,
-        types: &mut TypeTable,
+        namespaces: &Addresses,
     ) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
-        let facts = unsafe { types.of(object) };
+        let facts = unsafe { self.types.of(object) };
         let Some(traverse) = facts.traverse else {
             return Ok(());
         };
@@ -304,8 +355,8 @@ impl Census<'_> {
         }
         let is_container = facts.container
             && !self.accounted.lists.contains(&object)
-            && !self.accounted.namespaces.contains(object);
-        if is_container && !self.accounted.holders.is_empty() && self.round == 1 {
+            && !namespaces.contains(object);
+        if is_container && self.round == 1 {
             self.confirm(object)?;
         }
         self.holder = if is_container {
@@ -328,7 +379,7 @@ impl Census<'_> {
         Ok(())
     }
 
-    /// Notes that a container is where an earlier look has met one.
+    /// Notes that a container is where one was expected.
     fn confirm(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
         match self.nodes.get_mut(&(object as usize)) {
             Some(node) if node.is_rumour => {
@@ -365,6 +416,9 @@ impl Census<'_> {
     #[inline]
     fn count(&mut self, referent: *mut ffi::PyObject) -> Result<(), Failure> {
         self.shown = true;
+        if !self.sieve.lets_through(referent as usize) {
+            return Ok(());
+        }
         match self.nodes.get_mut(&(referent as usize)) {
             Some(node) if node.round == self.round => node.references += 1,
             _ => return Ok(()),
@@ -409,6 +463,37 @@ impl Census<'_> {
         }
         let held = |at: &&*mut ffi::PyObject| reached.contains(&(**at as usize));
         suspects.iter().filter(held).copied().collect()
+    }
+}
+
+/// A set that may hold more than was added: small enough to stay in the nearest cache, and asked before a hash map is.
+struct Sieve(Box<[u64; SIEVE / 64]>);
+
+const SIEVE: usize = 1 << 17;
+
+impl Default for Sieve {
+    fn default() -> Self {
+        Self(Box::new([0; SIEVE / 64]))
+    }
+}
+
+impl Sieve {
+    #[inline]
+    fn place(address: usize) -> (usize, u64) {
+        // Objects are 16 bytes apart at least; what lies in another page is to fall on other bits.
+        let bit = ((address >> 4) ^ (address >> 20)) % SIEVE;
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    fn add(&mut self, address: usize) {
+        let (word, bit) = Self::place(address);
+        self.0[word] |= bit;
+    }
+
+    #[inline]
+    fn lets_through(&self, address: usize) -> bool {
+        let (word, bit) = Self::place(address);
+        self.0[word] & bit != 0
     }
 }
 

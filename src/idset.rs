@@ -98,7 +98,7 @@ impl Addresses {
         was_there
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len
     }
 }
@@ -176,11 +176,11 @@ impl IdSet {
     }
 
     fn __len__(&self) -> usize {
-        self.addresses.len()
+        self.addresses.count()
     }
 
     fn __repr__(&self) -> String {
-        format!("<IdSet of {} objects>", self.addresses.len())
+        format!("<IdSet of {} objects>", self.addresses.count())
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
         assert!(set.insert(&raw const *a).unwrap());
         assert!(!set.insert(&raw const *a).unwrap());
         assert!(set.insert(&raw const *b).unwrap());
-        assert_eq!(set.len(), 2);
+        assert_eq!(set.count(), 2);
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
         for address in (16..1_600_016usize).step_by(16) {
             assert!(set.insert(address as *const u8).unwrap());
         }
-        assert_eq!(set.len(), 100_000);
+        assert_eq!(set.count(), 100_000);
         assert!(set.contains(16 as *const u8));
         assert!(!set.contains(8 as *const u8));
     }

@@ -30,7 +30,7 @@ pub struct Libraries {
 #[pymethods]
 impl Libraries {
     #[new]
-    fn new(folders: Vec<(PathBuf, bool)>, builtin_names: Vec<String>) -> Self {
+    pub fn new(folders: Vec<(PathBuf, bool)>, builtin_names: Vec<String>) -> Self {
         let mut folders: Vec<_> = folders
             .into_iter()
             .map(|(folder, is_library)| (with_separator(&folder), is_library))

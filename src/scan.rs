@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::gc::{GcPause, Stream, try_push};
-use crate::held::{Accounted, Outside, running_frames};
+use crate::held::{Accounted, Census, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
 use crate::reach::Reach;
@@ -20,13 +20,15 @@ pub struct Snapshot {
     kept: Py<PyList>,
     /// The objects of a scanned type outside the closure, in heap order.
     candidates: Py<PyList>,
+    /// Those that only what was guarded leads to, in heap order.
+    spared: Py<PyList>,
     /// What is held from outside the collector's sight, of a scanned type or one that is kept whole:
     /// what they reach is no candidate.
     held: Py<PyList>,
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
-    /// Addresses of the containers around what might be held; what is there may have changed since.
-    holders: Vec<usize>,
+    /// Addresses of the candidates, and of containers around them as far as these were looked for.
+    met: Vec<usize>,
     /// How many objects the collector tracked.
     objects_scanned: usize,
     /// Everything in the closure that can itself hold a reference.
@@ -39,6 +41,7 @@ impl Snapshot {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.kept)?;
         visit.call(&self.candidates)?;
+        visit.call(&self.spared)?;
         visit.call(&self.held)?;
         visit.call(&self.running)
     }
@@ -50,7 +53,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, outside=None, self_held=None, holders=vec![]))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=vec![]))]
 pub fn snapshot(
     py: Python<'_>,
     named: &Bound<'_, PyTuple>,
@@ -58,9 +61,10 @@ pub fn snapshot(
     scan_for: &Bound<'_, PyTuple>,
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
+    guarded: Option<&Bound<'_, PyList>>,
     outside: Option<&Outside>,
     self_held: Option<&IdSet>,
-    holders: Vec<usize>,
+    met: Vec<usize>,
 ) -> PyResult<Snapshot> {
     let _pause = GcPause::new(py);
     let question = Question {
@@ -69,21 +73,24 @@ pub fn snapshot(
         scan_for,
         report: Some(report),
         libraries,
+        guarded,
         outside,
         self_held,
         lists: &[],
-        holders: &holders,
+        met: &met,
     };
     let sight = question.look(py)?;
     // All are owned before the first list is made: from then on they could be let go elsewhere.
     let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
     let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
+    let spared = own(py, &sight.spared)?;
     Ok(Snapshot {
         kept: PyList::new(py, kept)?.unbind(),
         candidates: PyList::new(py, candidates)?.unbind(),
+        spared: PyList::new(py, spared)?.unbind(),
         held: PyList::new(py, held)?.unbind(),
         running: PyList::new(py, running)?.unbind(),
-        holders: sight.holders,
+        met: sight.met,
         objects_scanned: sight.seen,
         closure: Py::new(py, IdSet::from(sight.closure))?,
     })
@@ -96,21 +103,24 @@ pub struct Question<'a, 'py> {
     pub scan_for: &'a Bound<'py, PyTuple>,
     pub report: Option<&'a Bound<'py, PyTuple>>,
     pub libraries: &'a Libraries,
+    /// Roots as well, of which it is told what only they protect.
+    pub guarded: Option<&'a Bound<'py, PyList>>,
     pub outside: Option<&'a Outside>,
     pub self_held: Option<&'a IdSet>,
     /// Lists that protect nothing by holding it.
     pub lists: &'a [*mut ffi::PyObject],
-    /// Where an earlier look has met containers around what might be held.
-    pub holders: &'a [usize],
+    /// Where an earlier look has met candidates, and containers around them.
+    pub met: &'a [usize],
 }
 
 /// What a snapshot sees: borrowed pointers, good until Python code runs again.
 pub struct Sight {
     pub kept: Vec<*mut ffi::PyObject>,
     pub candidates: Vec<*mut ffi::PyObject>,
+    pub spared: Vec<*mut ffi::PyObject>,
     pub held: Vec<*mut ffi::PyObject>,
     pub running: Vec<*mut ffi::PyObject>,
-    pub holders: Vec<usize>,
+    pub met: Vec<usize>,
     pub closure: Addresses,
     pub seen: usize,
 }
@@ -133,7 +143,15 @@ impl<'py> Question<'_, 'py> {
             ..Wanted::default()
         });
 
-        let heap = Heap::walk(py, &stream, &mut types)?;
+        let mut census = self.outside.map(|outside| {
+            outside.census(Accounted {
+                frames: &frames,
+                self_held: self.self_held.map(IdSet::addresses),
+                lists: self.lists,
+                expected: self.met,
+            })
+        });
+        let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
         for root in self.named.iter_borrowed() {
             // SAFETY: `named` holds the root, and no Python code runs from here on.
@@ -145,20 +163,27 @@ impl<'py> Question<'_, 'py> {
         }
         let mut candidates = heap.found;
         candidates.retain(|&object| !reach.has_met(object));
-        let (mut held, mut holders) = (Vec::new(), Vec::new());
-        if let Some(outside) = self.outside.filter(|_| !candidates.is_empty()) {
+        for root in self.guarded.into_iter().flatten() {
+            // SAFETY: as above, for `guarded`.
+            unsafe { reach.add(root.as_ptr()) }?;
+        }
+        let mut spared = Vec::new();
+        for &object in candidates.iter().filter(|&&object| reach.has_met(object)) {
+            try_push(&mut spared, object)?;
+        }
+        candidates.retain(|&object| !reach.has_met(object));
+        let (mut held, mut met) = (Vec::new(), Vec::new());
+        if let Some(census) = census.filter(|_| !candidates.is_empty()) {
             let whole = heap.whole.into_iter();
             let unmet = whole.filter(|&object| !reach.has_met(object));
             let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
-            let accounted = Accounted {
-                namespaces: &heap.namespaces,
-                frames: &frames,
-                self_held: self.self_held.map(IdSet::addresses),
-                lists: self.lists,
-                holders: self.holders,
-            };
-            let found = outside.holds(&stream, &suspects, &accounted)?;
-            (held, holders) = (found.suspects, found.holders);
+            let found = census.holds(&stream, &suspects, &heap.namespaces, |object| {
+                reach.has_met(object)
+            })?;
+            (held, met) = (found.suspects, found.holders);
+        }
+        for &candidate in &candidates {
+            try_push(&mut met, candidate as usize)?;
         }
         let by_keep = reach.reported();
         for &object in &held {
@@ -171,9 +196,10 @@ impl<'py> Question<'_, 'py> {
         Ok(Sight {
             kept,
             candidates,
+            spared,
             held,
             running,
-            holders,
+            met,
             closure,
             seen: heap.seen,
         })
@@ -192,7 +218,7 @@ pub fn closure(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default());
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
         // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
@@ -214,7 +240,7 @@ pub fn reached(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default());
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     let mut answers = Vec::new();
     for root in roots.iter_borrowed() {
@@ -246,7 +272,7 @@ pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound
         scanned: type_pointers(types)?,
         ..Wanted::default()
     });
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     PyList::new(py, own(py, &heap.found)?)
 }
 
@@ -261,7 +287,14 @@ struct Heap {
 }
 
 impl Heap {
-    fn walk(py: Python<'_>, stream: &Stream<'_>, types: &mut TypeTable) -> PyResult<Self> {
+    /// Walks; a census that expects something is fed along the way.
+    fn walk(
+        py: Python<'_>,
+        stream: &Stream<'_>,
+        types: &mut TypeTable,
+        census: Option<&mut Census<'_>>,
+    ) -> PyResult<Self> {
+        let mut census = census.filter(|census| census.expects());
         let (mut found, mut whole) = (Vec::new(), Vec::new());
         let mut namespaces = Addresses::default();
         // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
@@ -285,7 +318,11 @@ impl Heap {
                     namespaces.insert(namespace)?;
                 }
             }
-            Ok(())
+            match &mut census {
+                // SAFETY: as above.
+                Some(census) => unsafe { census.feed(object, &namespaces) },
+                None => Ok(()),
+            }
         })?;
         Ok(Self {
             found,

@@ -4,9 +4,12 @@
 //! steps, through what a library would keep it in.
 #![allow(unsafe_code)]
 
+use std::collections::HashSet;
+use std::ptr;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString, PyType};
+use pyo3::types::{PyString, PyType};
 use rustc_hash::FxHashMap;
 
 use crate::gc::{Failure, GcPause, try_push};
@@ -17,7 +20,9 @@ use crate::prefetch::prefetch;
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
-/// through what holds them there, down to a depth.
+/// through what holds them there, down to a depth; each with the name of a module that leads to it.
+///
+/// Of all libraries, or only of the ``modules`` named, as far as they are of libraries.
 ///
 /// ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
 /// step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
@@ -25,16 +30,18 @@ use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 /// way; one of another class that a wrapper leads to is itself among the results. A class counts if its own
 /// module is a library's.
 #[pyfunction]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=vec![], caches=vec![]))]
+#[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
+#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=vec![], caches=vec![], modules=None))]
 pub fn library_state<'py>(
     py: Python<'py>,
     types: Vec<Bound<'py, PyType>>,
     libraries: &Libraries,
     containers: Vec<Bound<'py, PyType>>,
-    depth: usize,
+    depth: u16,
     wrappers: Vec<Bound<'py, PyType>>,
     caches: Vec<Bound<'py, PyType>>,
-) -> PyResult<Bound<'py, PyList>> {
+    modules: Option<HashSet<String>>,
+) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
     let pointers = |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
     let _pause = GcPause::new(py);
     let mut state = State {
@@ -51,27 +58,29 @@ pub fn library_state<'py>(
         depth,
         namespaces: Addresses::default(),
         seen: FxHashMap::default(),
+        recent: Box::new([(ptr::null_mut(), Distance::default()); RECENT]),
         level: Vec::new(),
+        from: ptr::null_mut(),
         found: Vec::new(),
     };
     // SAFETY: what is in `sys.modules` is live until Python code runs.
-    unsafe { state.take_all(&imported_modules(py)?)? };
+    unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
     let found = state.found.into_iter();
     // SAFETY: live: no Python code has run since each was met, and the collector is paused.
-    let found: Vec<_> = found
-        .map(|at| unsafe { Bound::from_borrowed_ptr(py, at) })
-        .collect();
-    PyList::new(py, found)
+    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+    Ok(found
+        .map(|(object, name)| (own(object), own(name)))
+        .collect())
 }
 
 /// How far from a module something was met.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Distance {
     /// Whether an instance stood on the way.
     past_instance: bool,
     /// Whether the last step was through a function, or what is like one.
     in_wrapper: bool,
-    steps: usize,
+    steps: u16,
 }
 
 impl Distance {
@@ -105,43 +114,49 @@ enum Kind {
 /// How many objects are looked at together.
 const BATCH: usize = 64;
 
+const RECENT: usize = 4096;
+
 struct State<'py, 'a> {
     judge: Judge<'py, 'a>,
     types: TypeTable,
     functions: Functions,
     /// Whether a type is a class of a library, by its address.
     own_classes: FxHashMap<usize, bool>,
-    depth: usize,
+    depth: u16,
     /// The namespaces of modules: each is taken as that of a library, or not at all.
     namespaces: Addresses,
     /// Where each was met last.
     seen: FxHashMap<usize, Distance>,
+    /// What was met last, by a part of its address.
+    recent: Box<[(*mut ffi::PyObject, Distance); RECENT]>,
     /// What is still to be looked at.
     level: Vec<(*mut ffi::PyObject, Distance)>,
-    found: Vec<*mut ffi::PyObject>,
+    /// The name of the module that is looked into.
+    from: *mut ffi::PyObject,
+    found: Vec<(*mut ffi::PyObject, *mut ffi::PyObject)>,
 }
 
 impl State<'_, '_> {
     /// # Safety
     /// `modules` are those of `sys.modules`; no Python code runs meanwhile.
-    unsafe fn take_all(&mut self, modules: &[Entry]) -> Result<(), Failure> {
-        let here = Distance {
-            past_instance: false,
-            in_wrapper: false,
-            steps: 0,
-        };
+    unsafe fn take_all(
+        &mut self,
+        modules: &[Entry],
+        only: Option<&HashSet<String>>,
+    ) -> Result<(), Failure> {
+        let here = Distance::default();
         // SAFETY: by this function's contract.
         unsafe {
             for &(_, module) in modules {
                 self.namespaces.insert(ffi::PyModule_GetDict(module))?;
             }
             for &(name, module) in modules {
-                let name = Bound::from_borrowed_ptr(self.judge.py, name);
-                let name = name.cast_into_unchecked::<PyString>();
-                if name
-                    .to_str()
-                    .is_ok_and(|name| self.judge.is_library_name(name))
-                {
+                let text = Bound::from_borrowed_ptr(self.judge.py, name);
+                let text = text.cast_into_unchecked::<PyString>();
+                let text = text.to_str().ok();
+                let text = text.filter(|text| only.is_none_or(|only| only.contains(*text)));
+                if text.is_some_and(|text| self.judge.is_library_name(text)) {
+                    self.from = name;
                     self.take_values(ffi::PyModule_GetDict(module), here)?;
                     self.run()?;
                 }
@@ -161,7 +176,20 @@ impl State<'_, '_> {
             return Ok(());
         }
         // SAFETY: by this function's contract.
-        unsafe { each_item(namespace, |_, value| try_push(&mut self.level, (value, at))) }
+        unsafe { each_item(namespace, |_, value| self.meet(value, at)) }
+    }
+
+    /// Has an object looked at, unless it is plain that it was met from as far already.
+    #[inline]
+    fn meet(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
+        // What is met most, small numbers, names and types, is met over and over.
+        let address = value as usize;
+        let recent = &mut self.recent[((address >> 4) ^ (address >> 16)) % RECENT];
+        if *recent == (value, at) {
+            return Ok(());
+        }
+        *recent = (value, at);
+        try_push(&mut self.level, (value, at))
     }
 
     /// # Safety
@@ -199,7 +227,7 @@ impl State<'_, '_> {
             if kind == Kind::Found {
                 return match known {
                     Some(_) => Ok(()),
-                    None => try_push(&mut self.found, value),
+                    None => try_push(&mut self.found, (value, self.from)),
                 };
             }
             if known.is_some_and(|known| known.covers(at)) {
@@ -212,7 +240,7 @@ impl State<'_, '_> {
             next.in_wrapper = kind == Kind::Wrapper || (at.in_wrapper && kind == Kind::Container);
             if let Some(values) = values {
                 for held in values.into_iter().filter(|held| !held.is_null()) {
-                    try_push(&mut self.level, (held, next))?;
+                    self.meet(held, next)?;
                 }
                 return Ok(());
             }
@@ -220,9 +248,9 @@ impl State<'_, '_> {
                 (_, None) => Ok(()),
                 (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
                 (Kind::Cache, Some(traverse)) => self.look_into_cache(value, traverse, next),
-                (_, Some(traverse)) => each_referent(value, traverse, |referent| {
-                    try_push(&mut self.level, (referent, next))
-                }),
+                (_, Some(traverse)) => {
+                    each_referent(value, traverse, |referent| self.meet(referent, next))
+                }
             }
         }
     }
@@ -270,7 +298,7 @@ impl State<'_, '_> {
                 each_item(referent, |key, _| keys.insert(key).map(drop))
             })?;
             for referent in shown.into_iter().filter(|&of| !keys.contains(of)) {
-                try_push(&mut self.level, (referent, next))?;
+                self.meet(referent, next)?;
             }
         }
         Ok(())

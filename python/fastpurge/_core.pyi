@@ -1,6 +1,6 @@
 """The Rust core: what the package asks of the interpreter; it knows objects and types, never torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from os import PathLike
 from typing import Any, Literal, final
 
@@ -84,6 +84,9 @@ class Snapshot:
     def candidates(self) -> list[Any]:
         """The objects of a scanned type outside the closure, in heap order."""
     @property
+    def spared(self) -> list[Any]:
+        """The objects of a scanned type that only what was guarded leads to, in heap order."""
+    @property
     def held(self) -> list[Any]:
         """What is held from outside the collector's sight, of a scanned type or one that is kept whole.
 
@@ -93,8 +96,8 @@ class Snapshot:
     def running(self) -> list[Any]:
         """What only those reach, of a reported type; it is not in ``kept``."""
     @property
-    def holders(self) -> list[int]:
-        """Addresses of the containers around what might be held; what is there may have changed since."""
+    def met(self) -> list[int]:
+        """Addresses of the candidates, and of containers around them as far as these were looked for."""
     @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
@@ -109,16 +112,18 @@ def snapshot(
     scan_for: tuple[type, ...],
     report: tuple[type, ...],
     libraries: Libraries,
+    guarded: list[Any] | None = None,
     outside: Outside | None = None,
     self_held: IdSet | None = None,
-    holders: Sequence[int] = ...,
+    met: Sequence[int] = ...,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
-    ``named`` are entered whatever they are; ``roots`` like anything the closure meets. No Python code
+    ``named`` are entered whatever they are; ``roots`` like anything the closure meets, and after them what is
+    ``guarded``. No Python code
     runs between closure and scan, in this thread or any other, and no object is asked anything: types
     are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
-    ``holders`` of an earlier snapshot save walks over the heap.
+    What an earlier snapshot has ``met`` saves walks over the heap; what is there may have changed since.
 
     Raises ``MemoryError`` if the sets do not fit in memory.
     """
@@ -143,7 +148,7 @@ def exchange(
     spare_held: bool,
     set_class: Callable[[Any, type], object],
     implementation: tuple[type, Callable[[Any, Any], object]],
-    holders: Sequence[int] = ...,
+    met: Sequence[int] = ...,
 ) -> list[tuple[int, BaseException | None]]:
     """Exchange class, attributes and implementation of each object with those of its blank.
 
@@ -175,8 +180,11 @@ def library_state(
     depth: int,
     wrappers: Sequence[type] = ...,
     caches: Sequence[type] = ...,
-) -> list[Any]:
+    modules: Set[str] | None = None,
+) -> list[tuple[Any, str]]:
     """What libraries keep at module and class level: instances of the types, down to a depth.
+
+    Each with the name of a module that leads to it; of all libraries, or only of the ``modules`` named.
 
     ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
     step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:

@@ -42,20 +42,32 @@ _PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.Order
 _LIBRARY_DEPTH = 3
 
 
-def library_state(scan_for: tuple[type, ...]) -> list[Any]:
+def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
     """Instances that imported libraries keep in their modules and classes, and not deep in objects.
 
     In plain containers, behind functions and decorators (a hook that a library is to call, a result that
-    it caches), as an attribute of one object: a library's singleton.
+    it caches), as an attribute of one object: a library's singleton. If only ``where_known``, of those
+    modules that kept something when all were looked into last.
     """
-    return _core.library_state(
+    if where_known and not _keepers:
+        return []
+    found = _core.library_state(
         scan_for,
         libraries=keep.libraries(),
         containers=(*_PLAIN, collections.defaultdict),
         wrappers=(*_callables(), staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
         depth=_LIBRARY_DEPTH,
+        modules=_keepers if where_known else None,
     )
+    if not where_known:
+        _keepers.clear()
+        _keepers.update(module for _, module in found)
+    return [obj for obj, _ in found]
+
+
+# A library that keeps tensors goes on to: what is looked for there first need not be looked for everywhere.
+_keepers: set[str] = set()
 
 
 def callbacks() -> list[Any]:

@@ -65,6 +65,7 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     search = _Search(request)
     view = search.first_look()
     spared: dict[str, int] = {}
+    _count_spared(Guard.LIBRARY, search.spared_at_first(), spared)
     for guard, spare in _STAGES:
         if view.asked and guard in request.guards and (thorough or spare not in _THOROUGH):
             view = _apply(guard, spare, search, view, spared)
@@ -107,16 +108,27 @@ class _Search:
         self._named = keep.named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
+        self._mapped = _core.IdSet()
+        self._mapped_alive: list[Any] = []  # or an identity could be that of another by then
         self._considered: dict[int, Candidate | None] = {}
         self._self_held = _core.IdSet()
-        self._holders: list[int] = []
+        self._met: list[int] = []
+        # Most often libraries keep what they kept before, and then one look is enough.
+        library = Guard.LIBRARY in request.guards
+        state = guards.library_state(self.scan_for, where_known=True) if library else []
         # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
-        self._first = self._snapshot()
-        self._there = _core.IdSet(self._first.candidates)
+        self._first = self._snapshot(guarded=state)
+        self._there = _core.IdSet(chain(self._first.candidates, self._first.spared))
+        self.add(state)
 
     def first_look(self) -> _View:
         """What there is, with what the caller's keep hides, before any guard was asked."""
         return self._settle(self._view_of(self._first))
+
+    def spared_at_first(self) -> list[Candidate]:
+        """What was asked for, and is spared because libraries are known to keep it."""
+        found = (self._consider(obj) for obj in self._first.spared)
+        return [one for one in found if one is not None and one.item.reason is None]
 
     def look(self) -> _View:
         """What there is with the roots that are known now."""
@@ -150,6 +162,13 @@ class _Search:
                 self._roots.append(root)
         return len(self._roots) > before
 
+    def not_mapped(self, kept: list[Any]) -> list[Any]:
+        """Those whose memory was not asked for before: what is asked for now was compared with the rest."""
+        new = [obj for obj in kept if obj not in self._mapped]
+        self._mapped.update(new)
+        self._mapped_alive += new
+        return new
+
     def exchange(
         self, candidates: list[Candidate], blanks: list[object]
     ) -> list[tuple[int, BaseException | None]]:
@@ -167,7 +186,7 @@ class _Search:
             spare_held=spare_held,
             set_class=_set_class,
             implementation=(torch.Tensor, torch._C._swap_tensor_impl),
-            holders=self._holders,
+            met=self._met,
         )
 
     def _view(self) -> _View:
@@ -185,18 +204,19 @@ class _Search:
                 (view.skipped if candidate.item.reason else view.asked).append(candidate)
         return view
 
-    def _snapshot(self) -> _core.Snapshot:
+    def _snapshot(self, guarded: list[Any] | None = None) -> _core.Snapshot:
         snapshot = _core.snapshot(
             self._named,
             self._roots,
+            guarded=guarded or [],
             scan_for=self.scan_for,
             report=keep.reported_types(),
             libraries=keep.libraries(),
             outside=self.outside,
             self_held=self._self_held,
-            holders=self._holders,
+            met=self._met,
         )
-        self._holders = snapshot.holders
+        self._met = snapshot.met
         return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
@@ -268,16 +288,22 @@ def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[
 
     What is spared may call for more: it is asked again until it adds nothing.
     """
-    name = str(guard.name).lower()
     while view.asked and spare(search, view):
         after = search.look()
         left = _core.IdSet(after.asked)
-        gone = {one.extent or id(one): one.item.nbytes for one in view.asked if one not in left}
+        gone = [one for one in view.asked if one not in left]
         view = after
         if not gone:
             break
-        spared[name] = spared.get(name, 0) + sum(gone.values())
+        _count_spared(guard, gone, spared)
     return view
+
+
+def _count_spared(guard: Guard, candidates: list[Candidate], spared: dict[str, int]) -> None:
+    if candidates:
+        name = str(guard.name).lower()
+        sizes = {one.extent or id(one): one.item.nbytes for one in candidates}
+        spared[name] = spared.get(name, 0) + sum(sizes.values())
 
 
 def _spare_graphs(search: _Search, view: _View) -> bool:
@@ -299,7 +325,7 @@ def _spare_library_state(search: _Search, view: _View) -> bool:
 
 
 def _spare_aliases(search: _Search, view: _View) -> bool:
-    memory = MemoryMap(keep.extents([*view.snapshot.kept, *view.snapshot.running]))
+    memory = MemoryMap(keep.extents(search.not_mapped([*view.snapshot.kept, *view.snapshot.running])))
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
 
 

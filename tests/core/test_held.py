@@ -57,7 +57,7 @@ def is_held(libraries: Libraries) -> Iterator[Callable[..., bool]]:
     """Whether the one Base that there is is held from outside."""
     outside = _outside()
 
-    def look(holders: list[int]) -> tuple[int, int, list[int]]:
+    def look(met: list[int]) -> tuple[int, int, list[int]]:
         found = _core.snapshot(
             (),
             [],
@@ -65,16 +65,16 @@ def is_held(libraries: Libraries) -> Iterator[Callable[..., bool]]:
             report=(Base,),
             libraries=libraries,
             outside=outside,
-            holders=holders,
+            met=met,
         )
-        return len(found.held), len(found.candidates), found.holders
+        return len(found.held), len(found.candidates), found.met
 
     def ask() -> bool:
-        held, candidates, holders = look([])
+        held, candidates, met = look([])
         assert held + candidates == 1
         # What an earlier look has met saves walks, and changes nothing; nor does what is gone by now.
-        assert look(holders)[:2] == (held, candidates)
-        assert look([*holders, id([]), id(FORGOTTEN), 16])[:2] == (held, candidates)
+        assert look(met)[:2] == (held, candidates)
+        assert look([*met, id([]), id(FORGOTTEN), 16])[:2] == (held, candidates)
         return held == 1
 
     gc.collect()
@@ -103,6 +103,22 @@ def test_a_module_level_variable_is_not_running_code(is_held: Callable[..., bool
         assert not is_held()
     finally:
         del globals()["LEFT"]
+
+
+def test_a_module_that_nobody_imported_is_a_module(is_held: Callable[..., bool]) -> None:
+    module = types.ModuleType("not_imported")
+    exec("def run(ask): return ask()", vars(module))
+    module.held = Base()  # type: ignore[attr-defined]
+    apart: list[object] = [[] for _ in range(100)]
+    run, later = module.run, [module, *apart]
+    del module, apart
+    gc.collect()  # what nothing but `later` reaches comes after what `run` reaches
+    places = {id(x): place for place, x in enumerate(gc.get_objects())}
+    assert places[id(run.__globals__)] + 100 <= places[id(later[0])]
+    FORGOTTEN.held = later  # type: ignore[attr-defined]
+    del later
+    # A frame holds its globals, and no object shows it.
+    assert not run(is_held)
 
 
 def test_a_local_variable_holds(is_held: Callable[..., bool]) -> None:

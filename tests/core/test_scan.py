@@ -114,6 +114,15 @@ def test_a_metaclass_is_not_asked(libraries: Libraries) -> None:
     assert found[0] is own
 
 
+def test_what_only_the_guarded_lead_to_is_told_apart(libraries: Libraries) -> None:
+    kept, guarded, loose = Base(), Base(), Base()
+    snapshot = _snapshot((kept,), libraries, guarded=[[kept, guarded]])
+    assert [x is guarded for x in snapshot.spared] == [True]
+    assert {id(x) for x in snapshot.kept} == {id(kept), id(guarded)}
+    assert any(x is loose for x in snapshot.candidates)
+    assert not any(x is guarded for x in snapshot.candidates)
+
+
 def test_what_is_kept_is_no_candidate(libraries: Libraries) -> None:
     kept, loose = Base(), Base()
     holder = Other()

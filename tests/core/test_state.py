@@ -35,7 +35,7 @@ def state(tmp_path: Path) -> Callable[[], list[Any]]:
     libraries = Libraries([(str(tmp_path), True)], [])
 
     def ask() -> list[Any]:
-        return _core.library_state(
+        found = _core.library_state(
             (Base,),
             libraries=libraries,
             containers=(list, tuple, dict),
@@ -43,6 +43,7 @@ def state(tmp_path: Path) -> Callable[[], list[Any]]:
             caches=(functools._lru_cache_wrapper,),
             depth=3,
         )
+        return [obj for obj, _ in found]
 
     return ask
 
@@ -51,6 +52,23 @@ def test_module_level_values_are_state(package: Any, state: Callable[[], list[An
     package.value = Base()
     package.table = {"k": [(Base(),)]}
     assert {id(x) for x in state()} == {id(package.value), id(package.table["k"][0][0])}
+
+
+def test_modules_can_be_named(package: Any, tmp_path: Path) -> None:
+    package.value = Base()
+    libraries = Libraries([(str(tmp_path), True)], [])
+
+    def of(modules: set[str] | None) -> list[tuple[Any, str]]:
+        return _core.library_state((Base,), libraries=libraries, containers=(), depth=1, modules=modules)
+
+    assert of(None) == of({"some_library", "never_imported"}) == [(package.value, "some_library")]
+    assert of({"never_imported"}) == of(set()) == []
+    # To be named makes no library of a module.
+    globals()["value"] = Base()
+    try:
+        assert of({__name__}) == []
+    finally:
+        del globals()["value"]
 
 
 def test_class_level_values_are_state(package: Any, state: Callable[[], list[Any]]) -> None:

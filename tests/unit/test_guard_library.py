@@ -9,7 +9,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Guard, is_purged
+from fastpurge import Guard, guards, is_purged
 
 
 class TestLibrary:
@@ -41,7 +41,34 @@ class TestLibrary:
         assert library.FastpurgeClass.value.sum() == 10
         assert report.spared["library"] >= 120
 
+    def test_what_a_library_kept_before_is_looked_for_there_first(
+        self, library: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = fastpurge.sweep(keep=())
+        library_state = guards.library_state
+
+        def where_known(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
+            assert where_known, "asked everywhere"
+            return library_state(scan_for, where_known=True)
+
+        monkeypatch.setattr(guards, "library_state", where_known)
+        second = fastpurge.sweep(keep=())
+        assert second.spared == first.spared
+        assert library.fastpurge_value.sum() == library.FastpurgeClass.value.sum() == 10
+
+    def test_what_a_library_kept_before_and_keeps_no_more_goes(
+        self, library: Any, program: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fastpurge.sweep(keep=())
+        program.held = library.fastpurge_value
+        monkeypatch.setattr(library, "fastpurge_value", None)
+        monkeypatch.setattr(library, "fastpurge_other", torch.ones(5), raising=False)
+        fastpurge.sweep(keep=())
+        assert is_purged(program.held)
+        assert library.fastpurge_other.sum() == 5
+
     def test_switched_off_it_goes(self, library: Any) -> None:
+        fastpurge.sweep(keep=())  # from here on it is known what it keeps
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         assert is_purged(library.fastpurge_value)
         assert is_purged(library.fastpurge_model)
