@@ -9,12 +9,13 @@ use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyAnyMethods, PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::gc::GcPause;
 use crate::held::Outside;
 use crate::idset::IdSet;
 use crate::library::Libraries;
+use crate::reading::other_threads;
 use crate::scan::Question;
 
 /// Exchanges class, attributes and implementation of each object with those of its blank, if all of
@@ -54,7 +55,7 @@ pub fn exchange<'py>(
         report: None,
         libraries,
         guarded: None,
-        outside: (spare_held || other_threads_run(py)?).then_some(outside),
+        outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
         self_held: Some(self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],
         met: &met,
@@ -88,12 +89,6 @@ pub fn exchange<'py>(
         )
     });
     Ok(exceptions.collect())
-}
-
-/// Whether a thread other than this one runs Python code, or C code called by it.
-fn other_threads_run(py: Python<'_>) -> PyResult<bool> {
-    let frames = py.import("sys")?.call_method0("_current_frames")?;
-    Ok(frames.cast_into::<PyDict>()?.len() > 1)
 }
 
 type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);

@@ -14,6 +14,7 @@ mod interpreter;
 pub mod library;
 mod prefetch;
 mod reach;
+mod reading;
 pub mod scan;
 mod state;
 pub mod types;
@@ -41,6 +42,8 @@ mod _core {
     use crate::idset::IdSet;
     #[pymodule_export]
     use crate::library::Libraries;
+    #[pymodule_export]
+    use crate::reading::read_unless_inside;
     #[pymodule_export]
     use crate::scan::{Snapshot, closure, reached, scan, snapshot};
     #[pymodule_export]

@@ -121,8 +121,8 @@ MUTANTS = (
     Mutant(
         "gradients not kept",
         "keep.py",
-        "                if (grad := _gradient(obj)) is not None:",
-        "                if (grad := None) is not None:",
+        "        yield from gradients_of(tensors)\n        for obj in kept:",
+        "        for obj in kept:",
         KEEP,
     ),
     Mutant(
@@ -135,8 +135,8 @@ MUTANTS = (
     Mutant(
         "instances that unpack not kept",
         "autograd.py",
-        'getattr(one, "unpack_hook", None)',
-        "None",
+        'for name in ("data", "unpack_hook")',
+        'for name in ("data",)',
         AUTOGRAD,
     ),
     Mutant("arrays have no memory", "keep.py", "            yield _extent_of_array(obj)\n", "", KEEP),

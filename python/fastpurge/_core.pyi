@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from os import PathLike
+from types import CodeType
 from typing import Any, Literal, final
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "library_state",
     "object_stream",
     "reached",
+    "read_unless_inside",
     "scan",
     "snapshot",
     "trim_heap",
@@ -133,6 +135,20 @@ def callbacks(*, function: type, method: type, others: Sequence[type]) -> list[A
 
     ``function`` and ``method`` are the types of functions and of bound methods. Functions that hold no
     values, in a closure or as defaults, are left out.
+    """
+
+def read_unless_inside(
+    reads: Sequence[tuple[Callable[[Any], Any], Any]],
+    *,
+    unless_inside: CodeType,
+    then: Sequence[Callable[[Any], Any]] | None = None,
+) -> list[Any] | None:
+    """Call functions in C, each with an object, unless another thread is inside the function of that code.
+
+    All of it is one go, in which no other thread can enter that function. Gives the results, or of what is
+    a list or a tuple its items; with ``then``, what these functions give of each. What raises
+    ``RuntimeError`` gives nothing, and neither does ``None``. ``None`` for all: another thread is inside,
+    and nothing was called.
     """
 
 def exchange(

@@ -4,34 +4,75 @@ All of it is owned by C++ and out of the collector's sight (`THPVariable_travers
 torch/csrc/autograd/python_variable.cpp shows a graph only to its sole owner).
 """
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import cache
+from types import GetSetDescriptorType
 from typing import Any, cast
 
 import torch
 from torch._C import TensorBase
+from torch.autograd.graph import _engine_run_backward
 
-from fastpurge._core import IdSet
+from fastpurge._core import IdSet, read_unless_inside
 
 _grad_fn = cast(Any, TensorBase.grad_fn).__get__
+_grad = cast(Any, TensorBase.grad).__get__
+_is_leaf = cast(Any, TensorBase.is_leaf).__get__
+_retains_grad = cast(Any, TensorBase.retains_grad).__get__
+
+_Read = tuple[Callable[[Any], Any], Any]
+
+
+class BackwardUnderWayError(Exception):
+    """Another thread is inside a backward: what graphs saved cannot be read."""
 
 
 def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
     """Everything that the graphs of some tensors hold: nodes, leaves, and what was saved.
 
     No hook is run: of what was packed by `torch.autograd.graph.saved_tensors_hooks` the packed object
-    is given, not the tensor, and the hook that will unpack it.
+    is given, not the tensor, and the hook that will unpack it. What was saved comes last, and is an
+    error while another thread is inside a backward.
     """
     met = IdSet()
     # The nodes stay in this list, so that no identity in `met` can be used again.
     nodes = [node for tensor in tensors if (node := _node_of(tensor)) is not None]
+    reads: list[_Read] = []
     for node in nodes:
         if node in met:
             continue
         met.add(node)
         yield node  # of a custom function this is its context, with all its attributes
-        yield from _held_by(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            yield leaf
+        reads += ((get, node) for get in _saved_by(cast(Hashable, type(node))))
         nodes += [following for following, _ in node.next_functions if following is not None]
+    if reads:
+        saved = _read(reads, then=_CONTENTS)
+        if saved is None:
+            raise BackwardUnderWayError
+        yield from saved
+
+
+def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object]:
+    """The gradients of tensors; none while another thread is inside a backward."""
+    return _read([(_grad, one) for one in tensors if _may_have_gradient(one)]) or []
+
+
+def _may_have_gradient(tensor: torch.Tensor) -> bool:
+    # Others have none, and warn when asked for it.
+    try:
+        return bool(_is_leaf(tensor) or _retains_grad(tensor))
+    except RuntimeError:  # a view whose base was written to in a way that autograd cannot follow
+        return False
+
+
+def _read(reads: list[_Read], then: list[Callable[[Any], Any]] | None = None) -> list[object] | None:
+    """Read what a backward changes: it lets go of the GIL, frees what was saved, and puts gradients in place.
+
+    What it has freed raises.
+    """
+    return read_unless_inside(reads, unless_inside=_engine_run_backward.__code__, then=then)
 
 
 def _node_of(tensor: torch.Tensor) -> Any:
@@ -41,25 +82,17 @@ def _node_of(tensor: torch.Tensor) -> Any:
         return None
 
 
-def _held_by(node: Any) -> Iterator[object]:
-    if (leaf := getattr(node, "variable", None)) is not None:
-        yield leaf
-    for name in _saved_names(cast(Hashable, type(node))):
-        try:
-            saved = getattr(node, name)
-        except RuntimeError:  # freed by a backward
-            continue
-        for one in saved if isinstance(saved, tuple | list) else (saved,):
-            try:
-                packed = getattr(one, "data", None)
-            except RuntimeError:
-                continue
-            if packed is not None:
-                yield packed
-            if (unpack := getattr(one, "unpack_hook", None)) is not None:
-                yield unpack
-
-
 @cache
-def _saved_names(node_type: Hashable) -> tuple[str, ...]:
-    return tuple(name for name in dir(node_type) if name.startswith("_raw_saved_"))
+def _saved_by(node_type: Hashable) -> list[Callable[[Any], Any]]:
+    """What reads the saved tensors of nodes of a type, in C."""
+    names = (name for name in dir(node_type) if name.startswith("_raw_saved_"))
+    found = (getattr(node_type, name) for name in names)
+    return [one.__get__ for one in found if isinstance(one, GetSetDescriptorType)]
+
+
+# What a saved tensor consists of, or was packed into, and what will unpack it; as far as this torch tells.
+_CONTENTS: list[Callable[[Any], Any]] = [
+    cast(Any, contents).fget
+    for name in ("data", "unpack_hook")
+    if (contents := getattr(torch._C._autograd.SavedTensor, name, None)) is not None
+]

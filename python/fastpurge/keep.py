@@ -9,6 +9,7 @@ import site
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -19,14 +20,11 @@ from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
 from fastpurge._core import Libraries
-from fastpurge.autograd import graph_of
+from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
 
-_grad = cast(Any, TensorBase.grad).__get__
 _base = cast(Any, TensorBase._base).__get__
-_is_leaf = cast(Any, TensorBase.is_leaf).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
-_retains_grad = cast(Any, TensorBase.retains_grad).__get__
 
 
 def named(keep: object) -> tuple[object, ...]:
@@ -71,16 +69,19 @@ def reported_types() -> tuple[type, ...]:
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
-    """What kept objects hold that the closure cannot see; their autograd ``graphs`` as well, or not."""
+    """What kept objects hold that the closure cannot see; their autograd ``graphs`` as well, or not.
+
+    Raises `BackwardUnderWayError` if there are graphs, and another thread is inside a backward. Gradients
+    are left out then: each holds itself, and so is seen to be held.
+    """
     arrays = _ndarray()
+    tensors = [obj for obj in kept if is_a(obj, torch.Tensor)]
     with DisableTorchFunctionSubclass():
         if graphs:
-            yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
+            yield from graph_of(tensors)
+        yield from gradients_of(tensors)
         for obj in kept:
-            if is_a(obj, torch.Tensor):
-                if (grad := _gradient(obj)) is not None:
-                    yield grad
-            elif is_a(obj, RecursiveScriptModule):
+            if is_a(obj, RecursiveScriptModule):
                 # Its tensors are held by C++ (torch/csrc/jit/api/object.h).
                 yield from torch.nn.Module.parameters(obj)
                 yield from torch.nn.Module.buffers(obj)
@@ -110,20 +111,12 @@ def owned(owners: list[Any]) -> Iterator[object]:
             if is_a(obj, RecursiveScriptModule, DistributedDataParallel):
                 yield from torch.nn.Module.parameters(obj)
                 yield from torch.nn.Module.buffers(obj)
-        yield from graph_of(tensors)
+        with suppress(BackwardUnderWayError):
+            yield from graph_of(tensors)
+        yield from gradients_of(tensors)
         for tensor in tensors:
             if (base := _base(tensor)) is not None:
                 yield base
-            if (grad := _gradient(tensor)) is not None:
-                yield grad
-
-
-def _gradient(tensor: torch.Tensor) -> torch.Tensor | None:
-    try:
-        # Others have no gradient, and warn when asked for it.
-        return _grad(tensor) if _is_leaf(tensor) or _retains_grad(tensor) else None
-    except RuntimeError:  # a view whose base was written to in a way that autograd cannot follow
-        return None
 
 
 def extents(kept: Iterable[Any]) -> Iterator[Extent]:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge import _core, compiled, guards, keep
+from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -65,14 +66,10 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     search = _Search(request)
     view = search.first_look()
     spared: dict[str, int] = {}
-    _count_spared(Guard.LIBRARY, search.spared_at_first(), spared)
-    for guard, spare in _STAGES:
-        if view.asked and guard in request.guards and (thorough or spare not in _THOROUGH):
-            view = _apply(guard, spare, search, view, spared)
-    if view.asked and thorough and Guard.RUNNING not in request.guards:
-        _skip_held(search, view)
-    if view.asked and view.skipped:
-        view = _skip_parts(search, view)
+    try:
+        view = _without_protected(search, view, spared, thorough=thorough)
+    except BackwardUnderWayError:
+        view.skip([True] * len(view.asked), "another thread is inside a backward: kept graphs cannot be read")
     _count_storages_once(view.asked)
     skipped = [one.item for one in view.skipped]
     return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
@@ -108,8 +105,6 @@ class _Search:
         self._named = keep.named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
-        self._mapped = _core.IdSet()
-        self._mapped_alive: list[Any] = []  # or an identity could be that of another by then
         self._considered: dict[int, Candidate | None] = {}
         self._self_held = _core.IdSet()
         self._met: list[int] = []
@@ -161,13 +156,6 @@ class _Search:
                 self._known.add(root)
                 self._roots.append(root)
         return len(self._roots) > before
-
-    def not_mapped(self, kept: list[Any]) -> list[Any]:
-        """Those whose memory was not asked for before: what is asked for now was compared with the rest."""
-        new = [obj for obj in kept if obj not in self._mapped]
-        self._mapped.update(new)
-        self._mapped_alive += new
-        return new
 
     def exchange(
         self, candidates: list[Candidate], blanks: list[object]
@@ -283,6 +271,20 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
     return candidate if sizes and sum(sizes.values()) >= request.min_bytes else None
 
 
+def _without_protected(search: _Search, view: _View, spared: dict[str, int], *, thorough: bool) -> _View:
+    """Ask the guards, count what each of them spares, and skip what cannot be released."""
+    guards_asked = search.request.guards
+    _count_spared(Guard.LIBRARY, search.spared_at_first(), spared)
+    for guard, spare in _STAGES:
+        if view.asked and guard in guards_asked and (thorough or spare not in _THOROUGH):
+            view = _apply(guard, spare, search, view, spared)
+    if view.asked and thorough and Guard.RUNNING not in guards_asked:
+        _skip_held(search, view)
+    if view.asked and view.skipped:
+        view = _skip_parts(search, view)
+    return view
+
+
 def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[str, int]) -> _View:
     """Let one guard spare what it will, and count the bytes that it spared.
 
@@ -325,7 +327,7 @@ def _spare_library_state(search: _Search, view: _View) -> bool:
 
 
 def _spare_aliases(search: _Search, view: _View) -> bool:
-    memory = MemoryMap(keep.extents(search.not_mapped([*view.snapshot.kept, *view.snapshot.running])))
+    memory = MemoryMap(keep.extents([*view.snapshot.kept, *view.snapshot.running]))
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
 
 

@@ -110,8 +110,8 @@ def test_if_asked_not_to_only_for_the_sake_of_other_threads(
     holder: Any, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Test runners have threads of their own.
-    frames = {1: None} if alone else {1: None, 2: None}
-    monkeypatch.setattr(sys, "_current_frames", lambda: frames)
+    threads = [threading.get_ident(), *([] if alone else [0])]
+    monkeypatch.setattr(sys, "_current_frames", lambda: dict.fromkeys(threads))
     holder.one = local = Base()
     assert exchange([holder.one], spare_held=False) == ([] if alone else [(0, None)])
     assert type(local) is (Blank if alone else Base)

@@ -74,6 +74,17 @@ def arrays(seed: int) -> float:
     return float(array.sum() + tensor.sum() + view.numpy().sum())
 
 
+def detached(seed: int) -> float:
+    """Memory that outlives the tensor it was made for: in use, of a tensor that is garbage by then."""
+    total = 0.0
+    for shift in range(3):
+        whole = torch.full((300, 300), float(seed))
+        part = whole.detach()[shift:]
+        del whole
+        total += float(part.clone().exp_().sum())
+    return total
+
+
 class Shared:
     """A cache of the program's own class, which protects nothing: what it holds may go at any moment."""
 
@@ -91,7 +102,18 @@ def shared(seed: int) -> float:
         return shared(seed)
 
 
-JOBS = (temporaries, containers, training, arrays, shared)
+def backward(seed: int) -> float:
+    """A graph that goes through backward, and that a value which nothing protects leads into."""
+    weight = torch.full((50, 50), 0.01 * (seed + 1), requires_grad=True)
+    value = weight
+    for _ in range(100):
+        value = (value * weight).sin()
+    SHARED.midway = value
+    value.sum().backward()
+    return float(weight.grad.sum())  # type: ignore[union-attr]
+
+
+JOBS = (temporaries, containers, training, arrays, detached, shared, backward)
 
 
 def work(number: int, expected: dict[Any, float], stop: threading.Event, log: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fastpurge
@@ -102,6 +104,85 @@ class TestAutograd:
         fastpurge.sweep(keep=[loss])
         loss.backward()
         assert program.leaf.grad.tolist() == [10, 10, 10]
+
+
+@contextmanager
+def backward_under_way() -> Iterator[None]:
+    """Another thread, inside a backward of its own."""
+    arrived, leave = threading.Event(), threading.Event()
+
+    def stay(_: torch.Tensor) -> None:
+        arrived.set()
+        leave.wait()
+
+    def work() -> None:
+        x = torch.ones(3, requires_grad=True)
+        y = x * 2
+        y.register_hook(stay)
+        y.sum().backward()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    arrived.wait()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+class TestBackwardOfAnotherThread:
+    """A backward lets go of the GIL and frees what graphs saved: nobody can read it meanwhile."""
+
+    def test_nothing_is_released_beside_a_kept_graph_until_the_backward_is_over(self, program: Any) -> None:
+        program.x = torch.ones(3)
+        program.forgotten = torch.ones(10)
+        weight = torch.ones(3, requires_grad=True)
+        loss = (weight * program.x).sum()
+        with backward_under_way():
+            report = fastpurge.sweep(keep=[loss])
+            assert not report.released
+            assert {item.reason for item in report.skipped} == {
+                "another thread is inside a backward: kept graphs cannot be read"
+            }
+        fastpurge.sweep(keep=[loss])
+        assert is_purged(program.forgotten)
+        loss.backward()
+        assert weight.grad is not None
+        assert weight.grad.tolist() == [1, 1, 1]
+
+    def test_without_a_kept_graph_it_is_no_hindrance(self, program: Any) -> None:
+        program.forgotten = torch.ones(10)
+        weight = torch.ones(3, requires_grad=True)
+        with backward_under_way():
+            fastpurge.sweep(keep=[weight])
+        assert is_purged(program.forgotten)
+
+    @pytest.mark.parametrize("guards", [Guard.ALL, Guard.NONE])
+    def test_gradients_of_what_is_kept_stay(self, program: Any, guards: Guard) -> None:
+        program.forgotten = torch.ones(10)
+        weight = torch.ones(3, requires_grad=True)
+        (weight * 2).sum().backward()
+        assert weight.grad is not None  # and with this it has a Python object
+        with backward_under_way():
+            fastpurge.sweep(keep=[weight], guards=guards)
+        assert is_purged(program.forgotten)
+        assert weight.grad.tolist() == [2, 2, 2]
+
+    def test_a_graph_that_nothing_protects_is_not_read_either(self, program: Any) -> None:
+        class Box:
+            pass
+
+        program.box = Box()
+        saved = torch.ones(3)
+        program.box.value = torch.ones(3, requires_grad=True) * saved
+        program.forgotten = torch.ones(10)
+        del saved
+        with backward_under_way():
+            fastpurge.sweep(keep=())
+            assert is_purged(program.forgotten)
+        fastpurge.sweep(keep=())
+        assert is_purged(program.box.value)
 
 
 class Hooks:

@@ -1,0 +1,92 @@
+//! Reading what another thread may be changing without the GIL, when it is sure that none does.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use crate::gc::GcPause;
+
+/// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
+///
+/// All of it is one go, in which no other thread can enter that function. Gives the results, or of what is
+/// a list or a tuple its items; with ``then``, what these functions give of each. What raises
+/// ``RuntimeError`` gives nothing, and neither does ``None``. ``None`` for all: another thread is inside.
+#[pyfunction]
+#[pyo3(signature = (reads, *, unless_inside, then=None))]
+pub fn read_unless_inside<'py>(
+    py: Python<'py>,
+    reads: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    unless_inside: &Bound<'py, PyAny>,
+    then: Option<Vec<Bound<'py, PyAny>>>,
+) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+    // A finalizer could let another thread in.
+    let _pause = GcPause::new(py);
+    for frame in other_threads(py)? {
+        if is_inside(frame, unless_inside)? {
+            return Ok(None);
+        }
+    }
+    let mut values = Vec::new();
+    for (function, object) in reads {
+        let Some(value) = read(&function, &object)? else {
+            continue;
+        };
+        for item in items(value) {
+            match &then {
+                None => values.push(item),
+                Some(then) => {
+                    for function in then {
+                        values.extend(read(function, &item)?);
+                    }
+                }
+            }
+        }
+    }
+    values.retain(|value| !value.is_none());
+    Ok(Some(values))
+}
+
+/// The frames of the other threads that run Python code, or C code called by it.
+pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
+    let this = py.import("_thread")?.call_method0("get_ident")?;
+    let frames = py.import("sys")?.call_method0("_current_frames")?;
+    let frames = frames.cast_into::<PyDict>()?;
+    let mut others = Vec::new();
+    for (thread, frame) in frames.iter() {
+        if !thread.eq(&this)? {
+            others.push(frame);
+        }
+    }
+    Ok(others)
+}
+
+fn is_inside(mut frame: Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
+    while !frame.is_none() {
+        if frame.getattr("f_code")?.is(code) {
+            return Ok(true);
+        }
+        frame = frame.getattr("f_back")?;
+    }
+    Ok(false)
+}
+
+fn read<'py>(
+    function: &Bound<'py, PyAny>,
+    object: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    match function.call1((object,)) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyRuntimeError>(object.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn items(value: Bound<'_, PyAny>) -> Vec<Bound<'_, PyAny>> {
+    if let Ok(list) = value.cast_exact::<PyList>() {
+        return list.iter().collect();
+    }
+    match value.cast_exact::<PyTuple>() {
+        Ok(tuple) => tuple.iter().collect(),
+        Err(_) => vec![value],
+    }
+}
