@@ -120,9 +120,9 @@ MUTANTS = (
     ),
     Mutant(
         "gradients not kept",
-        "keep.py",
-        "        yield from gradients_of(tensors)\n        for obj in kept:",
-        "        for obj in kept:",
+        "survey.py",
+        "gradients or ()",
+        "()",
         KEEP,
     ),
     Mutant(

@@ -54,9 +54,9 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
         yield from saved
 
 
-def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object]:
-    """The gradients of tensors; none while another thread is inside a backward."""
-    return _read([(_grad, one) for one in tensors if _may_have_gradient(one)]) or []
+def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
+    """The gradients of tensors; ``None`` while another thread is inside a backward."""
+    return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
 def _may_have_gradient(tensor: torch.Tensor) -> bool:

@@ -71,15 +71,13 @@ def reported_types() -> tuple[type, ...]:
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
     """What kept objects hold that the closure cannot see; their autograd ``graphs`` as well, or not.
 
-    Raises `BackwardUnderWayError` if there are graphs, and another thread is inside a backward. Gradients
-    are left out then: each holds itself, and so is seen to be held.
+    Gradients are apart, in `gradients`. Raises `BackwardUnderWayError` if there are graphs, and another
+    thread is inside a backward.
     """
     arrays = _ndarray()
-    tensors = [obj for obj in kept if is_a(obj, torch.Tensor)]
     with DisableTorchFunctionSubclass():
         if graphs:
-            yield from graph_of(tensors)
-        yield from gradients_of(tensors)
+            yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
             if is_a(obj, RecursiveScriptModule):
                 # Its tensors are held by C++ (torch/csrc/jit/api/object.h).
@@ -87,6 +85,12 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
                 yield from torch.nn.Module.buffers(obj)
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
+
+
+def gradients(objects: Iterable[Any]) -> list[object] | None:
+    """The gradients of the tensors among some objects; ``None`` while another thread is inside a backward."""
+    with DisableTorchFunctionSubclass():
+        return gradients_of(obj for obj in objects if is_a(obj, torch.Tensor))
 
 
 def any_graph(kept: Iterable[Any], running: Iterable[Any]) -> bool:
@@ -113,7 +117,7 @@ def owned(owners: list[Any]) -> Iterator[object]:
                 yield from torch.nn.Module.buffers(obj)
         with suppress(BackwardUnderWayError):
             yield from graph_of(tensors)
-        yield from gradients_of(tensors)
+        yield from gradients_of(tensors) or ()
         for tensor in tensors:
             if (base := _base(tensor)) is not None:
                 yield base

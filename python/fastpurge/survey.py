@@ -107,6 +107,7 @@ class _Search:
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
         self._self_held = _core.IdSet()
+        self._gradients_unread = False
         self._met: list[int] = []
         # Most often libraries keep what they kept before, and then one look is enough.
         library = Guard.LIBRARY in request.guards
@@ -137,11 +138,7 @@ class _Search:
         for its links, or is not longer than that.
         """
         idle = 0
-        while (
-            view.asked
-            and idle < _IDLE_ROUNDS
-            and self.add(keep.hidden(view.snapshot.kept, graphs=self.graphs))
-        ):
+        while view.asked and idle < _IDLE_ROUNDS and self.add_hidden(view.snapshot.kept):
             after = self._view()
             left = _core.IdSet(after.asked)
             idle = 0 if any(one not in left for one in view.asked) else idle + 1
@@ -156,6 +153,19 @@ class _Search:
                 self._known.add(root)
                 self._roots.append(root)
         return len(self._roots) > before
+
+    def add_hidden(self, kept: list[Any]) -> bool:
+        """Make roots of what kept objects hold out of the closure's sight; whether any was new."""
+        gradients = keep.gradients(kept)
+        self._gradients_unread |= gradients is None
+        return self.add(chain(keep.hidden(kept, graphs=self.graphs), gradients or ()))
+
+    def may_be_gradients(self, candidates: list[Candidate]) -> list[bool]:
+        """Which of them may be the gradient of something kept, because there was no way to ask.
+
+        A gradient holds itself, and is seen to be held unless one of its owners could be read.
+        """
+        return [self._gradients_unread and one.obj in self._self_held for one in candidates]
 
     def exchange(
         self, candidates: list[Candidate], blanks: list[object]
@@ -280,6 +290,7 @@ def _without_protected(search: _Search, view: _View, spared: dict[str, int], *, 
             view = _apply(guard, spare, search, view, spared)
     if view.asked and thorough and Guard.RUNNING not in guards_asked:
         _skip_held(search, view)
+    view.skip(search.may_be_gradients(view.asked), "another thread is inside a backward: may be a gradient")
     if view.asked and view.skipped:
         view = _skip_parts(search, view)
     return view
@@ -310,7 +321,7 @@ def _count_spared(guard: Guard, candidates: list[Candidate], spared: dict[str, i
 
 def _spare_graphs(search: _Search, view: _View) -> bool:
     search.graphs = True
-    return search.add(keep.hidden(view.snapshot.kept, graphs=True))
+    return search.add_hidden(view.snapshot.kept)
 
 
 def _spare_callbacks(search: _Search, view: _View) -> bool:

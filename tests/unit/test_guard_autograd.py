@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import fastpurge
+import fastpurge.keep
 import pytest
 import torch
 from fastpurge import Guard, is_purged
@@ -168,6 +169,32 @@ class TestBackwardOfAnotherThread:
             fastpurge.sweep(keep=[weight], guards=guards)
         assert is_purged(program.forgotten)
         assert weight.grad.tolist() == [2, 2, 2]
+
+    @pytest.mark.parametrize("part", [slice(None), slice(1, 2)])
+    def test_nor_are_they_released_if_it_pauses_while_the_survey_asks_who_owns_what(
+        self, program: Any, monkeypatch: pytest.MonkeyPatch, part: slice
+    ) -> None:
+        weight = torch.ones(3, requires_grad=True)
+        (weight * 2).sum().backward()
+        program.gradient = weight.grad
+        program.view = program.gradient[part]
+        program.forgotten = torch.ones(10)
+        ask = fastpurge.keep.owned
+        asked: list[bool] = []
+
+        def between_two_backwards(*owners: Any) -> Iterator[object]:
+            backward.close()
+            asked.append(True)
+            yield from ask(*owners)
+            backward.enter_context(backward_under_way())
+
+        monkeypatch.setattr(fastpurge.keep, "owned", between_two_backwards)
+        with ExitStack() as backward:
+            backward.enter_context(backward_under_way())
+            fastpurge.sweep(keep=[weight])
+        assert asked
+        assert is_purged(program.forgotten)
+        assert program.gradient.tolist() == [2, 2, 2]
 
     def test_a_graph_that_nothing_protects_is_not_read_either(self, program: Any) -> None:
         class Box:
