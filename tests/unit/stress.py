@@ -164,10 +164,11 @@ def main() -> int:
         released += fastpurge.is_purged(program.VIEW) and fastpurge.is_purged(program.CACHE["model"])
         if number in (sweeps // 5, sweeps - 1):
             log["resident"].append(psutil.Process().memory_info().rss)
-        # What the threads take up while the sweep is under way is theirs.
-        if any(item.shape != (200, 200) for item in report.skipped):
-            log["errors"].append(f"skipped: {report.skipped[0]}")
-            break
+        # What the threads take up while the sweep is under way is theirs, and so may be what holds itself.
+        for item in report.skipped:
+            if item.shape != (200, 200) and "may be a gradient" not in str(item.reason):
+                log["errors"].append(f"skipped: {item}")
+                stop.set()
     stop.set()
     for thread in threads:
         thread.join()

@@ -196,6 +196,14 @@ class TestBackwardOfAnotherThread:
         assert is_purged(program.forgotten)
         assert program.gradient.tolist() == [2, 2, 2]
 
+    def test_what_might_be_one_is_left_until_the_backward_is_over(self, program: Any) -> None:
+        program.view = torch.ones(1000)[:1]  # the view holds its base in C++
+        with backward_under_way():
+            report = fastpurge.sweep(keep=())
+        assert is_purged(program.view)
+        assert [item.shape for item in report.skipped] == [(1000,)]
+        assert "may be a gradient" in str(report.skipped[0].reason)
+
     def test_a_graph_that_nothing_protects_is_not_read_either(self, program: Any) -> None:
         class Box:
             pass
