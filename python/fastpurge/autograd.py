@@ -47,15 +47,14 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
             yield leaf
         reads += ((get, node) for get in _saved_by(cast(Hashable, type(node))))
         nodes += [following for following, _ in node.next_functions if following is not None]
-    if reads:
-        saved = _read(reads, then=_CONTENTS)
-        if saved is None:
-            raise BackwardUnderWayError
-        yield from saved
+    saved = _read(reads, then=_CONTENTS)
+    if saved is None:
+        raise BackwardUnderWayError
+    yield from saved
 
 
 def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
-    """The gradients of tensors; ``None`` while another thread is inside a backward."""
+    """The gradients of tensors; ``None`` if any may have one, and another thread is inside a backward."""
     return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
@@ -72,6 +71,8 @@ def _read(reads: list[_Read], then: list[Callable[[Any], Any]] | None = None) ->
 
     What it has freed raises.
     """
+    if not reads:
+        return []
     return read_unless_inside(reads, unless_inside=_engine_run_backward.__code__, then=then)
 
 
