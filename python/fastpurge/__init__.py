@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
+    from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
@@ -29,10 +30,12 @@ _HOMES = {
     "SweepPlan": "sweeping",
     "SweepReport": "report",
     "TrimReport": "memory",
+    "Why": "paths",
     "is_purged": "tombstones",
     "plan": "sweeping",
     "sweep": "sweeping",
     "trim": "memory",
+    "why": "paths",
 }
 
 __all__ = [
@@ -44,10 +47,12 @@ __all__ = [
     "SweepPlan",
     "SweepReport",
     "TrimReport",
+    "Why",
     "is_purged",
     "plan",
     "sweep",
     "trim",
+    "why",
 ]
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from typing import Any, Literal
 
 import psutil._common
@@ -167,10 +168,8 @@ def render(content: RenderableType) -> str:
 
 def render_html(content: RenderableType) -> str:
     """The same as `render`, as HTML for a notebook."""
-    # Jupyter is told apart by the caller; here rich must only record.
-    console = Console(width=_WIDTH, record=True, force_jupyter=False, quiet=False)
-    with console.capture():
-        console.print(content)
+    console = Console(width=_WIDTH, record=True, file=StringIO(), force_jupyter=False)
+    console.print(content)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
