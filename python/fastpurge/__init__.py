@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
+    from fastpurge.inventory import Census, census
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
     from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
 _HOMES = {
+    "Census": "inventory",
     "DeviceMemory": "memory",
     "Guard": "guards",
     "Item": "report",
@@ -31,6 +33,7 @@ _HOMES = {
     "SweepReport": "report",
     "TrimReport": "memory",
     "Why": "paths",
+    "census": "inventory",
     "is_purged": "tombstones",
     "plan": "sweeping",
     "sweep": "sweeping",
@@ -39,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Census",
     "DeviceMemory",
     "Guard",
     "Item",
@@ -48,6 +52,7 @@ __all__ = [
     "SweepReport",
     "TrimReport",
     "Why",
+    "census",
     "is_purged",
     "plan",
     "sweep",

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import psutil._common
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastpurge.memory import MemoryReading
@@ -105,7 +105,7 @@ class SweepReport:
         )
 
     def _memory_table(self) -> Table:
-        table = Table("memory", *(_right(name) for name in ("before", "after", "freed")))
+        table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
         rows = {"cpu": (self.before.rss, self.after.rss)}
         for device, memory in self.before.devices.items():
             if device in self.after.devices:
@@ -127,9 +127,7 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
     count, size = (sum(row[at] for row in rows.values()) for at in (0, 1))
     if not count:
         return Text(f"nothing {title}")
-    table = Table(
-        title, "type", "shape", "dtype", "device", _right("count"), _right("size"), show_footer=True
-    )
+    table = Table(title, "type", "shape", "dtype", "device", right("count"), right("size"), show_footer=True)
     ranked = sorted(rows.items(), key=lambda row: (-row[1][1], -row[1][0], row[0]))
     for cells, (number, nbytes) in ranked[:_LARGEST]:
         table.add_row(*cells, f"{number:,}", human(nbytes) if cells[0] == "tensor" else "")
@@ -177,7 +175,6 @@ def _headline(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _right(name: str) -> Any:
-    from rich.table import Column
-
+def right(name: str) -> Column:
+    """A column of numbers."""
     return Column(name, justify="right")
