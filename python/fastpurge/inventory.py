@@ -19,7 +19,7 @@ from fastpurge.memory import MemoryReading
 from fastpurge.report import human, render, render_html, right
 from fastpurge.roots import Root
 from fastpurge.spelling import shown
-from fastpurge.tensors import Extent, facts_of, is_a, reason_of, type_name
+from fastpurge.tensors import Extent, facts_of, is_a, type_name
 from fastpurge.tombstones import is_purged
 
 _GROUPS = 10
@@ -234,8 +234,8 @@ class _Facts:
     def _of_tensor(self, tensor: torch.Tensor) -> Holding:
         try:
             facts = facts_of(tensor)
-        except Exception as error:  # noqa: BLE001 - a subclass that cannot say what it is
-            return Holding("tensor", type_name(tensor), None, reason_of(error), "?", 0, "", "")
+        except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
+            return Holding("tensor", type_name(tensor), None, "?", "?", 0, "", "")
         nbytes = facts.nbytes
         if facts.extent is not None:
             nbytes = self._once(facts.extent)

@@ -117,6 +117,19 @@ def explain(
     ]
 
 
+def holders(objects: tuple[object, ...]) -> list[str | None]:
+    """For each object the path to it from outside this package, as far as the interpreter shows it."""
+    starts = roots.find(roots.caller())
+    by_id = {id(root.obj): root for root in reversed(starts)}
+    ways = _core.paths(objects, [root.obj for root in starts])
+    return [_line(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
+
+
+def _line(root: Root, way: list[Any]) -> str:
+    path = "".join(word for word, _ in spell(root.name, way, {}, is_namespace=is_a(root.obj, dict)))
+    return f"{path}, in {root.where}" if root.where else path
+
+
 class _Variables:
     """The variables of the caller that hold nothing but an object that it asks for."""
 

@@ -30,6 +30,7 @@ class Item:
         nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
             counts 0: its tensors are items of their own.
         reason: why it was skipped; ``None`` if it was not.
+        held_by: code that led to it, of the largest that were released, as `fastpurge.why` says it.
 
     """
 
@@ -40,6 +41,7 @@ class Item:
     device: str | None = None
     nbytes: int = 0
     reason: str | None = None
+    held_by: str | None = None
 
     def describe(self) -> str:
         """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
@@ -100,6 +102,7 @@ class SweepReport:
             ),
             self._memory_table(),
             tell_items("released", self.released),
+            _tell_holders(self.released),
             tell_reasons(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned",
         )
@@ -136,6 +139,13 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
         table.add_row(f"{len(rest)} more rows", "", "", "", "", f"{number:,}", human(nbytes))
     table.columns[-2].footer, table.columns[-1].footer = f"{count:,}", human(size)
     return table
+
+
+def _tell_holders(released: Iterable[Item]) -> RenderableType:
+    """Who held the largest."""
+    traced = [item for item in released if item.held_by is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+    return Text("\n".join(lines)) if lines else Group()
 
 
 def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
