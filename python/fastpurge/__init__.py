@@ -13,23 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
+    from fastpurge.letting_go import Held, LetGo
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
+    from fastpurge.notebook import load_ipython_extension as load_ipython_extension
     from fastpurge.report import Item, SweepReport
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
+    from fastpurge.tracebacks import let_go
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
 _HOMES = {
     "DeviceMemory": "memory",
     "Guard": "guards",
+    "Held": "letting_go",
     "Item": "report",
+    "LetGo": "letting_go",
     "MemoryReading": "memory",
     "PurgedError": "tombstones",
     "SweepPlan": "sweeping",
     "SweepReport": "report",
     "TrimReport": "memory",
     "is_purged": "tombstones",
+    "let_go": "tracebacks",
+    "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
     "plan": "sweeping",
     "sweep": "sweeping",
     "trim": "memory",
@@ -38,13 +45,16 @@ _HOMES = {
 __all__ = [
     "DeviceMemory",
     "Guard",
+    "Held",
     "Item",
+    "LetGo",
     "MemoryReading",
     "PurgedError",
     "SweepPlan",
     "SweepReport",
     "TrimReport",
     "is_purged",
+    "let_go",
     "plan",
     "sweep",
     "trim",

@@ -92,6 +92,10 @@ class SweepReport:
     def _repr_html_(self) -> str:
         return render_html(self._tell())
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        # What IPython shows in a terminal.
+        printer.text(str(self))
+
     def _tell(self) -> RenderableType:
         return Group(
             _headline(

@@ -148,6 +148,9 @@ class SweepPlan:
     def _repr_html_(self) -> str:
         return render_html(self._tell())
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(str(self))
+
     def _tell(self) -> RenderableType:
         return Group(
             f"fastpurge would release {human(self.nbytes)} ({self._request.label})",
