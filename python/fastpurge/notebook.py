@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand, output_can_be_silenced
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 
@@ -60,6 +60,7 @@ class FastpurgeMagics(Magics):  # type: ignore[misc]
 
     shell: InteractiveShell
 
+    @output_can_be_silenced
     @no_var_expand  # a dict or a set in an expression is not to be expanded
     @magic_arguments("sweep")
     @argument("--devices", type=_devices, metavar="cpu,cuda:1", help="Only what is on these. Default: all.")
@@ -131,12 +132,12 @@ class FastpurgeMagics(Magics):  # type: ignore[misc]
         expression = line.strip().rstrip(";,")
         if not expression:
             raise UsageError("why what? Name an object: %why x")
-        return fastpurge.why(*self._evaluate(f"({expression},)", "why"))
+        return fastpurge.why(*self._evaluate(f"{expression},", "why"))
 
     def _evaluate(self, expression: str, what: str) -> Any:
         """The value of an expression in the user's namespace."""
         try:
-            return self.shell.ev(expression)
+            return self.shell.ev(f"({expression})")  # of several values, any may be starred in parentheses
         except Exception as error:  # noqa: BLE001 - whatever the user's expression raises
             message = f"{what}: {expression} raised {type(error).__name__}: {error}"
         # Out of the handler, or what the expression's functions hold would stay alive as the context.
