@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from typing import Any, Literal
 
 import psutil._common
@@ -162,8 +163,8 @@ def human(nbytes: int) -> str:
 
 
 def render(content: RenderableType) -> str:
-    """Plain text, no colours, the same on every terminal."""
-    console = Console(width=_WIDTH, no_color=True, force_terminal=False)
+    """Plain text, no colours, the same on every terminal and in every notebook."""
+    console = _console(color_system=None)
     with console.capture() as capture:
         console.print(content)
     return capture.get().rstrip()
@@ -171,11 +172,17 @@ def render(content: RenderableType) -> str:
 
 def render_html(content: RenderableType) -> str:
     """The same as `render`, as HTML for a notebook."""
-    # Jupyter is told apart by the caller; here rich must only record.
-    console = Console(width=_WIDTH, record=True, force_jupyter=False, quiet=False)
-    with console.capture():
-        console.print(content)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    # What is captured is not recorded (`Console._write_buffer`), so it is printed to nowhere.
+    console = _console(record=True, file=StringIO())
+    console.print(content)
+    # Box-drawing characters meet only at the line height of the font.
+    code_format = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
+    return console.export_html(inline_styles=True, code_format=code_format)
+
+
+def _console(**options: Any) -> Console:
+    # Neither a terminal nor a notebook: there it would show things by itself.
+    return Console(width=_WIDTH, no_color=True, force_terminal=False, force_jupyter=False, **options)
 
 
 def _headline(text: str) -> Text:

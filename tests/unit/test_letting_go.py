@@ -324,7 +324,7 @@ def test_what_was_let_go_reads_well_and_goes_through_json() -> None:
     text = str(gone)
     assert "fastpurge let go of 5.0M" in text
     assert "3.0M" in text
-    assert "<pre" in gone._repr_html_()
+    assert "fastpurge let go of 5.0M" in gone._repr_html_()
     data = json.loads(json.dumps(gone.to_dict()))
     assert data["nbytes"] == 5 * MiB
     assert data["held"][0]["items"][0]["dtype"] == "float32"

@@ -261,7 +261,6 @@ def test_without_the_request_history_is_spared(session: Session) -> None:
 def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setenv("IPY_TEST_SIMPLE_PROMPT", "1")
     cells = [
         "import sys\nloaded = set(sys.modules)\nimport fastpurge\n'torch' in set(sys.modules) - loaded",
         "%load_ext fastpurge\nimport torch, gc",
@@ -288,6 +287,7 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     assert report.output_type == "execute_result"
     assert "fastpurge freed" in report.data["text/html"]
     assert "(4, 262144)" in report.data["text/plain"]
+    assert "\x1b" not in report.data["text/plain"]
     assert after[0].data["text/plain"] == "(12, True, torch.Size([1, 4]), False)"
     assert text[0].data["text/plain"] == "True"
 
