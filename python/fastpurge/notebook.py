@@ -55,7 +55,7 @@ def _count(text: str) -> int:
 
 
 @magics_class
-class FastpurgeMagics(Magics):  # type: ignore[misc]
+class FastpurgeMagics(Magics):
     """The line magics."""
 
     shell: InteractiveShell

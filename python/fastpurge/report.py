@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import StringIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil._common
 from rich.console import Console, Group, RenderableType
@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fastpurge.memory import MemoryReading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _WIDTH = 100
 _LARGEST = 10
@@ -90,8 +93,33 @@ class SweepReport:
     def __str__(self) -> str:
         return render(self._tell())
 
+    def plot(self) -> "Figure":
+        """Draw memory before and after by device, and the largest of what was released.
+
+        The figure has no background and belongs to no backend: a notebook shows it, and
+        ``figure.savefig("report.svg")`` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message says how to get it.
+
+        >>> report.plot().savefig("report.png", dpi=200)  # doctest: +SKIP
+
+        """
+        from fastpurge.plots import figure_of
+
+        return figure_of(self.before, self.after, self.released)
+
     def _repr_html_(self) -> str:
-        return render_html(self._tell())
+        return render_html(self._tell()) + self._picture()
+
+    def _picture(self) -> str:
+        """The plot as inline SVG; nothing where matplotlib is not installed."""
+        from fastpurge.plots import svg_of
+
+        try:
+            return svg_of(self.plot())
+        except ImportError:
+            return ""
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:
         # What IPython shows in a terminal.
@@ -110,11 +138,7 @@ class SweepReport:
 
     def _memory_table(self) -> Table:
         table = Table("memory", *(_right(name) for name in ("before", "after", "freed")))
-        rows = {"cpu": (self.before.rss, self.after.rss)}
-        for device, memory in self.before.devices.items():
-            if device in self.after.devices:
-                rows[device] = (memory.reserved, self.after.devices[device].reserved)
-        for device, (before, after) in rows.items():
+        for device, (before, after) in self.before.sizes_until(self.after).items():
             name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
             table.add_row(name, human(before), human(after), human(before - after))
         return table

@@ -66,7 +66,8 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
 
 def remembered() -> list[Root]:
     """What Python remembers of the last exception that was not handled."""
-    found = (getattr(sys, name, None) for name in ("last_exc", "last_value", "last_traceback"))
+    names = ("last_exc", "last_value", "last_traceback")
+    found: list[Any] = [getattr(sys, name, None) for name in names]
     return [one for one in found if is_a(one, BaseException, types.TracebackType)]
 
 
@@ -194,7 +195,8 @@ def _text(error: BaseException) -> str:
     return "".join(told.format_exception_only())
 
 
-_Place = tuple[str, int | str]
+# Which sort of place, and the index or the name there.
+_Place = tuple[str, Any]
 
 
 def _places(errors: list[BaseException], keep: object) -> list[list[_Place]]:
@@ -239,11 +241,11 @@ def _put(error: BaseException, values: Mapping[_Place, object]) -> None:
     args = list(_args.__get__(error))
     for (kind, name), value in values.items():
         if kind == "args":
-            args[cast(int, name)] = value
+            args[name] = value
         elif kind == "attribute":
             _attributes(error)[name] = value
         else:
-            cast(Any, _MEMBERS[cast(str, name)].__dict__[name]).__set__(error, value)
+            cast(Any, _MEMBERS[name].__dict__[name]).__set__(error, value)
     _args.__set__(error, tuple(args))
 
 

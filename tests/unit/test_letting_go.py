@@ -106,8 +106,8 @@ def test_the_exceptions_of_a_group_are_let_go_too() -> None:
 
     def group() -> None:
         local = big()
-        parts = [caught(leaf), ExceptionGroup("inner", [caught(leaf)])]  # type: ignore[name-defined]  # noqa: F821
-        raise ExceptionGroup(f"outer {len(local)}", parts)  # type: ignore[name-defined]  # noqa: F821
+        parts = [caught(leaf), ExceptionGroup("inner", [caught(leaf)])]  # noqa: F821
+        raise ExceptionGroup(f"outer {len(local)}", parts)  # noqa: F821
 
     error = caught(group)
     before = format_exception(error)
@@ -200,8 +200,7 @@ def test_what_a_debugger_has_read_is_let_go_too() -> None:
 def test_what_python_suggests_is_still_in_the_text() -> None:
     def misspelt_name() -> None:
         activations = big()
-        print(activatoins)  # type: ignore[name-defined]  # noqa: F821
-        del activations
+        assert activatoins is activations  # type: ignore[name-defined]  # noqa: F821
 
     def misspelt_attribute() -> None:
         big().shpae  # type: ignore[attr-defined]  # noqa: B018
@@ -243,9 +242,9 @@ def test_values_that_are_kept_stay_in_the_exception() -> None:
     error = ValueError("wrong", tensor)
     assert fastpurge.let_go(error, keep=[tensor]).held == ()
     assert error.args[1] is tensor
-    error = StopIteration(tensor)
-    assert fastpurge.let_go(error, keep=tensor).held == ()
-    assert error.value is tensor
+    stop = StopIteration(tensor)
+    assert fastpurge.let_go(stop, keep=tensor).held == ()
+    assert stop.value is tensor
 
 
 def test_an_exception_that_would_say_something_else_stays_as_it_is() -> None:
@@ -298,11 +297,11 @@ def test_what_dies_only_when_garbage_is_collected_is_told_as_well() -> None:
 def test_a_tensor_that_cannot_say_what_it_is_dies_like_any_other() -> None:
     class Secret(torch.Tensor):
         @classmethod
-        def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
             raise RuntimeError("secret")
 
     def fail() -> None:
-        wrapped = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapped = torch.Tensor._make_wrapper_subclass(
             Secret, (3,), dispatch_sizes_strides_policy="sizes", dispatch_device=True
         )
         raise ValueError(type(wrapped).__name__)

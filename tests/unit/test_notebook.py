@@ -269,14 +269,15 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
         RUN_OUT,
         "%sweep",
         "%sweep --exception --history keep model, x",
-        "alive = sum(o.nbytes for o in gc.get_objects() if type(o) is torch.Tensor)\n"
+        "alive = sum(o.nbytes for o in gc.get_objects() if type(o) is torch.Tensor)",
         "alive, fastpurge.is_purged(junk), model(x).shape, 4 in Out",
-        "import traceback\n'torch.empty(1 << 60)' in ''.join(traceback.format_tb(get_ipython().InteractiveTB.tb))",
+        "import traceback; text = traceback.format_tb(get_ipython().InteractiveTB.tb)",
+        "'torch.empty(1 << 60)' in ''.join(text)",
     ]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(made, kernel_name="python3", allow_errors=True, timeout=120)
     client.execute(cwd=str(tmp_path))
-    lazy, _, _, _, failed, bare, swept, after, text = (cell.outputs for cell in made.cells)
+    lazy, _, _, _, failed, bare, swept, _, after, _, text = (cell.outputs for cell in made.cells)
     assert lazy[0].data["text/plain"] == "False"
     assert failed[-1].ename == "RuntimeError"
     assert "say what to keep" in "".join(str(one) for one in bare)
