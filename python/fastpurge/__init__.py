@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastpurge.letting_go import Held, LetGo
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
     from fastpurge.notebook import load_ipython_extension as load_ipython_extension
+    from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
@@ -34,12 +35,14 @@ _HOMES = {
     "SweepPlan": "sweeping",
     "SweepReport": "report",
     "TrimReport": "memory",
+    "Why": "paths",
     "is_purged": "tombstones",
     "let_go": "tracebacks",
     "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
     "plan": "sweeping",
     "sweep": "sweeping",
     "trim": "memory",
+    "why": "paths",
 }
 
 __all__ = [
@@ -53,11 +56,13 @@ __all__ = [
     "SweepPlan",
     "SweepReport",
     "TrimReport",
+    "Why",
     "is_purged",
     "let_go",
     "plan",
     "sweep",
     "trim",
+    "why",
 ]
 
 
