@@ -18,6 +18,7 @@ from IPython.display import display
 
 import fastpurge
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
+from fastpurge.paths import Why
 from fastpurge.report import SweepReport
 from fastpurge.request import parse_devices
 from fastpurge.sweeping import SweepPlan
@@ -127,12 +128,16 @@ class FastpurgeMagics(Magics):
 
     @no_var_expand
     @line_magic
-    def why(self, line: str) -> Any:
-        """Say why something is alive: ``%why x``, ``%why x, model``."""
+    def why(self, line: str) -> Why | None:
+        """Say why something is alive: ``%why x``. Of several, ``%why x, model``, each is shown."""
         expression = line.strip().rstrip(";,")
         if not expression:
             raise UsageError("why what? Name an object: %why x")
-        return fastpurge.why(*self._evaluate(f"{expression},", "why"))
+        found = fastpurge.why(*self._evaluate(f"{expression},", "why"))
+        if not isinstance(found, tuple):
+            return found
+        display(*found)
+        return None
 
     def _evaluate(self, expression: str, what: str) -> Any:
         """The value of an expression in the user's namespace."""

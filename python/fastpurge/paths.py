@@ -54,6 +54,9 @@ class Why:
     def _repr_html_(self) -> str:
         return render_html(self._tell())
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(str(self))
+
     def _tell(self) -> RenderableType:
         lines = [Text(self.what, style="bold")]
         if self.path is not None:

@@ -11,10 +11,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastpurge.memory import MemoryReading
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from fastpurge.memory import MemoryReading
 
 _WIDTH = 100
 _LARGEST = 10
@@ -76,8 +76,8 @@ class SweepReport:
     spared: dict[str, int]
     objects_scanned: int
     seconds: float
-    before: MemoryReading
-    after: MemoryReading
+    before: "MemoryReading"
+    after: "MemoryReading"
     freed_by_device: dict[str, int] = field(init=False)
     freed_bytes: int = field(init=False)
 

@@ -258,6 +258,19 @@ def test_without_the_request_history_is_spared(session: Session) -> None:
     assert session.names["Out"][3].sum() == 2 * MiB // 4
 
 
+def test_a_line_says_why_something_is_alive(session: Session) -> None:
+    session.run("cache = {'old': [torch.ones(3)]}\ntorch.ones(4)")
+    shown = session.run("%why cache['old'][0]")
+    assert "held by __main__.cache['old'][0]" in shown
+    shown = session.run("%why Out[3], cache['old'], ")
+    assert "held by __main__._" in shown  # by one of the names that IPython gives a result
+    assert "held by __main__.cache['old']\n" in shown
+    assert session.run("found = %why cache") == ""
+    assert session.names["found"].path == "__main__.cache"
+    assert "why what?" in session.fail("%why")
+    assert "why: cahce, raised NameError" in session.fail("%why cahce")
+
+
 def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
