@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import psutil
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -84,19 +84,12 @@ class Diagnosis:
         return asdict(self)
 
     def __str__(self) -> str:
-        return render(self._tell())
-
-    def _tell(self) -> RenderableType:
         lines = [f"problem: {problem}" for problem in self.problems] or ["all is well"]
-        # Not wrapped: there are paths and commands in them.
-        unwrapped = (Text(line, no_wrap=True, overflow="ignore") for line in (*self._comfyui_lines(), *lines))
-        return Group(self._table(), self._device_table(), *unwrapped)
-
-    def _comfyui_lines(self) -> list[str]:
-        if self.comfyui is None:
-            return []
-        packs = self.comfyui.packs or ("not installed",)
-        return [f"ComfyUI: {self.comfyui.path}", *(f"its fastpurge nodes: {pack}" for pack in packs)]
+        if self.comfyui is not None:
+            nodes = ", ".join(self.comfyui.packs) or "not installed"
+            lines.insert(0, f"ComfyUI: {self.comfyui.path}, its fastpurge nodes: {nodes}")
+        # Not in a table, and not wrapped: there are paths and commands in them.
+        return "\n".join([render(Group(self._table(), self._device_table())), *lines])
 
     def _table(self) -> Table:
         table = Table("here", "found")

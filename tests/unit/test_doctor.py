@@ -44,13 +44,13 @@ def comfyui(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_says_what_there_is_here() -> None:
-    done = run()
+def test_it_says_what_there_is_here(tmp_path: Path) -> None:
+    done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout
     for known in (platform.python_version(), torch.__version__, np.__version__, fastpurge.__version__):
         assert known in done.stdout
-    found = ask()
+    found = ask(cwd=tmp_path)
     assert found["object_stream"] == _core.object_stream()
     assert found["gil"] is True
     assert found["versions"]["torch"] == torch.__version__
