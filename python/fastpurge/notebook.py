@@ -4,6 +4,7 @@ A rule for this file, as for `survey`: while a sweep is under way no local varia
 user's namespace or anything in it but what is kept. This is running code too.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from types import FrameType, TracebackType
@@ -130,23 +131,28 @@ class FastpurgeMagics(Magics):
     @line_magic
     def why(self, line: str) -> Why | None:
         """Say why something is alive: ``%why x``. Of several, ``%why x, model``, each is shown."""
-        expression = line.strip().rstrip(";,")
+        expression = line.strip().rstrip(";")
         if not expression:
             raise UsageError("why what? Name an object: %why x")
-        found = fastpurge.why(*self._evaluate(f"{expression},", "why"))
-        if not isinstance(found, tuple):
-            return found
-        display(*found)
+        value = self._evaluate(expression, "why")
+        if not isinstance(ast.parse(_in_parentheses(expression), mode="eval").body, ast.Tuple):
+            return fastpurge.why(value)
+        display(*(fastpurge.why(*value) if len(value) > 1 else [fastpurge.why(*value)]))
         return None
 
     def _evaluate(self, expression: str, what: str) -> Any:
         """The value of an expression in the user's namespace."""
         try:
-            return self.shell.ev(f"({expression})")  # of several values, any may be starred in parentheses
+            return self.shell.ev(_in_parentheses(expression))
         except Exception as error:  # noqa: BLE001 - whatever the user's expression raises
             message = f"{what}: {expression} raised {type(error).__name__}: {error}"
         # Out of the handler, or what the expression's functions hold would stay alive as the context.
         raise UsageError(f"{message} (nothing was touched)")
+
+
+def _in_parentheses(expression: str) -> str:
+    # Of several values any may be starred there, and the new line ends a comment.
+    return f"({expression}\n)"
 
 
 def _split(line: str) -> tuple[str, str | None]:
