@@ -12,7 +12,7 @@ use crate::gc::{Failure, GcPause, Stream, try_push};
 use crate::idset::Addresses;
 use crate::prefetch::{prefetch, prefetch_contents};
 use crate::scan::type_pointers;
-use crate::strays::{Holder, Strays};
+use crate::strays::Strays;
 use crate::types::{TypeTable, Wanted, each_referent};
 
 /// How many referents are on their way at a time, as in a closure.
@@ -110,15 +110,16 @@ type Holding<'py> = (
 /// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it.
 ///
 /// A holder of a type in ``through``, by exact type, is passed over for the one that holds it. What no root
-/// leads to is garbage, unless it is held from outside the heap.
+/// leads to is garbage, unless it is held from outside the heap; it is looked for only if ``strays``.
 #[pyfunction]
-#[pyo3(signature = (types, roots, *, through, hidden=None))]
+#[pyo3(signature = (types, roots, *, through, hidden=None, strays=true))]
 pub fn holdings<'py>(
     py: Python<'py>,
     types: &Bound<'py, PyTuple>,
     roots: &Bound<'py, PyList>,
     through: &Bound<'py, PyTuple>,
     hidden: Option<&Bound<'py, PyList>>,
+    strays: bool,
 ) -> PyResult<Vec<Holding<'py>>> {
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
@@ -128,7 +129,6 @@ pub fn holdings<'py>(
         containers: type_pointers(through)?,
         ..Wanted::default()
     });
-    let nothing = Addresses::default();
     let mut forest = Forest::new(&mut types, &hidden_from);
     // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
     unsafe { forest.grow(roots)? };
@@ -140,24 +140,24 @@ pub fn holdings<'py>(
             (forest.objects[at as usize], Some(root), holder, false),
         )?;
     }
-    let met = forest.met;
-    let mut strays = Strays::new(&mut types, &met, &nothing);
-    // SAFETY: as above.
-    unsafe {
-        for list in [Some(roots), hidden].into_iter().flatten() {
-            strays.account_for(list.as_ptr())?;
+    if strays {
+        let (met, nothing) = (forest.met, Addresses::default());
+        let mut strays = Strays::new(&mut types, &met, &nothing);
+        // SAFETY: as above.
+        unsafe {
+            for list in [Some(roots), hidden].into_iter().flatten() {
+                strays.account_for(list.as_ptr())?;
+            }
+            for pair in hidden.into_iter().flatten() {
+                strays.account_for(pair.as_ptr())?;
+            }
+            strays.walk(&stream)?;
         }
-        for pair in hidden.into_iter().flatten() {
-            strays.account_for(pair.as_ptr())?;
-        }
-        strays.walk(&stream)?;
-        for Holder {
-            object,
-            holder,
-            is_garbage,
-        } in strays.reported()?
-        {
-            try_push(&mut found, (object, None, holder, is_garbage))?;
+        for stray in strays.reported()? {
+            try_push(
+                &mut found,
+                (stray.object, None, stray.holder, stray.is_garbage),
+            )?;
         }
     }
     // SAFETY: nothing has been let go since each was met; the type of a live object is live.

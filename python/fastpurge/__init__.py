@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
+    from fastpurge.inventory import Census, census
     from fastpurge.letting_go import Held, LetGo
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
     from fastpurge.notebook import load_ipython_extension as load_ipython_extension
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
 _HOMES = {
+    "Census": "inventory",
     "DeviceMemory": "memory",
     "Guard": "guards",
     "Held": "letting_go",
@@ -36,6 +38,7 @@ _HOMES = {
     "SweepReport": "report",
     "TrimReport": "memory",
     "Why": "paths",
+    "census": "inventory",
     "is_purged": "tombstones",
     "let_go": "tracebacks",
     "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
@@ -46,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Census",
     "DeviceMemory",
     "Guard",
     "Held",
@@ -57,6 +61,7 @@ __all__ = [
     "SweepReport",
     "TrimReport",
     "Why",
+    "census",
     "is_purged",
     "let_go",
     "plan",

@@ -245,12 +245,14 @@ def holdings(
     *,
     through: tuple[type, ...],
     hidden: list[tuple[Any, Any]] | None = None,
+    strays: bool = True,
 ) -> list[tuple[Any, int | None, type | None, bool]]:
     """Every instance of the types (or of subtypes), tracked or held by what is, and who holds it.
 
     Each with the index of the root that leads to it by the shortest way, the type of its nearest holder on
     that way, and whether it is garbage. A holder of a type in ``through``, by exact type, is passed over for
-    the one that holds it. What no root leads to is garbage, unless it is held from outside the heap.
+    the one that holds it. What no root leads to is garbage, unless it is held from outside the heap; it is
+    looked for only if ``strays``.
     """
 
 def frame_locals(frame: FrameType, /) -> dict[str, Any]:

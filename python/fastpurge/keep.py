@@ -147,7 +147,7 @@ def extents(kept: Iterable[Any]) -> Iterator[Extent]:
         elif is_a(obj, torch.UntypedStorage):
             storage = obj
         elif arrays and is_a(obj, *arrays):
-            yield _extent_of_array(obj)
+            yield extent_of_array(obj)
             continue
         else:
             continue
@@ -183,7 +183,8 @@ def base_of_array(array: Any) -> Any:
     return np.ndarray.base.__get__(array)
 
 
-def _extent_of_array(array: Any) -> Extent:
+def extent_of_array(array: Any) -> Extent:
+    """The memory that an array reads."""
     import numpy as np
 
     lib = getattr(np.lib, "array_utils", np)  # NumPy 1 has byte_bounds at the top

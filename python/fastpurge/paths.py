@@ -102,19 +102,35 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
     return found[0] if len(found) == 1 else (*found,)
 
 
-def explain(objects: tuple[object, ...], caller: FrameType | None) -> list[Why]:
+def explain(
+    objects: tuple[object, ...], caller: FrameType | None, hidden: "Hidden | None" = None
+) -> list[Why]:
     """For each object why it is alive, the variables of the calling function or module last.
 
-    ``caller`` is its frame; with ``None`` no frame of the current thread counts.
+    ``caller`` is its frame; with ``None`` no frame of the current thread counts. ``hidden`` is what
+    `find_hidden` has found, if that was asked for already.
     """
     starts = roots.find(caller)
     own = _Variables(objects, caller, starts)
-    ways, labels = _ways(objects, starts, own.namespaces)
+    ways, labels = _ways(objects, starts, own.namespaces, hidden)
     by_id = {id(root.obj): root for root in reversed(starts)}
     return [
         own.explain(obj) if how != "root" and obj in own else _explained(obj, how, way, by_id, labels)
         for obj, (how, way) in zip(objects, ways, strict=True)
     ]
+
+
+def holders(objects: tuple[object, ...]) -> list[str | None]:
+    """For each object the path to it from outside this package, as far as the interpreter shows it."""
+    starts = roots.find(roots.caller())
+    by_id = {id(root.obj): root for root in reversed(starts)}
+    ways = _core.paths(objects, [root.obj for root in starts])
+    return [_line(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
+
+
+def _line(root: Root, way: list[Any]) -> str:
+    path = "".join(word for word, _ in spell(root.name, way, {}, is_namespace=is_a(root.obj, dict)))
+    return f"{path}, in {root.where}" if root.where else path
 
 
 class _Variables:
@@ -169,27 +185,45 @@ def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], la
 _Ways = list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]
 
 
-def _ways(objects: tuple[object, ...], starts: list[Root], besides: list[Any]) -> tuple[_Ways, Labels]:
-    """The way to each, looking at what C++ holds only if that is needed."""
+def _ways(
+    objects: tuple[object, ...], starts: list[Root], besides: list[Any], hidden: "Hidden | None"
+) -> tuple[_Ways, Labels]:
+    """The way to each, looking for what C++ holds only if that is needed."""
     objs = [root.obj for root in starts]
-    ways = _core.paths(objects, objs, besides=besides)
-    if all(how == "root" for how, _ in ways):
-        return ways, {}
-    del ways
-    pairs, labels = _hidden(objs)
-    return _core.paths(objects, objs, besides=besides, hidden=pairs, strays=True), labels
+    if hidden is None:
+        ways = _core.paths(objects, objs, besides=besides)
+        if all(how == "root" for how, _ in ways):
+            return ways, {}
+        del ways
+        hidden = find_hidden(objs)
+    return _core.paths(objects, objs, besides=besides, hidden=hidden.pairs, strays=True), hidden.labels
 
 
-def _hidden(objs: list[Any]) -> tuple[list[tuple[Any, Any]], Labels]:
-    """Pairs of an object and what it holds where the interpreter does not show it; what code calls that."""
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What objects hold where the interpreter does not show it.
+
+    Attributes:
+        pairs: a holder and what it holds.
+        labels: what code calls that.
+
+    """
+
+    pairs: list[tuple[Any, Any]]
+    labels: Labels
+
+
+def find_hidden(objs: list[Any]) -> Hidden:
+    """Look for what C and C++ hold of live tensors, and of the arrays that some roots lead to."""
     arrays = keep.array_types()
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
-    owners = (*tensors, *(found[0] for found in _core.holdings(arrays, objs, through=())))
-    pairs, labels = [], {}
+    found = _core.holdings(arrays, objs, through=(), strays=False) if arrays else []
+    owners = (*tensors, *(array for array, *_ in found))
+    hidden = Hidden([], {})
     for holder, held, label in chain(autograd.holdings_of(tensors), keep.holdings_of(owners)):
-        pairs.append((holder, held))
-        labels[id(holder), id(held)] = label
-    return pairs, labels
+        hidden.pairs.append((holder, held))
+        hidden.labels[id(holder), id(held)] = label
+    return hidden
 
 
 def describe(obj: object) -> str:

@@ -40,6 +40,20 @@ def find(caller: FrameType | None) -> list[Root]:
     return [*modules, *running, *_handled()]
 
 
+def caller() -> FrameType | None:
+    """The frame of the code that has called this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_of_package(frame):
+        frame = frame.f_back
+    return frame
+
+
+def is_of_package(frame: FrameType) -> bool:
+    """Whether a frame runs code of this package."""
+    name = frame.f_globals.get("__name__")
+    return type(name) is str and f"{name}.".startswith("fastpurge.")
+
+
 def _modules() -> Iterator[Root]:
     # A name that a program gives itself is the one its author looks for.
     named = {"__main__": sys.modules.get("__main__"), **sys.modules}
