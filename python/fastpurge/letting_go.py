@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fastpurge import _core
 from fastpurge.keep import libraries, named
-from fastpurge.report import Item, human, render, render_html
+from fastpurge.report import Item, Told, human
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
 from fastpurge.tombstones import is_purged
 
@@ -41,7 +41,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
+class LetGo(Told):
     """What was let go, by holder; what somebody else holds as well is not in it, and lives on.
 
     Attributes:
@@ -61,15 +61,6 @@ class LetGo:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values that `json.dumps` takes."""
         return {"nbytes": self.nbytes, **asdict(self)}
-
-    def __str__(self) -> str:
-        return render(self._tell())
-
-    def _repr_html_(self) -> str:
-        return render_html(self._tell())
-
-    def _repr_pretty_(self, printer: Any, _: bool) -> None:
-        printer.text(str(self))
 
     def _tell(self) -> RenderableType:
         headline = Text(f"fastpurge let go of {human(self.nbytes)}", style="bold")

@@ -18,6 +18,7 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 import fastpurge
+from fastpurge.inventory import Census
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
 from fastpurge.paths import Why
 from fastpurge.report import SweepReport
@@ -51,8 +52,8 @@ def _bytes(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise UsageError(f"top must be an int of 1 or more, not {text}")
+    if not text.isdecimal():
+        raise UsageError(f"top must be an int of 0 or more, not {text}")
     return int(text)
 
 
@@ -121,10 +122,10 @@ class FastpurgeMagics(Magics):
 
     @no_var_expand
     @magic_arguments("census")
-    @argument("top", nargs="?", type=_count, default=20, help="How many rows; default: 20.")
+    @argument("top", nargs="?", type=_count, default=20, help="How many of the largest. Default: 20.")
     @line_magic
-    def census(self, line: str) -> Any:
-        """Say who holds the memory: ``%census``, or ``%census 5`` for five rows."""
+    def census(self, line: str) -> Census:
+        """Say who holds the memory: ``%census``, or ``%census 5`` to name only the five largest."""
         return fastpurge.census(top=parse_argstring(self.census, line).top)
 
     @no_var_expand

@@ -53,8 +53,30 @@ class Item:
         return f"{self.dtype} {self.type_name} of shape {self.shape} on {self.device}"
 
 
+class Told:
+    """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
+        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
+
+    def __str__(self) -> str:
+        return render(self._tell())
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return render_html(self._tell())
+
+    def _tell(self) -> RenderableType:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class SweepReport:
+class SweepReport(Told):
     """What a sweep did.
 
     Attributes:
@@ -92,9 +114,6 @@ class SweepReport:
         """The report as plain values that `json.dumps` takes."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        return render(self._tell())
-
     def plot(self) -> "Figure":
         """Draw memory before and after by device, and the largest of what was released.
 
@@ -112,7 +131,8 @@ class SweepReport:
         return figure_of(self.before, self.after, self.released)
 
     def _repr_html_(self) -> str:
-        return render_html(self._tell()) + self._picture()
+        # `super()` would not do in a class with slots, which `dataclass` makes anew.
+        return Told._repr_html_(self) + self._picture()
 
     def _picture(self) -> str:
         """The plot as inline SVG; nothing where matplotlib is not installed."""
@@ -122,10 +142,6 @@ class SweepReport:
             return svg_of(self.plot())
         except ImportError:
             return ""
-
-    def _repr_pretty_(self, printer: Any, _: bool) -> None:
-        # What IPython shows in a terminal.
-        printer.text(str(self))
 
     def _tell(self) -> RenderableType:
         return Group(

@@ -225,7 +225,7 @@ def _exchange(error: BaseException, places: list[_Place], text: str) -> bool:
     """Exchange the values there for their text; if the exception then says something else, for nothing."""
     before = dict(_values(error))
     try:
-        told = {place: None if place[0] == "member" else _Told(before[place]) for place in places}
+        told = {place: None if place[0] == "member" else _Text(before[place]) for place in places}
     except Exception:  # noqa: BLE001 - there may be no memory to say what it is, or it was released
         return False
     _put(error, {**before, **told})
@@ -264,7 +264,7 @@ def _pin(error: BaseException, text: str) -> None:
         _args.__set__(error, (args[0] + told[len(plain) :], *args[1:]))
 
 
-class _Told:
+class _Text:
     """What stands where an exception held a value that was let go: its text."""
 
     def __init__(self, value: object) -> None:

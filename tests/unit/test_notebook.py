@@ -272,6 +272,17 @@ def test_a_line_says_why_something_is_alive(session: Session) -> None:
     assert "why: cahce raised NameError" in session.fail("%why cahce")
 
 
+def test_a_line_says_who_holds_the_memory(session: Session) -> None:
+    session.run("cache = {'old': torch.ones(9, 1 << 18), 'older': torch.ones(8, 1 << 18)}")
+    shown = session.run("%census")
+    assert "live tensors and arrays" in shown
+    assert "__main__.cache['old']" in shown
+    assert "__main__.cache['older']" in shown
+    assert session.run("found = %census 1") == ""
+    assert [one.path for one in session.names["found"].largest] == ["__main__.cache['old']"]
+    assert "top must be an int of 0 or more, not many" in session.fail("%census many")
+
+
 def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
@@ -282,6 +293,8 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
         "torch.ones(6, 1 << 18)",
         RUN_OUT,
         "%sweep",
+        "%census 3",
+        "%why junk",
         "%sweep --exception --history keep model, x",
         "alive = sum(o.nbytes for o in gc.get_objects() if type(o) is torch.Tensor)",
         "alive, fastpurge.is_purged(junk), model(x).shape, 4 in Out",
@@ -291,10 +304,12 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     client = NotebookClient(made, kernel_name="python3", allow_errors=True, timeout=120)
     client.execute(cwd=str(tmp_path))
-    lazy, _, _, _, failed, bare, swept, _, after, _, text = (cell.outputs for cell in made.cells)
+    lazy, _, _, _, failed, bare, census, why, swept, _, after, _, text = (cell.outputs for cell in made.cells)
     assert lazy[0].data["text/plain"] == "False"
     assert failed[-1].ename == "RuntimeError"
     assert "say what to keep" in "".join(str(one) for one in bare)
+    assert "live tensors and arrays" in census[0].data["text/html"]
+    assert "held by __main__.junk" in why[0].data["text/html"]
     let_go, dropped, report = swept
     assert let_go.output_type == "display_data"
     assert "fastpurge let go of 5.0M" in let_go.data["text/plain"]

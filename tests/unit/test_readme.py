@@ -38,8 +38,9 @@ def test_the_notebook_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monkey
     cells = [shared, "torch.ones(8)", *magics.split("\n\n"), fails, after_an_error, "model(x).shape"]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(made, kernel_name="python3", allow_errors=True, timeout=120).execute(cwd=str(tmp_path))
-    *_, plan, why, swept, _, last, alive = (str(cell.outputs) for cell in made.cells)
+    *_, plan, census, why, swept, _, last, alive = (str(cell.outputs) for cell in made.cells)
     assert "fastpurge would release" in plan
+    assert "live tensors and arrays" in census
     assert "(7,)" in swept
     assert "<svg" in swept
     assert "held by __main__.cache[" in why
