@@ -96,6 +96,7 @@ def test_causes_contexts_and_exceptions_held_by_exceptions_are_let_go_too() -> N
     assert fastpurge.let_go(error).nbytes == 4 * MiB
     assert alive() == 0
     assert format_exception(error) == before
+    assert type(error.others) is ValueError
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
@@ -242,6 +243,8 @@ def test_values_that_are_kept_stay_in_the_exception() -> None:
     error = ValueError("wrong", tensor)
     assert fastpurge.let_go(error, keep=[tensor]).held == ()
     assert error.args[1] is tensor
+    assert fastpurge.let_go(error, keep={"deep": [[tensor]]}).held == ()
+    assert error.args[1] is tensor
     stop = StopIteration(tensor)
     assert fastpurge.let_go(stop, keep=tensor).held == ()
     assert stop.value is tensor
@@ -292,6 +295,13 @@ def test_what_dies_only_when_garbage_is_collected_is_told_as_well() -> None:
     assert held.holder == "cycles that these were in"
     assert sorted(item.type_name for item in held.items) == ["Linear", "Parameter", "Parameter"]
     assert held.nbytes == MiB + 4
+
+
+def test_what_was_garbage_before_is_not_told() -> None:
+    node: dict[str, Any] = {"tensor": big()}
+    node["itself"] = node
+    del node
+    assert fastpurge.let_go(caught(run_out_of_memory)).nbytes == 5 * MiB
 
 
 def test_a_tensor_that_cannot_say_what_it_is_dies_like_any_other() -> None:
