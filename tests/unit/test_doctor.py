@@ -26,6 +26,8 @@ def run(*arguments: str | Path, first_on_path: Path | None = None, cwd: Path | N
     env = dict(os.environ)
     if first_on_path is not None:
         env["PYTHONPATH"] = os.pathsep.join([str(first_on_path), env.get("PYTHONPATH", "")])
+        if (first_on_path / "fastpurge").exists():  # a copy, which is not to be measured
+            env.pop("COVERAGE_PROCESS_CONFIG", None)
     command = [sys.executable, "-m", "fastpurge", "doctor", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
 

@@ -238,6 +238,15 @@ def test_values_of_an_exception_go_and_their_text_stays() -> None:
     assert gone.nbytes == 2 * MiB
 
 
+@pytest.mark.parametrize("kind", [ValueError, KeyError])
+def test_the_only_value_of_an_exception_goes_and_its_text_stays(kind: type[Exception]) -> None:
+    error = kind(big())
+    before = format_exception(error)
+    assert "tensor([[1., 1., 1.," in "".join(before)
+    assert fastpurge.let_go(error).nbytes == MiB
+    assert format_exception(error) == before
+
+
 def test_values_that_are_kept_stay_in_the_exception() -> None:
     tensor = big()
     error = ValueError("wrong", tensor)

@@ -65,6 +65,7 @@ class Session:
 @pytest.fixture
 def session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Session]:
     names = ("displayhook", "excepthook", *LAST)
+    trace = sys.gettrace()
     before = {name: vars(sys)[name] for name in names if hasattr(sys, name)}
     for name in LAST:
         vars(sys).pop(name, None)
@@ -75,6 +76,7 @@ def session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Sess
     for name in names:
         vars(sys).pop(name, None)
     vars(sys).update(before)
+    sys.settrace(trace)  # a debugger leaves none, and then nothing is measured any more
     for name in ("get_ipython", "display"):
         vars(builtins).pop(name, None)
 
