@@ -261,3 +261,27 @@ def test_the_locals_of_a_frame_include_what_closures_share() -> None:
     found = function()
     assert found["shared"] == "s"
     assert found["inner"]["shared"] == "s"
+
+
+def test_garbage_may_be_something_the_collector_does_not_track() -> None:
+    def forget(leaf: str) -> None:
+        thing = Thing()
+        thing.held = [thing, leaf]
+
+    leaves = ["".join(["a", "leaf"])]
+    forget(leaves[0])
+    [(how, way)] = _core.paths((leaves.pop(),), [], strays=True)
+    assert how == "cycle"
+    assert [type(one) for one in way[-2:]] == [list, str]
+
+
+def test_garbage_whose_dict_somebody_has_asked_for_is_garbage_all_the_same() -> None:
+    def forget() -> weakref.ref[Thing]:
+        thing = Thing()
+        thing.held = thing
+        thing.more = vars(thing)  # type: ignore[attr-defined]
+        return weakref.ref(thing)
+
+    gone = forget()
+    [garbage] = [garbage for one, _, _, garbage in _core.holdings((Thing,), [], through=()) if one is gone()]
+    assert garbage
