@@ -45,6 +45,8 @@ LIBRARY = "tests/unit/test_guard_library.py"
 RUNNING = "tests/unit/test_guard_running.py"
 GUARDS = f"{AUTOGRAD} {LIBRARY} {RUNNING} tests/unit/test_guards.py"
 KEEP = "tests/unit/test_keep.py"
+LETTING_GO = "tests/unit/test_letting_go.py"
+NOTEBOOK = "tests/unit/test_notebook.py"
 RELEASE = "tests/unit/test_release.py"
 SWEEPING = "tests/unit/test_sweeping.py"
 THREADS = "tests/unit/test_threads.py"
@@ -258,6 +260,41 @@ MUTANTS = (
     ),
     Mutant(
         "what is new since the plan goes too", "sweeping.py", "if candidate.obj in chosen]", "]", SWEEPING
+    ),
+    Mutant(
+        "what will go on is ended",
+        "tracebacks.py",
+        "if one.frame in alive or not",
+        "if not",
+        LETTING_GO,
+    ),
+    Mutant(
+        "an exception says something else",
+        "tracebacks.py",
+        "    _put(error, before)\n",
+        "",
+        LETTING_GO,
+    ),
+    Mutant(
+        "values of exceptions that are kept go",
+        "letting_go.py",
+        "obj not in kept)",
+        "True)",
+        LETTING_GO,
+    ),
+    Mutant(
+        "history that holds what is kept goes",
+        "letting_go.py",
+        " and min(indices) >= len(needed)",
+        "",
+        NOTEBOOK,
+    ),
+    Mutant(
+        "what the user has put under a name of IPython's goes",
+        "notebook.py",
+        "if namespace.get(name) is value:",
+        "if name in namespace:",
+        NOTEBOOK,
     ),
 )
 

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
     from fastpurge.inventory import Census, census
+    from fastpurge.letting_go import Held, LetGo
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
+    from fastpurge.notebook import load_ipython_extension as load_ipython_extension
     from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
+    from fastpurge.tracebacks import let_go
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
@@ -26,7 +29,9 @@ _HOMES = {
     "Census": "inventory",
     "DeviceMemory": "memory",
     "Guard": "guards",
+    "Held": "letting_go",
     "Item": "report",
+    "LetGo": "letting_go",
     "MemoryReading": "memory",
     "PurgedError": "tombstones",
     "SweepPlan": "sweeping",
@@ -35,6 +40,8 @@ _HOMES = {
     "Why": "paths",
     "census": "inventory",
     "is_purged": "tombstones",
+    "let_go": "tracebacks",
+    "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
     "plan": "sweeping",
     "sweep": "sweeping",
     "trim": "memory",
@@ -45,7 +52,9 @@ __all__ = [
     "Census",
     "DeviceMemory",
     "Guard",
+    "Held",
     "Item",
+    "LetGo",
     "MemoryReading",
     "PurgedError",
     "SweepPlan",
@@ -54,6 +63,7 @@ __all__ = [
     "Why",
     "census",
     "is_purged",
+    "let_go",
     "plan",
     "sweep",
     "trim",

@@ -1,12 +1,50 @@
 """The command line: reads arguments and calls; what is said is said elsewhere."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from fastpurge import __doc__ as about
-from fastpurge import __version__
+_ABOUT = """\
+Give back the memory of a running PyTorch process, without harming what is in use.
+
+A sweep is called from within the process: from Python, a notebook, or a ComfyUI workflow.
+
+    import fastpurge
+    report = fastpurge.sweep(keep=[model, latent])
+    print(report)
+
+Everything reachable from keep stays as it is; every other tensor and module that is alive in the
+process is released, and raises PurgedError when it is used again. These commands show how, and help to
+set it up.
+"""
+_EXAMPLES = """\
+examples:
+  $ fastpurge doctor                             is everything here that it needs?
+  $ fastpurge demo                               see what it does to a real model
+  $ fastpurge comfyui install ~/ComfyUI          six purge nodes for your workflows
+"""
+_DEMO_EXAMPLES = """\
+examples:
+  $ fastpurge demo
+  $ fastpurge demo --plot report.svg             and draw what the sweep did
+"""
+_DOCTOR_EXAMPLES = """\
+examples:
+  $ fastpurge doctor
+  $ fastpurge doctor --comfyui ~/ComfyUI         are the nodes in it, and nobody else's by their names?
+  $ fastpurge doctor --json | jq .problems       for scripts
+
+The exit status is 0 if all is well, and 1 if something is missing; what to do about it is said.
+"""
+_INSTALL_EXAMPLES = """\
+examples:
+  $ ~/ComfyUI/venv/bin/pip install torch-fastpurge
+  $ ~/ComfyUI/venv/bin/fastpurge comfyui install ~/ComfyUI
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,41 +57,94 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastpurge",
-        description=about,
+        description=_ABOUT,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    # From the metadata: `doctor` must run where a namesake has replaced the package's own `__init__`.
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('torch-fastpurge')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="free a gigabyte of forgotten memory beside a real model",
-        description=(
-            "Builds a real transformer (random weights, nothing is downloaded), forgets more than a "
-            "gigabyte in the ways that people do, sweeps, and checks that the model computes the "
-            "same numbers as before. Needs 4 GB of memory and transformers: "
-            "pip install 'torch-fastpurge[torch,demo]'."
-        ),
-    )
-    demo.set_defaults(run=_run_demo)
-    comfyui = commands.add_parser("comfyui", help="put the node pack into a ComfyUI")
-    actions = comfyui.add_subparsers(title="actions", required=True, metavar="ACTION")
-    install = actions.add_parser(
-        "install",
-        help="put the six purge nodes into the custom_nodes of a ComfyUI",
-        description=(
-            "Writes a folder custom_nodes/fastpurge that loads the nodes from this installation, which must "
-            "be in the Python that runs ComfyUI. To take them out again, delete that folder."
-        ),
-    )
-    install.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
-    install.set_defaults(run=_run_comfyui_install)
+    _add_demo(commands)
+    _add_doctor(commands)
+    comfyui = _add(commands, "comfyui", "put the node pack into a ComfyUI", None)
+    _add_install(comfyui.add_subparsers(title="actions", required=True, metavar="ACTION"))
     return parser
 
 
-def _run_demo(_: argparse.Namespace) -> int:
+def _add_demo(commands: Any) -> None:
+    demo = _add(
+        commands,
+        "demo",
+        "free a gigabyte of forgotten memory beside a real model",
+        _DEMO_EXAMPLES,
+        "Builds a real transformer (random weights, nothing is downloaded), forgets more than a\n"
+        "gigabyte in the ways that people do, sweeps, and checks that the model computes the same\n"
+        "numbers as before. Needs 4 GB of memory and transformers:\n"
+        "pip install 'torch-fastpurge[torch,demo]'.",
+    )
+    demo.add_argument("--plot", type=Path, metavar="FILE", help="draw the report to a file: .svg, .png, .pdf")
+    demo.set_defaults(run=_run_demo)
+
+
+def _add_doctor(commands: Any) -> None:
+    doctor = _add(
+        commands,
+        "doctor",
+        "say what is here of what fastpurge needs and can use",
+        _DOCTOR_EXAMPLES,
+        "Looks at the interpreter, the packages, the allocators and the devices, and tries what it can\n"
+        "try. In the folder of a ComfyUI, or with --comfyui, also at its custom_nodes.",
+    )
+    doctor.add_argument("--comfyui", type=Path, metavar="PATH", help="the folder of a ComfyUI to look at")
+    doctor.add_argument("--json", action="store_true", help="say it as JSON")
+    doctor.set_defaults(run=_run_doctor)
+
+
+def _add_install(actions: Any) -> None:
+    install = _add(
+        actions,
+        "install",
+        "put the six purge nodes into the custom_nodes of a ComfyUI",
+        _INSTALL_EXAMPLES,
+        "Writes a folder custom_nodes/fastpurge that loads the nodes from this installation, which must\n"
+        "be in the Python that runs ComfyUI. To take them out again, delete that folder.",
+    )
+    install.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
+    install.set_defaults(run=_run_comfyui_install)
+
+
+def _add(
+    commands: Any, name: str, summary: str, examples: str | None, description: str | None = None
+) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=description or summary,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return added
+
+
+def _run_demo(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        from fastpurge import plots
+
+        try:
+            plots.check(options.plot)
+        except (ImportError, ValueError) as error:
+            return _fail(error)
     from fastpurge.demo import run
 
-    return 0 if run() else 1
+    return 0 if run(plot=options.plot) else 1
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from fastpurge.doctor import examine
+
+    found = examine(options.comfyui)
+    sys.stdout.write(f"{json.dumps(found.to_dict(), indent=2) if options.json else found}\n")
+    return 1 if found.problems else 0
 
 
 def _run_comfyui_install(options: argparse.Namespace) -> int:
@@ -62,7 +153,11 @@ def _run_comfyui_install(options: argparse.Namespace) -> int:
     try:
         folder = install(options.path)
     except (NotComfyUIError, OSError) as error:
-        sys.stderr.write(f"fastpurge: {error}\n")
-        return 1
+        return _fail(error)
     sys.stdout.write(f"The nodes are in {folder}. Start ComfyUI again to see them, under fastpurge.\n")
     return 0
+
+
+def _fail(error: Exception) -> int:
+    sys.stderr.write(f"fastpurge: {error}\n")
+    return 1

@@ -5,6 +5,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from rich.console import Console
 
 import fastpurge
+from fastpurge.plots import save
 from fastpurge.report import human
 
 _FORGOTTEN_BYTES = 300 * 2**20
 
 
-def run(console: Console | None = None) -> bool:
-    """Run the demo on the console and say whether every check held."""
+def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
+    """Run the demo on the console and say whether every check held; draw the report to ``plot``, if given."""
     console = console or Console(highlight=False)
     console.rule("fastpurge demo: a model in use, and memory that nobody needs")
     model = _model()
@@ -42,6 +44,10 @@ def run(console: Console | None = None) -> bool:
     report = plan.apply()
     freed = start - _resident()
     console.print(str(report), "\n", soft_wrap=True, markup=False)
+
+    if plot is not None:
+        save(report.plot(), plot)
+        console.print(f"drawn: {plot}\n")
 
     started = perf_counter()
     fastpurge.sweep(keep=keep)

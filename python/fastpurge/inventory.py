@@ -16,7 +16,7 @@ from rich.text import Text
 from fastpurge import _core, guards, keep, memory, paths, roots
 from fastpurge.guards import MemoryMap
 from fastpurge.memory import MemoryReading
-from fastpurge.report import human, render, render_html, right
+from fastpurge.report import Told, human, right
 from fastpurge.roots import Root
 from fastpurge.spelling import shown
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
@@ -87,7 +87,7 @@ class DeviceUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class Census(Told):
     """The live tensors and arrays of the process.
 
     Attributes:
@@ -115,12 +115,6 @@ class Census:
     def to_dict(self) -> dict[str, Any]:
         """The census as plain values that `json.dumps` takes."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        return render(self._tell())
-
-    def _repr_html_(self) -> str:
-        return render_html(self._tell())
 
     def _tell(self) -> RenderableType:
         return Lines(

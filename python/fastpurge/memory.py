@@ -34,11 +34,15 @@ class MemoryReading:
 
         Growth counts as nothing freed, not as a negative number.
         """
-        freed = {"cpu": max(0, self.rss - later.rss)}
+        return {device: max(0, before - after) for device, (before, after) in self.sizes_until(later).items()}
+
+    def sizes_until(self, later: "MemoryReading") -> dict[str, tuple[int, int]]:
+        """Bytes held here and at a later reading, by device: the resident set, and what was reserved."""
+        sizes = {"cpu": (self.rss, later.rss)}
         for device, memory in self.devices.items():
             if device in later.devices:
-                freed[device] = max(0, memory.reserved - later.devices[device].reserved)
-        return freed
+                sizes[device] = (memory.reserved, later.devices[device].reserved)
+        return sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from fastpurge import _core, autograd, keep, roots
-from fastpurge.report import Item, human, render, render_html
+from fastpurge.report import Item, Told, human
 from fastpurge.roots import Root
 from fastpurge.spelling import Labels, shown, spell
 from fastpurge.tensors import facts_of, is_a, type_name
@@ -25,7 +25,7 @@ _NOTHING = "nothing holds it but what it was handed over in"
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class Why(Told):
     """Why one object is alive.
 
     Attributes:
@@ -47,12 +47,6 @@ class Why:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values that `json.dumps` takes."""
         return asdict(self)
-
-    def __str__(self) -> str:
-        return render(self._tell())
-
-    def _repr_html_(self) -> str:
-        return render_html(self._tell())
 
     def _tell(self) -> RenderableType:
         lines = [Text(self.what, style="bold")]

@@ -4,14 +4,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import StringIO
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil._common
 from rich.console import Console, Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from fastpurge.memory import MemoryReading
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastpurge.memory import MemoryReading
 
 _WIDTH = 100
 _LARGEST = 10
@@ -50,8 +53,30 @@ class Item:
         return f"{self.dtype} {self.type_name} of shape {self.shape} on {self.device}"
 
 
+class Told:
+    """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
+        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
+
+    def __str__(self) -> str:
+        return render(self._tell())
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return render_html(self._tell())
+
+    def _tell(self) -> RenderableType:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class SweepReport:
+class SweepReport(Told):
     """What a sweep did.
 
     Attributes:
@@ -75,8 +100,8 @@ class SweepReport:
     spared: dict[str, int]
     objects_scanned: int
     seconds: float
-    before: MemoryReading
-    after: MemoryReading
+    before: "MemoryReading"
+    after: "MemoryReading"
     freed_by_device: dict[str, int] = field(init=False)
     freed_bytes: int = field(init=False)
 
@@ -89,11 +114,34 @@ class SweepReport:
         """The report as plain values that `json.dumps` takes."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        return render(self._tell())
+    def plot(self) -> "Figure":
+        """Draw memory before and after by device, and the largest of what was released.
+
+        The figure has no background and belongs to no backend: a notebook shows it, and
+        ``figure.savefig("report.svg")`` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message says how to get it.
+
+        >>> report.plot().savefig("report.png", dpi=200)  # doctest: +SKIP
+
+        """
+        from fastpurge.plots import figure_of
+
+        return figure_of(self.before, self.after, self.released)
 
     def _repr_html_(self) -> str:
-        return render_html(self._tell())
+        # `super()` would not do in a class with slots, which `dataclass` makes anew.
+        return Told._repr_html_(self) + self._picture()
+
+    def _picture(self) -> str:
+        """The plot as inline SVG; nothing where matplotlib is not installed."""
+        from fastpurge.plots import svg_of
+
+        try:
+            return svg_of(self.plot())
+        except ImportError:
+            return ""
 
     def _tell(self) -> RenderableType:
         return Group(
@@ -109,11 +157,7 @@ class SweepReport:
 
     def _memory_table(self) -> Table:
         table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
-        rows = {"cpu": (self.before.rss, self.after.rss)}
-        for device, memory in self.before.devices.items():
-            if device in self.after.devices:
-                rows[device] = (memory.reserved, self.after.devices[device].reserved)
-        for device, (before, after) in rows.items():
+        for device, (before, after) in self.before.sizes_until(self.after).items():
             name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
             table.add_row(name, human(before), human(after), human(before - after))
         return table
@@ -167,8 +211,8 @@ def human(nbytes: int) -> str:
 
 
 def render(content: RenderableType) -> str:
-    """Plain text, no colours, the same on every terminal."""
-    console = Console(width=_WIDTH, no_color=True, force_terminal=False)
+    """Plain text, no colours, the same on every terminal and in every notebook."""
+    console = _console(color_system=None)
     with console.capture() as capture:
         console.print(content)
     return capture.get().rstrip()
@@ -176,9 +220,17 @@ def render(content: RenderableType) -> str:
 
 def render_html(content: RenderableType) -> str:
     """The same as `render`, as HTML for a notebook."""
-    console = Console(width=_WIDTH, record=True, file=StringIO(), force_jupyter=False)
+    # What is captured is not recorded (`Console._write_buffer`), so it is printed to nowhere.
+    console = _console(record=True, file=StringIO())
     console.print(content)
-    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    # Box-drawing characters meet only at the line height of the font.
+    code_format = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
+    return console.export_html(inline_styles=True, code_format=code_format)
+
+
+def _console(**options: Any) -> Console:
+    # Neither a terminal nor a notebook: there it would show things by itself.
+    return Console(width=_WIDTH, no_color=True, force_terminal=False, force_jupyter=False, **options)
 
 
 def _headline(text: str) -> Text:

@@ -70,7 +70,7 @@ def parse(
         raise TypeError(f"label must be a str or None, not {type(label).__name__}")
     return Request(
         keep=keep,
-        devices=_parse_devices(devices),
+        devices=parse_devices(devices),
         models=models,
         wipe=wipe,
         min_bytes=min_bytes,
@@ -85,7 +85,8 @@ def _check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
 
 
-def _parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
+def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
+    """Devices in one form. Raises `TypeError` and `ValueError` as `parse` does."""
     if devices is None:
         return None
     if isinstance(devices, str | torch.device):

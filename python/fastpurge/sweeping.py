@@ -18,7 +18,7 @@ from fastpurge import _core, memory
 from fastpurge.guards import Guard
 from fastpurge.paths import holders
 from fastpurge.release import release
-from fastpurge.report import Item, SweepReport, human, render, render_html, tell_items, tell_reasons
+from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, parse
 from fastpurge.survey import Candidate, Survey, survey
 
@@ -110,7 +110,7 @@ def plan(
     return SweepPlan(request, found, perf_counter() - started)
 
 
-class SweepPlan:
+class SweepPlan(Told):
     """What a sweep would release. Keeps nothing of it alive.
 
     Attributes:
@@ -144,12 +144,6 @@ class SweepPlan:
         started = perf_counter() - self._seconds
         with _turn.taken():
             return _sweep(self._request, started, self._planned)
-
-    def __str__(self) -> str:
-        return render(self._tell())
-
-    def _repr_html_(self) -> str:
-        return render_html(self._tell())
 
     def _tell(self) -> RenderableType:
         return Group(

@@ -11,12 +11,21 @@ import pytest
 from fastpurge import cli
 
 
-def test_help_teaches() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "taught"),
+    [
+        ([], ["fastpurge.sweep(keep=[model, latent])", "$ fastpurge doctor", "$ fastpurge demo"]),
+        (["demo"], ["4 GB of memory", "$ fastpurge demo --plot report.svg"]),
+        (["doctor"], ["$ fastpurge doctor --comfyui ~/ComfyUI", "exit status is 0 if all is well"]),
+        (["comfyui", "install"], ["fastpurge comfyui install ~/ComfyUI", "delete that folder"]),
+    ],
+)
+def test_help_teaches(arguments: list[str], taught: list[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fastpurge", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "fastpurge", *arguments, "--help"], capture_output=True, text=True, check=True
     )
-    assert "demo" in done.stdout
-    assert "keep" in done.stdout
+    for text in taught:
+        assert text in done.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,15 +40,27 @@ def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> N
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_the_demo_holds_what_it_says() -> None:
+def test_the_demo_holds_what_it_says_and_draws_it(tmp_path: Path) -> None:
     # In a process of its own, as `make demo` runs it: it measures the resident set.
+    plot = tmp_path / "report.svg"
     done = subprocess.run(
-        [sys.executable, "-m", "fastpurge", "demo"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fastpurge", "demo", "--plot", plot],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("\nok ") == 4
     assert "FAILED" not in done.stdout
     assert "PurgedError: this float32 Tensor" in done.stdout
+    assert "largest released" in plot.read_text()
+
+
+def test_a_plot_that_cannot_be_drawn_is_said_before_the_demo_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--plot", "report.docx"]) == 1
+    shown = capsys.readouterr()
+    assert "report.docx: a plot is written as one of" in shown.err
+    assert shown.out == ""
 
 
 def test_a_check_that_fails_is_said_and_makes_the_status_1() -> None:

@@ -21,7 +21,10 @@ def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
     assert "the report test" in text
     assert "(1234,)" in text
     assert "4.8K" not in text.split("released", maxsplit=1)[0]
-    assert "(1234,)" in report._repr_html_()
+    html = report._repr_html_()
+    assert html.startswith("<pre")
+    assert "the report test" in html
+    assert "(1234,)" in html
     data = json.loads(json.dumps(report.to_dict()))
     assert data["label"] == "the report test"
     assert data["objects_scanned"] == report.objects_scanned > 100_000

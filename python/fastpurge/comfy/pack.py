@@ -1,12 +1,12 @@
 """What ComfyUI imports: the nodes. Done once with it: telling ComfyUI's own modules from custom nodes."""
 
 import logging
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fastpurge import keep
+from fastpurge.comfy import custom_nodes
 from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
@@ -20,25 +20,12 @@ def _set_up() -> None:
     keep.judge_folder(Path(folder_paths.__file__).parent, is_library=True)
     for folder in folder_paths.get_folder_paths("custom_nodes"):
         keep.judge_folder(Path(folder), is_library=False)
-        for rival in _rivals(Path(folder)):
+        for rival in custom_nodes.rivals(Path(folder)):
             _log.warning(
                 "%s also defines the purge nodes, and the pack that is loaded last wins. Remove it from "
                 "custom_nodes: workflows saved with it run with fastpurge as they are.",
                 rival,
             )
-
-
-def _rivals(custom_nodes: Path) -> list[Path]:
-    """Other packs whose code maps one of these keys to a class."""
-    keys = "|".join(NODE_CLASS_MAPPINGS)
-    entry = re.compile(rf"""["']({keys})["']\s*:""".encode())
-    packs = [pack for pack in custom_nodes.iterdir() if not pack.name.endswith(".disabled")]
-    return [pack for pack in packs if any(entry.search(file.read_bytes()) for file in _code(pack))]
-
-
-def _code(pack: Path) -> list[Path]:
-    files = pack.glob("*.py") if pack.is_dir() else [pack]
-    return [file for file in files if file.is_file() and file.suffix == ".py"]
 
 
 _set_up()
