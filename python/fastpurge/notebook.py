@@ -18,9 +18,10 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 from IPython.display import display
 
 import fastpurge
+from fastpurge import roots
 from fastpurge.inventory import Census
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
-from fastpurge.paths import Why
+from fastpurge.paths import Why, explain
 from fastpurge.report import SweepReport
 from fastpurge.request import parse_devices
 from fastpurge.sweeping import SweepPlan
@@ -136,9 +137,12 @@ class FastpurgeMagics(Magics):
         if not expression:
             raise UsageError("why what? Name an object: %why x")
         value = self._evaluate(expression, "why")
-        if not isinstance(ast.parse(_in_parentheses(expression), mode="eval").body, ast.Tuple):
-            return fastpurge.why(value)
-        display(*(fastpurge.why(*value) if len(value) > 1 else [fastpurge.why(*value)]))
+        is_one = not isinstance(ast.parse(_in_parentheses(expression), mode="eval").body, ast.Tuple)
+        # Of the cell, whose own variable for it is nothing to be told.
+        found = explain((value,) if is_one else value, roots.frame_of(self.shell.user_ns))
+        if is_one:
+            return found[0]
+        display(*found)
         return None
 
     def _evaluate(self, expression: str, what: str) -> Any:

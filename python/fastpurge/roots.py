@@ -48,6 +48,14 @@ def caller() -> FrameType | None:
     return frame
 
 
+def frame_of(namespace: dict[str, Any]) -> FrameType | None:
+    """The innermost frame of this thread that runs code with these globals."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals is not namespace:
+        frame = frame.f_back
+    return frame
+
+
 def is_of_package(frame: FrameType) -> bool:
     """Whether a frame runs code of this package."""
     name = frame.f_globals.get("__name__")

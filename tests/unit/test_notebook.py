@@ -266,6 +266,10 @@ def test_a_line_says_why_something_is_alive(session: Session) -> None:
     assert "held by __main__._" in shown  # by one of the names that IPython gives a result
     assert "held by __main__.cache['old']\n" in shown
     assert "held by __main__.cache\n" in session.run("%why cache,  # one of several")
+    session.run("again = {'k': cache['old']}; old = cache['old']")
+    assert "held by __main__.cache['old']\n" in session.run(
+        "%why old"
+    )  # and not by the name that was asked for
     assert session.run("found = %why cache") == ""
     assert session.names["found"].path == "__main__.cache"
     assert "why what?" in session.fail("%why")
