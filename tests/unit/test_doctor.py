@@ -128,18 +128,26 @@ def test_the_namesake_is_told_even_where_it_took_the_place_of_the_package(tmp_pa
     assert "pip uninstall fastpurge" in done.stdout
 
 
+def look(comfyui: Path | None = None) -> Any:
+    """The same without a process for it, which is seconds of importing torch."""
+    return json.loads(json.dumps(doctor.examine(comfyui).to_dict()))
+
+
 def test_the_nodes_are_looked_for_in_a_comfyui(comfyui: Path) -> None:
     (problem,) = ask("--comfyui", comfyui)["problems"]
     assert f"fastpurge comfyui install {comfyui}" in problem
     pack = install(comfyui)
-    found = ask("--comfyui", comfyui)
+    found = look(comfyui)
     assert found["problems"] == []
     assert found["comfyui"] == {"path": str(comfyui), "packs": [str(pack)], "rivals": []}
     assert str(pack) in run(cwd=comfyui).stdout
 
 
-def test_the_current_directory_is_looked_at_if_it_is_a_comfyui(comfyui: Path) -> None:
-    found = ask(cwd=comfyui)
+def test_the_current_directory_is_looked_at_if_it_is_a_comfyui(
+    comfyui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(comfyui)
+    found = look()
     assert found["comfyui"]["packs"] == []
     assert found["problems"] == []  # nobody asked for the nodes
 
@@ -149,15 +157,15 @@ def test_another_pack_with_these_nodes_is_told(comfyui: Path) -> None:
     rival = comfyui / "custom_nodes" / "ComfyUI-CleanMemory"
     rival.mkdir()
     (rival / "nodes.py").write_text(f'NODE_CLASS_MAPPINGS = {{"{KEYS[0]}": object}}\n')
-    found = ask("--comfyui", comfyui)
+    found = look(comfyui)
     assert found["comfyui"]["rivals"] == [str(rival)]
     assert "ComfyUI-CleanMemory defines the same nodes" in found["problems"][0]
     rival.rename(rival.with_name("ComfyUI-CleanMemory.disabled"))
-    assert ask("--comfyui", comfyui)["problems"] == []
+    assert look(comfyui)["problems"] == []
 
 
 def test_a_folder_that_is_no_comfyui_is_named(tmp_path: Path) -> None:
-    (problem,) = ask("--comfyui", tmp_path / "nowhere")["problems"]
+    (problem,) = look(tmp_path / "nowhere")["problems"]
     assert problem.startswith(f"{tmp_path / 'nowhere'} is not a ComfyUI")
 
 
