@@ -6,8 +6,14 @@ import { element } from "./words.js";
 
 const NAME = "fastpurge";
 const MARGIN = 8;
+const MIN_WIDTH = 240;
 
-/** @type {WeakMap<object, {card: HTMLElement, height: number, reserved: number}>} */
+/**
+ * Of each node with a card: the card, its height, and the size of the node before room was made for the card,
+ * and after.
+ *
+ * @type {WeakMap<object, {card: HTMLElement, height: number, before: number[], after: number[]}>}
+ */
 const shown = new WeakMap();
 
 export const hasResult = (node) => shown.has(node);
@@ -19,16 +25,17 @@ export function show(node, output) {
   if (!result && !lines.length) return;
   const of = shown.get(node) ?? addCard(node);
   of.height = 2 * MARGIN + (result ? drawResult(of.card, result) : drawText(of.card, lines));
-  reserve(node, of);
+  makeRoom(node, of);
   node.setDirtyCanvas?.(true, true);
 }
 
 function addCard(node) {
-  const of = { card: element("section", { class: "fastpurge-card", "aria-label": "Last purge" }), height: 0, reserved: 0 };
+  const card = element("section", { class: "fastpurge-card", "aria-label": "Last purge" });
+  const of = { card, height: 0, before: [], after: [] };
   shown.set(node, of);
   keepOutOfTheWorkflow(node, of);
   const height = () => of.height;
-  const widget = node.addDOMWidget(NAME, NAME, of.card, {
+  const widget = node.addDOMWidget(NAME, NAME, card, {
     serialize: false, // not in the prompt
     margin: MARGIN,
     getMinHeight: height,
@@ -38,12 +45,13 @@ function addCard(node) {
   return of;
 }
 
-/** Make room on the classic canvas. A Vue node grows by itself. */
-function reserve(node, of) {
+/** Make the node as large as it has to be on the classic canvas. A Vue node grows by itself. */
+function makeRoom(node, of) {
   if (globalThis.LiteGraph?.vueNodesMode) return;
-  const [width, height] = node.size;
-  node.setSize([width, height - of.reserved + of.height]);
-  of.reserved = of.height;
+  of.before = sizeWithout(node, of);
+  const [width, height] = of.before;
+  node.setSize([Math.max(width, MIN_WIDTH), Math.max(height, node.computeSize()[1])]);
+  of.after = [...node.size];
 }
 
 /** Save the node as it is without the card, or every first run would count as a change of the workflow. */
@@ -52,15 +60,20 @@ function keepOutOfTheWorkflow(node, of) {
   const hadWidgets = Boolean(node.widgets);
   node.onSerialize = function (saved) {
     onSerialize?.apply(this, arguments);
-    saved.size = [saved.size[0], saved.size[1] - heightOf(of)];
+    saved.size = sizeWithout(this, of);
     if (!hadWidgets && !saved.widgets_values?.length) delete saved.widgets_values;
   };
 }
 
-/** By how much the card makes its node higher. */
-function heightOf({ card, reserved }) {
+/** The size of a node as its user has left it. */
+function sizeWithout(node, { card, before, after }) {
+  const [width, height] = node.size;
   const vueNode = card.closest("[data-node-id]");
-  if (!vueNode) return reserved;
+  if (vueNode) return [width, height - growthOf(vueNode, card)];
+  return width === after[0] && height === after[1] ? before : [width, height];
+}
+
+function growthOf(vueNode, card) {
   const height = vueNode.offsetHeight;
   card.style.display = "none";
   const without = vueNode.offsetHeight;
