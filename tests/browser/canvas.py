@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 EXAMPLES = REPOSITORY / "examples" / "comfyui"
 CARD = ".fastpurge-card"
 
+# Without them it begins with a tour, and with a map over a part of the canvas.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
+
 # What the front end says in a fresh ComfyUI without a network, by text and by address.
 NOISE = [
     re.compile(pattern)
     for pattern in (
         r"^Failed to load resource: .* https://(api\.comfy\.org|[a-z.]*\.?googleapis\.com)/",
         r"^Failed to load resource: .* 404 .*/(api/userdata[/?].*|user\.css|favicon\.ico)$",
-        r"^TypeError: Cannot read properties of undefined \(reading 'id'\)\n    at onChange \(\S+/assets/index-",
+        r"^TypeError: Cannot read properties of undefined \(reading 'id'\)\n +at onChange \(\S+/assets/",
         # a graph that is opened by a call and not by its button
         r"^Attempted to cleanup event listeners for graph that was never set up \S+/assets/GraphView-",
     )
@@ -36,6 +40,7 @@ class Canvas:
         self.page = page
         self.complaints: list[str] = []
         self._server = server
+        self._is_vue: bool | None = None
         page.set_default_timeout(PATIENCE * 250)
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -47,16 +52,18 @@ class Canvas:
             self.complaints.append(f"{message.type}: {said}")
 
     def open(self, *, vue: bool = False, palette: str = "dark") -> None:
-        """Open the front end with these settings, which the server keeps."""
-        settings = {
-            "Comfy.VueNodes.Enabled": vue,
-            "Comfy.ColorPalette": palette,
-            "Comfy.TutorialCompleted": True,
-            "Comfy.Minimap.Visible": False,
-        }
-        self._server.post("/settings", settings)
-        self.page.goto(self._server.url)
-        self._wait_until_up()
+        """Open a new workflow, in this front end and this theme."""
+        if self._is_vue is not vue:
+            # The server keeps the settings of its user.
+            self._server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})
+            self.page.goto(self._server.url)
+            self._wait_until_up()
+            self._is_vue = vue
+        self.page.evaluate(
+            "palette => app.extensionManager.setting.set('Comfy.ColorPalette', palette)", palette
+        )
+        self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+        self.page.wait_for_function("!app.graph.nodes.length")
 
     def reload(self) -> None:
         self.page.reload()
@@ -70,7 +77,8 @@ class Canvas:
         kinds = [node["type"] for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]]
         self.page.set_input_files("#comfy-file-input", workflow)
         self.page.wait_for_function(
-            "kinds => JSON.stringify(app.graph.nodes.map((node) => node.type)) === JSON.stringify(kinds)", arg=kinds
+            "kinds => JSON.stringify(app.graph.nodes.map((node) => node.type)) === JSON.stringify(kinds)",
+            arg=kinds,
         )
 
     def put(self, kind: str, *sources: int, **widgets: Any) -> int:
@@ -87,11 +95,6 @@ class Canvas:
             [kind, list(sources), widgets],
         )
         return made
-
-    def new(self) -> None:
-        """Open a new workflow with nothing in it."""
-        self.page.evaluate("app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
-        self.page.wait_for_function("!app.graph.nodes.length")
 
     def run(self) -> None:
         """Queue what is on the canvas, as its shortcut does, and wait until it has run."""
@@ -122,9 +125,20 @@ class Canvas:
     def card(self) -> Locator:
         return self.page.locator(CARD)
 
+    @contextmanager
+    def details(self, name: str) -> Iterator[Locator]:
+        """Open the details of the only card, under this name, and close them."""
+        self.card().get_by_role("button", name="Details").click()
+        dialog = self.page.get_by_role("dialog", name=name)
+        yield dialog
+        self.page.keyboard.press("Escape")
+        dialog.wait_for(state="detached")
+
     def saved(self, kind: str) -> Any:
         """A node as the workflow saves it, but for its position, which Vue nodes measure on the screen."""
-        node = self.page.evaluate("kind => app.graph.nodes.find((node) => node.type === kind).serialize()", kind)
+        node = self.page.evaluate(
+            "kind => app.graph.nodes.find((node) => node.type === kind).serialize()", kind
+        )
         del node["pos"]
         return node
 

@@ -1,4 +1,4 @@
-"""One server and one browser for all tests; a page for each."""
+"""One server and one page in a browser for all tests: starting them takes longer than what is tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import BrowserContext
     from tests.comfyui.server import Server
 
     from .canvas import Canvas
@@ -28,6 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if CHROMIUM is None:
         pytest.skip("there is no browser (Debian: apt install chromium)")
     from PIL import Image
+
     from tests.comfyui.server import comfyui
 
     home = tmp_path_factory.mktemp("browser")
@@ -39,15 +39,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser(server: Server) -> Iterator[BrowserContext]:
-    """A browser with one profile, so that it loads the front end from its cache."""
+def opened(server: Server) -> Iterator[Canvas]:
     from playwright.sync_api import sync_playwright
+
+    from .canvas import Canvas
 
     with sync_playwright() as playwright:
         # Chromium has no sandbox for root, which is what runs in a container.
         options = [] if os.geteuid() else ["--no-sandbox"]
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield started.new_context(viewport={"width": 1280, "height": 800}, device_scale_factor=SCALE)
+        page = started.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=SCALE)
+        yield Canvas(page, server)
         started.close()
 
 
@@ -63,12 +65,8 @@ def pictures() -> Path | None:
 
 
 @pytest.fixture
-def canvas(browser: BrowserContext, server: Server) -> Iterator[Canvas]:
-    """A page. That nothing went wrong on it, and that nothing of ours spoke on its console, is part of each test."""
-    from .canvas import Canvas
-
-    page = browser.new_page()
-    opened = Canvas(page, server)
+def canvas(opened: Canvas) -> Iterator[Canvas]:
+    """The page. Every test ends with a look at its console: no error, and not a word of ours."""
     yield opened
-    page.close()
-    assert opened.complaints == []
+    complaints, opened.complaints = opened.complaints, []
+    assert complaints == []
