@@ -6,17 +6,20 @@
 // What benches/core.rs measures is public.
 mod callbacks;
 mod exchange;
+mod frames;
 mod gc;
 mod heap;
 mod held;
 pub mod idset;
 mod interpreter;
 pub mod library;
+mod paths;
 mod prefetch;
 mod reach;
 mod reading;
 pub mod scan;
 mod state;
+mod strays;
 pub mod types;
 
 use pyo3::prelude::*;
@@ -33,6 +36,8 @@ mod _core {
     #[pymodule_export]
     use crate::exchange::exchange;
     #[pymodule_export]
+    use crate::frames::frame_locals;
+    #[pymodule_export]
     use crate::gc::object_stream;
     #[pymodule_export]
     use crate::heap::trim_heap;
@@ -42,6 +47,8 @@ mod _core {
     use crate::idset::IdSet;
     #[pymodule_export]
     use crate::library::Libraries;
+    #[pymodule_export]
+    use crate::paths::{holdings, paths};
     #[pymodule_export]
     use crate::reading::read_unless_inside;
     #[pymodule_export]

@@ -333,7 +333,7 @@ impl Heap {
     }
 }
 
-fn type_pointers(types: &Bound<'_, PyTuple>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
+pub fn type_pointers(types: &Bound<'_, PyTuple>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
     types
         .iter()
         .map(|of| Ok(of.cast::<PyType>()?.as_type_ptr()))

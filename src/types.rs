@@ -192,13 +192,35 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
 /// Calls `each` with what an object refers to: by its type's own tp_traverse, and what that does not show.
 ///
 /// # Safety
-/// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
-/// Python code, changes no object, and does not panic.
+/// As for `each_shown`, and `each` changes no object.
 pub unsafe fn each_referent<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
-    each: F,
+    mut each: F,
 ) -> Result<(), Failure>
+where
+    F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
+{
+    // SAFETY: by this function's contract.
+    unsafe {
+        if each_shown(object, traverse, &mut each)? {
+            return Ok(());
+        }
+        each_unshown(object, each)
+    }
+}
+
+/// Calls `each` with what an object's tp_traverse shows; whether that was anything.
+///
+/// # Safety
+/// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
+/// Python code and does not panic.
+#[inline]
+pub unsafe fn each_shown<F>(
+    object: *mut ffi::PyObject,
+    traverse: ffi::traverseproc,
+    each: F,
+) -> Result<bool, Failure>
 where
     F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
 {
@@ -225,14 +247,9 @@ where
         outcome: Ok(()),
     };
     // SAFETY: by this function's contract.
-    unsafe {
-        traverse(object, visit::<F>, (&raw mut referents).cast());
-        referents.outcome?;
-        if !referents.shown {
-            each_unshown(object, referents.each)?;
-        }
-    }
-    Ok(())
+    unsafe { traverse(object, visit::<F>, (&raw mut referents).cast()) };
+    referents.outcome?;
+    Ok(referents.shown)
 }
 
 /// Calls `each` with the values of a dict whose `tp_traverse` has shown nothing.

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastpurge.guards import Guard
+    from fastpurge.inventory import Census, census
     from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
+    from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
 _HOMES = {
+    "Census": "inventory",
     "DeviceMemory": "memory",
     "Guard": "guards",
     "Item": "report",
@@ -29,13 +32,17 @@ _HOMES = {
     "SweepPlan": "sweeping",
     "SweepReport": "report",
     "TrimReport": "memory",
+    "Why": "paths",
+    "census": "inventory",
     "is_purged": "tombstones",
     "plan": "sweeping",
     "sweep": "sweeping",
     "trim": "memory",
+    "why": "paths",
 }
 
 __all__ = [
+    "Census",
     "DeviceMemory",
     "Guard",
     "Item",
@@ -44,10 +51,13 @@ __all__ = [
     "SweepPlan",
     "SweepReport",
     "TrimReport",
+    "Why",
+    "census",
     "is_purged",
     "plan",
     "sweep",
     "trim",
+    "why",
 ]
 
 

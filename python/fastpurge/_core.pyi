@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from os import PathLike
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, Literal, final
 
 __all__ = [
@@ -13,8 +13,11 @@ __all__ = [
     "callbacks",
     "closure",
     "exchange",
+    "frame_locals",
+    "holdings",
     "library_state",
     "object_stream",
+    "paths",
     "reached",
     "read_unless_inside",
     "scan",
@@ -217,3 +220,40 @@ def trim_heap() -> str | None:
 
     Returns the name of the mechanism, or ``None`` where the platform has none.
     """
+
+def paths(
+    targets: tuple[object, ...],
+    roots: list[Any],
+    *,
+    besides: list[Any] | None = None,
+    hidden: list[tuple[Any, Any]] | None = None,
+    strays: bool = False,
+) -> list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]:
+    """For each target, how it is held: ``("root", [...])``, with the objects on a shortest way from a root.
+
+    If no root leads to it: ``("outside", [...])``, from something that more is held of than the heap
+    accounts for; ``("cycle", [...])``, from something that it leads back to; or ``("nothing", [])``.
+    For these two walks over the heap are made, and only if ``strays``; otherwise it is ``("nothing", [])``.
+
+    ``besides`` are holders whose own references to a target do not count. ``hidden`` are pairs of a holder
+    and what it holds where ``tp_traverse`` does not show it.
+    """
+
+def holdings(
+    types: tuple[type, ...],
+    roots: list[Any],
+    *,
+    through: tuple[type, ...],
+    hidden: list[tuple[Any, Any]] | None = None,
+    strays: bool = True,
+) -> list[tuple[Any, int | None, type | None, bool]]:
+    """Every instance of the types (or of subtypes), tracked or held by what is, and who holds it.
+
+    Each with the index of the root that leads to it by the shortest way, the type of its nearest holder on
+    that way, and whether it is garbage. A holder of a type in ``through``, by exact type, is passed over for
+    the one that holds it. What no root leads to is garbage, unless it is held from outside the heap; it is
+    looked for only if ``strays``.
+    """
+
+def frame_locals(frame: FrameType, /) -> dict[str, Any]:
+    """The locals of a frame by name, in a dict of their own; the frame holds no more than before."""

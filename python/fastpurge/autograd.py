@@ -58,6 +58,37 @@ def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
     return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
+def holdings_of(tensors: list[torch.Tensor]) -> Iterator[tuple[object, object, str]]:
+    """What autograd holds of tensors: each with its holder, and with what code calls it there.
+
+    What cannot be read, because another thread is inside a backward, is left out.
+    """
+    nodes: list[Any] = []
+    for tensor in tensors:
+        for gradient in gradients_of([tensor]) or ():
+            yield tensor, gradient, ".grad"
+        if (node := _node_of(tensor)) is not None:
+            yield tensor, node, ".grad_fn"
+            nodes.append(node)
+    met = IdSet()
+    for node in nodes:
+        if node not in met:
+            met.add(node)
+            yield from _held_by(node)
+            nodes += [following for following, _ in node.next_functions if following is not None]
+
+
+def _held_by(node: Any) -> Iterator[tuple[object, object, str]]:
+    if (leaf := getattr(node, "variable", None)) is not None:
+        yield node, leaf, ".variable"
+    reads: list[_Read] = [(get, node) for get in _saved_by(cast(Hashable, type(node)))]
+    for saved in _read(reads, then=_CONTENTS) or ():
+        yield node, saved, " (saved for backward)"
+    for at, (following, _) in enumerate(node.next_functions):
+        if following is not None:
+            yield node, following, f".next_functions[{at}][0]"
+
+
 def _may_have_gradient(tensor: torch.Tensor) -> bool:
     # Others have none, and warn when asked for it.
     try:

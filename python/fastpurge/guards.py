@@ -38,7 +38,7 @@ class Guard(Flag):
     NONE = 0
 
 
-_PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
+PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
 _LIBRARY_DEPTH = 3
 
 
@@ -54,7 +54,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
     found = _core.library_state(
         scan_for,
         libraries=keep.libraries(),
-        containers=(*_PLAIN, collections.defaultdict),
+        containers=(*PLAIN, collections.defaultdict),
         wrappers=(*_callables(), staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
         depth=_LIBRARY_DEPTH,
@@ -101,7 +101,7 @@ def outside(*, look_through: bool = True) -> _core.Outside:
         return _core.Outside(executing=executing)
     return _core.Outside(
         containers=(*_callables(), *_iterators(), *_imported(_HANDED_OVER)),
-        container_bases=(*_PLAIN, BaseException),
+        container_bases=(*PLAIN, BaseException),
         whole=_imported(_WHOLE),
         executing=executing,
         scheduled=_scheduled(),

@@ -65,7 +65,7 @@ def libraries() -> Libraries:
 
 def reported_types() -> tuple[type, ...]:
     """The types whose instances, once kept, protect more than the closure can see."""
-    return torch.Tensor, StorageBase, RecursiveScriptModule, *_ndarray()
+    return torch.Tensor, StorageBase, RecursiveScriptModule, *array_types()
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
@@ -74,7 +74,7 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
     Gradients are apart, in `gradients`. Raises `BackwardUnderWayError` if there are graphs, and another
     thread is inside a backward.
     """
-    arrays = _ndarray()
+    arrays = array_types()
     with DisableTorchFunctionSubclass():
         if graphs:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
@@ -123,16 +123,31 @@ def owned(owners: list[Any]) -> Iterator[object]:
                 yield base
 
 
+def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
+    """What views, arrays and script modules hold in C: with its holder, and with what code calls it there."""
+    arrays = array_types()
+    with DisableTorchFunctionSubclass():
+        for obj in owners:
+            if is_a(obj, torch.Tensor) and (base := _base(obj)) is not None:
+                yield obj, base, "._base"
+            elif is_a(obj, RecursiveScriptModule):
+                for tensor in (*torch.nn.Module.parameters(obj), *torch.nn.Module.buffers(obj)):
+                    yield obj, tensor, " (in a script)"
+            elif arrays and is_a(obj, *arrays):
+                for held in _held_by_array(obj):
+                    yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
+
+
 def extents(kept: Iterable[Any]) -> Iterator[Extent]:
     """The memory that kept tensors, storages and NumPy arrays stand on."""
-    arrays = _ndarray()
+    arrays = array_types()
     for obj in kept:
         if is_a(obj, torch.Tensor):
             storage = storage_of(obj)
         elif is_a(obj, torch.UntypedStorage):
             storage = obj
         elif arrays and is_a(obj, *arrays):
-            yield _extent_of_array(obj)
+            yield extent_of_array(obj)
             continue
         else:
             continue
@@ -140,7 +155,8 @@ def extents(kept: Iterable[Any]) -> Iterator[Extent]:
             yield extent
 
 
-def _ndarray() -> tuple[type, ...]:
+def array_types() -> tuple[type, ...]:
+    """The type of NumPy's arrays, if it is imported: otherwise there are none."""
     numpy = sys.modules.get("numpy")
     return () if numpy is None else (numpy.ndarray,)
 
@@ -150,17 +166,25 @@ def _held_by_array(array: Any) -> Iterator[object]:
     met = {id(array): array}
     pending = [array]
     while pending:
-        plain = _plain(pending.pop())
-        if (base := plain.base) is not None:
+        if (base := base_of_array(at := pending.pop())) is not None:
             yield base
+        plain = _plain(at)
         for element in plain.ravel().tolist() if plain.dtype.hasobject else ():
             yield element
-            if is_a(element, *_ndarray()) and id(element) not in met:
+            if is_a(element, *array_types()) and id(element) not in met:
                 met[id(element)] = element
                 pending.append(element)
 
 
-def _extent_of_array(array: Any) -> Extent:
+def base_of_array(array: Any) -> Any:
+    """What owns the memory that an array stands on, if it is not the array itself."""
+    import numpy as np
+
+    return np.ndarray.base.__get__(array)
+
+
+def extent_of_array(array: Any) -> Extent:
+    """The memory that an array reads."""
     import numpy as np
 
     lib = getattr(np.lib, "array_utils", np)  # NumPy 1 has byte_bounds at the top

@@ -114,6 +114,14 @@ def _run(action: Callable[[], object]) -> bool:
     return True
 
 
+def fragmented(device: str) -> int:
+    """Bytes in a device's cache that lie between allocated blocks, and so cannot be given back."""
+    if not device.startswith("cuda"):
+        return 0
+    found: int = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current", 0)
+    return found
+
+
 def _in_use(backend: ModuleType | None) -> bool:
     return backend is not None and backend.is_available() and backend.is_initialized()
 

@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from io import StringIO
 from typing import Any, Literal
 
 import psutil._common
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastpurge.memory import MemoryReading
@@ -29,6 +30,7 @@ class Item:
         nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
             counts 0: its tensors are items of their own.
         reason: why it was skipped; ``None`` if it was not.
+        held_by: code that led to it, of the largest that were released, as `fastpurge.why` says it.
 
     """
 
@@ -39,6 +41,7 @@ class Item:
     device: str | None = None
     nbytes: int = 0
     reason: str | None = None
+    held_by: str | None = None
 
     def describe(self) -> str:
         """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
@@ -99,12 +102,13 @@ class SweepReport:
             ),
             self._memory_table(),
             tell_items("released", self.released),
+            _tell_holders(self.released),
             tell_reasons(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned",
         )
 
     def _memory_table(self) -> Table:
-        table = Table("memory", *(_right(name) for name in ("before", "after", "freed")))
+        table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
         rows = {"cpu": (self.before.rss, self.after.rss)}
         for device, memory in self.before.devices.items():
             if device in self.after.devices:
@@ -126,9 +130,7 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
     count, size = (sum(row[at] for row in rows.values()) for at in (0, 1))
     if not count:
         return Text(f"nothing {title}")
-    table = Table(
-        title, "type", "shape", "dtype", "device", _right("count"), _right("size"), show_footer=True
-    )
+    table = Table(title, "type", "shape", "dtype", "device", right("count"), right("size"), show_footer=True)
     ranked = sorted(rows.items(), key=lambda row: (-row[1][1], -row[1][0], row[0]))
     for cells, (number, nbytes) in ranked[:_LARGEST]:
         table.add_row(*cells, f"{number:,}", human(nbytes) if cells[0] == "tensor" else "")
@@ -137,6 +139,13 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
         table.add_row(f"{len(rest)} more rows", "", "", "", "", f"{number:,}", human(nbytes))
     table.columns[-2].footer, table.columns[-1].footer = f"{count:,}", human(size)
     return table
+
+
+def _tell_holders(released: Iterable[Item]) -> RenderableType:
+    """Who held the largest."""
+    traced = [item for item in released if item.held_by is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+    return Text("\n".join(lines)) if lines else Group()
 
 
 def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
@@ -167,10 +176,8 @@ def render(content: RenderableType) -> str:
 
 def render_html(content: RenderableType) -> str:
     """The same as `render`, as HTML for a notebook."""
-    # Jupyter is told apart by the caller; here rich must only record.
-    console = Console(width=_WIDTH, record=True, force_jupyter=False, quiet=False)
-    with console.capture():
-        console.print(content)
+    console = Console(width=_WIDTH, record=True, file=StringIO(), force_jupyter=False)
+    console.print(content)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 
 
@@ -178,7 +185,6 @@ def _headline(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _right(name: str) -> Any:
-    from rich.table import Column
-
+def right(name: str) -> Column:
+    """A column of numbers."""
     return Column(name, justify="right")

@@ -7,6 +7,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from heapq import nlargest
 from time import perf_counter
 from typing import Any
 
@@ -14,10 +16,11 @@ from rich.console import Group, RenderableType
 
 from fastpurge import _core, memory
 from fastpurge.guards import Guard
+from fastpurge.paths import holders
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, human, render, render_html, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, parse
-from fastpurge.survey import Survey, survey
+from fastpurge.survey import Candidate, Survey, survey
 
 
 def sweep(
@@ -166,6 +169,7 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
     found = _collect_and_survey(request)
     if only is not None:
         _restrict(found, only)
+    _trace_largest(found.planned)
     released, refused = release(found, request.label, wipe=request.wipe)
     skipped, spared, objects_scanned = (*found.skipped, *refused), found.spared, found.objects_scanned
     del found  # it keeps alive what other threads have let go of since
@@ -191,6 +195,19 @@ def _collect_and_survey(request: Request) -> Survey:
     if request.collect:
         gc.collect()
     return survey(request)
+
+
+_TRACED = 10
+_WORTH_A_WALK = 1 << 20
+
+
+def _trace_largest(planned: list[Candidate]) -> None:
+    """Note who holds the largest of what is to be released, if there is anything large: it takes a walk."""
+    large = (one for one in planned if one.item.nbytes >= _WORTH_A_WALK)
+    largest = nlargest(_TRACED, large, key=lambda one: one.item.nbytes)
+    if largest:
+        for one, path in zip(largest, holders(tuple(one.obj for one in largest)), strict=True):
+            one.item = replace(one.item, held_by=path)
 
 
 def _restrict(found: Survey, only: _References) -> None:

@@ -21,12 +21,14 @@ def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
     assert "the report test" in text
     assert "(1234,)" in text
     assert "4.8K" not in text.split("released", maxsplit=1)[0]
-    assert "<pre" in report._repr_html_()
+    assert "(1234,)" in report._repr_html_()
     data = json.loads(json.dumps(report.to_dict()))
     assert data["label"] == "the report test"
     assert data["objects_scanned"] == report.objects_scanned > 100_000
     assert data["seconds"] > 0
-    assert {"kind", "type_name", "shape", "dtype", "device", "nbytes", "reason"} == set(data["released"][0])
+    assert {"kind", "type_name", "shape", "dtype", "device", "nbytes", "reason", "held_by"} == set(
+        data["released"][0]
+    )
 
 
 def test_an_empty_report_says_so() -> None:
@@ -41,3 +43,24 @@ def test_the_label_is_the_callers_line(program: Any) -> None:
     assert report.label.startswith(__file__ + ":")
     with pytest.raises(fastpurge.PurgedError, match=r"test_report\.py:"):
         program.tensor + 1
+
+
+def test_the_largest_that_were_released_are_named_by_who_held_them(program: Any) -> None:
+    program.cache = {"old": [torch.ones(1000, 1000)], "small": torch.ones(3)}
+    program.model = torch.nn.Linear(1000, 2000)
+    report = fastpurge.sweep(keep=())
+    held = {item.held_by: item.nbytes for item in report.released if item.held_by is not None}
+    name = program.__name__
+    assert held == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
+    assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
+
+
+def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
+    class Trainer:
+        history: torch.Tensor
+
+    trainer = Trainer()
+    trainer.history = torch.ones(1000, 1000)
+    report = fastpurge.sweep(keep=())
+    [held] = [item.held_by for item in report.released if item.held_by is not None]
+    assert held.startswith("trainer.history, in test_who_held_it_is_told")

@@ -14,6 +14,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from fastpurge import keep
+from fastpurge.roots import namespace
 
 
 class Packs:
@@ -84,12 +85,6 @@ class Packs:
         if issubclass(of, (type, FunctionType)):
             return self.of_module(sys.modules.get(str(value.__module__)))
         return None
-
-
-def namespace(module: Any) -> dict[str, Any]:
-    """The globals of a module, without asking a subclass that makes them up."""
-    found: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
-    return found
 
 
 def _custom_nodes() -> list[str]:

@@ -61,7 +61,9 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "missed": outcome.missed,
         "spared": report.spared,
         "released": {"count": len(report.released), "nbytes": sum(item.nbytes for item in report.released)},
-        "largest": [{"what": item.describe(), "nbytes": item.nbytes} for item in largest],
+        "largest": [
+            {"what": item.describe(), "nbytes": item.nbytes, "held_by": item.held_by} for item in largest
+        ],
         "skipped": [{"what": item.describe(), "why": item.reason} for item in report.skipped[:_LARGEST]],
         "went": _went(outcome),
         "stayed": _stayed(outcome),

@@ -1,0 +1,363 @@
+//! Who holds what: the shortest way from a root to an object, by the interpreter's own `tp_traverse`.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+use rustc_hash::FxHashMap;
+
+use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::idset::Addresses;
+use crate::prefetch::{prefetch, prefetch_contents};
+use crate::scan::type_pointers;
+use crate::strays::Strays;
+use crate::types::{TypeTable, Wanted, each_referent};
+
+/// How many referents are on their way at a time, as in a closure.
+const AHEAD: usize = 16;
+
+const NO_PARENT: u32 = u32::MAX;
+
+/// What one object is held by: how, and the objects from there down to it.
+type Way<'py> = (&'static str, Vec<Bound<'py, PyAny>>);
+
+/// For each target, how it is held: ``("root", [...])``, with the objects on a shortest way from a root.
+///
+/// If no root leads to it: ``("outside", [...])``, from something that more is held of than the heap
+/// accounts for; ``("cycle", [...])``, from something that it leads back to; or ``("nothing", [])``.
+/// For these two walks over the heap are made, and only if ``strays``; otherwise it is ``("nothing", [])``.
+///
+/// ``besides`` are holders whose own references to a target do not count. ``hidden`` are pairs of a holder
+/// and what it holds where ``tp_traverse`` does not show it.
+#[pyfunction]
+#[pyo3(signature = (targets, roots, *, besides=None, hidden=None, strays=false))]
+pub fn paths<'py>(
+    py: Python<'py>,
+    targets: &Bound<'py, PyTuple>,
+    roots: &Bound<'py, PyList>,
+    besides: Option<&Bound<'py, PyList>>,
+    hidden: Option<&Bound<'py, PyList>>,
+    strays: bool,
+) -> PyResult<Vec<Way<'py>>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let hidden_from = pairs(hidden)?;
+    let mut types = TypeTable::new(Wanted::default());
+    let mut forest = Forest::new(&mut types, &hidden_from);
+    for target in targets.iter_borrowed() {
+        forest.targets.insert(target.as_ptr())?;
+        // SAFETY: the tuple holds it.
+        forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
+    }
+    for holder in besides.into_iter().flatten() {
+        forest.besides.insert(holder.as_ptr())?;
+    }
+    // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
+    unsafe { forest.grow(roots)? };
+    let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
+    let found: FxHashMap<usize, u32> = forest
+        .found
+        .iter()
+        .map(|&at| (forest.objects[at as usize] as usize, at))
+        .collect();
+    for target in targets.iter_borrowed() {
+        let way = match found.get(&(target.as_ptr() as usize)) {
+            Some(&at) => ("root", forest.way_to(at)),
+            None => ("nothing", Vec::new()),
+        };
+        try_push(&mut ways, way)?;
+    }
+    if strays && found.len() < forest.targets.count() {
+        let (met, targets_met) = (forest.met, forest.targets);
+        let mut strays = Strays::new(&mut types, &met, &targets_met);
+        // SAFETY: as above.
+        unsafe {
+            strays.account_for(targets.as_ptr())?;
+            for list in [Some(roots), besides, hidden].into_iter().flatten() {
+                strays.account_for(list.as_ptr())?;
+            }
+            for pair in hidden.into_iter().flatten() {
+                strays.account_for(pair.as_ptr())?;
+            }
+            strays.walk(&stream)?;
+        }
+        for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
+            if way.0 == "nothing" {
+                // SAFETY: as above.
+                *way = unsafe { strays.way_to(target.as_ptr()) };
+            }
+        }
+    }
+    // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
+    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+    Ok(ways
+        .into_iter()
+        .map(|(how, way)| (how, way.into_iter().map(own).collect()))
+        .collect())
+}
+
+/// An object, which root leads to it by the shortest way, the type of its nearest holder on that way, and
+/// whether it is garbage.
+type Holding<'py> = (
+    Bound<'py, PyAny>,
+    Option<usize>,
+    Option<Bound<'py, PyAny>>,
+    bool,
+);
+
+/// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it.
+///
+/// A holder of a type in ``through``, by exact type, is passed over for the one that holds it. What no root
+/// leads to is garbage, unless it is held from outside the heap; it is looked for only if ``strays``.
+#[pyfunction]
+#[pyo3(signature = (types, roots, *, through, hidden=None, strays=true))]
+pub fn holdings<'py>(
+    py: Python<'py>,
+    types: &Bound<'py, PyTuple>,
+    roots: &Bound<'py, PyList>,
+    through: &Bound<'py, PyTuple>,
+    hidden: Option<&Bound<'py, PyList>>,
+    strays: bool,
+) -> PyResult<Vec<Holding<'py>>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let hidden_from = pairs(hidden)?;
+    let mut types = TypeTable::new(Wanted {
+        reported: type_pointers(types)?,
+        containers: type_pointers(through)?,
+        ..Wanted::default()
+    });
+    let mut forest = Forest::new(&mut types, &hidden_from);
+    // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
+    unsafe { forest.grow(roots)? };
+    let mut found = Vec::new();
+    for at in std::mem::take(&mut forest.found) {
+        let (root, holder) = forest.holder_of(at);
+        try_push(
+            &mut found,
+            (forest.objects[at as usize], Some(root), holder, false),
+        )?;
+    }
+    if strays {
+        let (met, nothing) = (forest.met, Addresses::default());
+        let mut strays = Strays::new(&mut types, &met, &nothing);
+        // SAFETY: as above.
+        unsafe {
+            for list in [Some(roots), hidden].into_iter().flatten() {
+                strays.account_for(list.as_ptr())?;
+            }
+            for pair in hidden.into_iter().flatten() {
+                strays.account_for(pair.as_ptr())?;
+            }
+            strays.walk(&stream)?;
+        }
+        for stray in strays.reported()? {
+            try_push(
+                &mut found,
+                (stray.object, None, stray.holder, stray.is_garbage),
+            )?;
+        }
+    }
+    // SAFETY: nothing has been let go since each was met; the type of a live object is live.
+    let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
+    Ok(found
+        .into_iter()
+        .map(|(object, root, holder, is_garbage)| {
+            let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
+            (own(object), root, of, is_garbage)
+        })
+        .collect())
+}
+
+/// What pairs of a holder and what it holds say, by holder: borrowed pointers, which the list keeps alive.
+type Hidden = FxHashMap<usize, Vec<*mut ffi::PyObject>>;
+
+fn pairs(hidden: Option<&Bound<'_, PyList>>) -> PyResult<Hidden> {
+    let mut by_holder = Hidden::default();
+    for pair in hidden.into_iter().flatten() {
+        let pair = pair.cast_into::<PyTuple>()?;
+        let (holder, held) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+        let held_by = by_holder.entry(holder.as_ptr() as usize).or_default();
+        held_by.push(held.as_ptr());
+    }
+    Ok(by_holder)
+}
+
+/// Everything that roots lead to, each object beneath the one that it was met from first: breadth first,
+/// so that the way up is a shortest one.
+struct Forest<'a> {
+    types: &'a mut TypeTable,
+    targets: Addresses,
+    /// Whether a target is something that nothing can be reached through: others of these are not remembered.
+    any_leaf: bool,
+    besides: Addresses,
+    hidden: &'a Hidden,
+    met: Addresses,
+    /// In the order they were met. Roots come first.
+    objects: Vec<*mut ffi::PyObject>,
+    parents: Vec<u32>,
+    /// Referents on their way from memory, each with the place of what refers to it.
+    coming: VecDeque<(*mut ffi::PyObject, u32)>,
+    /// Where targets and objects of reported types are.
+    found: Vec<u32>,
+    /// For each root that stands in `objects`, its place in the caller's list.
+    roots: Vec<usize>,
+}
+
+impl<'a> Forest<'a> {
+    fn new(types: &'a mut TypeTable, hidden: &'a Hidden) -> Self {
+        Self {
+            types,
+            targets: Addresses::default(),
+            any_leaf: false,
+            besides: Addresses::default(),
+            hidden,
+            met: Addresses::default(),
+            objects: Vec::new(),
+            parents: Vec::new(),
+            coming: VecDeque::with_capacity(AHEAD + 1),
+            found: Vec::new(),
+            roots: Vec::new(),
+        }
+    }
+
+    /// Takes everything that can be reached, or until all targets are found.
+    ///
+    /// # Safety
+    /// The roots and targets are live, the thread is attached, and no Python code runs while this is used.
+    unsafe fn grow(&mut self, roots: &Bound<'_, PyList>) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            for (at, root) in roots.iter().enumerate() {
+                self.take(root.as_ptr(), NO_PARENT)?;
+                self.roots.resize(self.objects.len(), at);
+            }
+            let mut at = 0;
+            while !self.is_done() {
+                if at < self.objects.len() {
+                    self.bring(at + AHEAD);
+                    self.enter(at)?;
+                    at += 1;
+                } else if let Some((object, parent)) = self.coming.pop_front() {
+                    self.take(object, parent)?;
+                } else {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.targets.count() > 0 && self.found.len() == self.targets.count()
+    }
+
+    /// Asks for what will be entered soon: it was met a while ago.
+    #[inline]
+    fn bring(&self, at: usize) {
+        if let Some(&object) = self.objects.get(at) {
+            prefetch(object);
+        }
+        if let Some(&object) = self.objects.get(at - AHEAD / 2) {
+            // SAFETY: live, as all that was met.
+            unsafe { prefetch_contents(object) };
+        }
+    }
+
+    /// Meets everything that an object refers to.
+    ///
+    /// # Safety
+    /// As for `grow`.
+    unsafe fn enter(&mut self, at: usize) -> Result<(), Failure> {
+        let object = self.objects[at];
+        let parent = u32::try_from(at).map_err(|_| Failure::OutOfMemory)?;
+        // SAFETY: by this function's contract; a static type is no instance that `traverse` is for.
+        unsafe {
+            let facts = self.types.of(object);
+            if let Some(traverse) = facts.traverse
+                && facts.is_gc.is_none_or(|is_gc| is_gc(object) != 0)
+            {
+                each_referent(object, traverse, |referent| self.meet(referent, parent))?;
+            }
+            if let Some(held) = self.hidden.get(&(object as usize)) {
+                for &referent in held {
+                    self.meet(referent, parent)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has an object brought from memory, and takes the one that has been on its way longest.
+    ///
+    /// # Safety
+    /// As for `grow`; `object` is live.
+    #[inline]
+    unsafe fn meet(&mut self, object: *mut ffi::PyObject, parent: u32) -> Result<(), Failure> {
+        prefetch(object);
+        self.coming.push_back((object, parent)); // which has room for it
+        if self.coming.len() <= AHEAD {
+            return Ok(());
+        }
+        match self.coming.pop_front() {
+            // SAFETY: by this function's contract.
+            Some((object, parent)) => unsafe { self.take(object, parent) },
+            None => Ok(()),
+        }
+    }
+
+    /// # Safety
+    /// As for `grow`; `object` is live.
+    #[inline]
+    unsafe fn take(&mut self, object: *mut ffi::PyObject, parent: u32) -> Result<(), Failure> {
+        // SAFETY: by this function's contract.
+        let facts = unsafe { self.types.of(object) };
+        let is_of_no_interest = facts.is_leaf()
+            && !(self.any_leaf && self.targets.contains(object))
+            && (self.hidden.is_empty() || !self.hidden.contains_key(&(object as usize)));
+        if is_of_no_interest || !self.met.insert(object)? {
+            return Ok(());
+        }
+        let is_target = self.targets.contains(object);
+        if is_target && parent != NO_PARENT && self.besides.contains(self.objects[parent as usize])
+        {
+            self.met.remove(object);
+            return Ok(());
+        }
+        let at = u32::try_from(self.objects.len()).map_err(|_| Failure::OutOfMemory)?;
+        try_push(&mut self.objects, object)?;
+        try_push(&mut self.parents, parent)?;
+        if is_target || facts.reported {
+            try_push(&mut self.found, at)?;
+        }
+        Ok(())
+    }
+
+    /// The objects from a root down to the one at a place.
+    fn way_to(&self, mut at: u32) -> Vec<*mut ffi::PyObject> {
+        let mut way = Vec::new();
+        while at != NO_PARENT {
+            way.push(self.objects[at as usize]);
+            at = self.parents[at as usize];
+        }
+        way.reverse();
+        way
+    }
+
+    /// Which of the caller's roots is above the object at a place, and its nearest holder that counts.
+    fn holder_of(&mut self, mut at: u32) -> (usize, Option<*mut ffi::PyObject>) {
+        let mut holder = None;
+        while self.parents[at as usize] != NO_PARENT {
+            at = self.parents[at as usize];
+            let object = self.objects[at as usize];
+            // SAFETY: live, as all that was met.
+            let passed_over = unsafe { self.types.of(object) }.container;
+            if holder.is_none() && !passed_over {
+                holder = Some(object);
+            }
+        }
+        (self.roots[at as usize], holder)
+    }
+}

@@ -1,0 +1,225 @@
+"""Who holds the memory: everything alive is counted once, and named by who holds it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import fastpurge
+import numpy as np
+import pytest
+import torch
+from fastpurge import census
+from fastpurge.inventory import Census, Share
+
+MiB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def collector_off() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def _share(shares: tuple[Share, ...], name: str) -> Share:
+    return next((share for share in shares if share.name == name), Share(name, 0, 0))
+
+
+def _more(after: Census, before: Census, by: str, name: str) -> tuple[int, int]:
+    """How many more there are, and bytes."""
+    one, two = _share(getattr(before, by), name), _share(getattr(after, by), name)
+    return two.count - one.count, two.nbytes - one.nbytes
+
+
+def _held(program: Any, found: Census) -> Share:
+    return _share(found.by_holder, program.__name__)
+
+
+def test_what_a_module_holds_is_counted_there(program: Any) -> None:
+    program.cache = {"sdxl": [torch.ones(1000, 1000)]}
+    found = census()
+    assert _held(program, found) == Share(program.__name__, 1, 4_000_000)
+    [largest] = [one for one in found.largest if one.holder == program.__name__]
+    assert largest.path == f"{program.__name__}.cache['sdxl'][0]"
+    assert (largest.kind, largest.type_name, largest.dtype) == ("tensor", "Tensor", "float32")
+    assert (largest.shape, largest.device, largest.nbytes) == ((1000, 1000), "cpu", 4_000_000)
+    assert largest.owner == "(global)"
+
+
+def test_memory_that_several_stand_on_counts_once(program: Any) -> None:
+    program.base = torch.ones(1000, 1000)
+    program.views = [
+        program.base[1:],
+        program.base.t(),
+        program.base.detach(),
+        program.base.view(torch.uint8),
+    ]
+    program.array = program.base.numpy()
+    program.views += [program.array[3:], program.array.T]
+    held = _held(program, census())
+    assert held.nbytes == 4_000_000
+    assert held.count >= 8
+
+
+def test_arrays_are_found_by_what_holds_them(program: Any) -> None:
+    before = census()
+    program.raw = {"a": (np.ones((1000, 1000)),)}
+    program.views = [program.raw["a"][0][5:], program.raw["a"][0].T]
+    found = census()
+    assert _held(program, found) == Share(program.__name__, 3, 8_000_000)
+    assert _more(found, before, "by_dtype", "float64") == (3, 8_000_000)
+    assert [one.kind for one in found.largest if one.holder == program.__name__] == ["array"]
+
+
+def test_an_array_that_only_a_view_of_it_holds_is_counted_by_the_view(program: Any) -> None:
+    program.view = np.ones((1000, 1000))[10:, 10:]
+    held = _held(program, census())
+    assert held.nbytes == 8_000_000
+    assert held.count in (1, 2)
+
+
+def test_parameters_are_held_by_the_type_of_their_module(program: Any) -> None:
+    before = census()
+    program.model = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.LayerNorm(100))
+    found = census()
+    assert _more(found, before, "by_owner", "Linear") == (2, 40_400)
+    assert _more(found, before, "by_owner", "LayerNorm") == (2, 800)
+
+
+def test_a_gradient_is_held_where_its_parameter_is(program: Any) -> None:
+    program.model = torch.nn.Linear(100, 100)
+    without = _held(program, census())
+    program.model(torch.ones(1, 100)).sum().backward()
+    assert _held(program, census()) == Share(program.__name__, without.count + 2, 2 * without.nbytes)
+
+
+def test_a_local_of_a_running_function_is_held_by_its_module() -> None:
+    latent = torch.ones(1000, 1000)
+    found = census()
+    [largest] = [one for one in found.largest if one.holder == __name__]
+    assert (largest.owner, largest.path, largest.nbytes) == ("(local)", "latent", latent.nbytes)
+
+
+def test_a_library_goes_by_its_name(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = census()
+    monkeypatch.setattr(torch.nn.functional, "_cache_of_a_test", torch.ones(1000, 1000), raising=False)
+    assert _more(census(), before, "by_holder", "torch") == (1, 4_000_000)
+
+
+def _garbage() -> None:
+    cycle: list[Any] = [torch.ones(1000, 1000)]
+    cycle.append(cycle)
+
+
+def test_garbage_that_is_not_collected_yet_is_told_apart() -> None:
+    before = census().garbage
+    _garbage()
+    found = census()
+    assert (found.garbage.count - before.count, found.garbage.nbytes - before.nbytes) == (1, 4_000_000)
+    assert [one.path for one in found.largest if one.holder == "garbage"] == [None]
+    gc.collect()
+    assert census().garbage.nbytes == before.nbytes
+
+
+def test_what_is_held_from_outside_the_heap_is_no_garbage() -> None:
+    before = census()
+    _, found = [torch.ones(1000, 1000)], census()
+    assert found.garbage == before.garbage
+    assert _more(found, before, "by_holder", "C or C++ code") == (1, 4_000_000)
+
+
+def test_shares_add_up(program: Any) -> None:
+    program.things = [torch.ones(10), np.ones(20), torch.ones(3).to_sparse(), torch.empty(4, device="meta")]
+    found = census()
+    for shares in (found.by_device, found.by_dtype, found.by_owner, found.by_holder):
+        assert sum(share.count for share in shares) == found.count
+        assert sum(share.nbytes for share in shares) == found.nbytes
+        assert list(shares) == sorted(shares, key=lambda share: -share.nbytes)
+    assert _share(found.by_device, "meta").nbytes == 0
+    assert found.devices["cpu"].live == _share(found.by_device, "cpu").nbytes
+    assert found.devices["cpu"].reserved > 50 * MiB
+
+
+def test_what_cannot_say_what_it_is_is_counted_all_the_same(program: Any) -> None:
+    class Mute(torch.Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, *_: Any) -> Any:
+            raise AssertionError("asked")
+
+    make: Any = torch.Tensor._make_wrapper_subclass
+    program.mute = make(Mute, (3,), dispatch_sizes_strides_policy="sizes", dispatch_device=True)
+    assert _held(program, census()).count == 1
+
+
+def test_a_tombstone_is_not_alive(program: Any) -> None:
+    program.tensor = torch.ones(1000, 1000)
+    fastpurge.sweep(keep=())
+    assert _held(program, census()).count == 0
+
+
+def test_a_census_holds_nothing_afterwards() -> None:
+    tensor, model = torch.ones(1000, 1000), torch.nn.Linear(3, 3)
+    gone: list[Any] = [weakref.ref(tensor), weakref.ref(model), weakref.ref(model.weight)]
+    found = census()
+    del tensor, model
+    assert found.count > 0
+    assert [one() for one in gone] == [None, None, None]
+
+
+def test_so_many_are_named(program: Any) -> None:
+    program.things = [torch.ones(1000, 100 + at) for at in range(8)]
+    assert len(census(top=3).largest) == 3
+    assert census(top=0).largest == ()
+    sizes = [one.nbytes for one in census(top=50).largest]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) >= 8
+
+
+@pytest.mark.parametrize("top", ["3", None, 2.0, True])
+def test_top_of_another_type_is_refused(top: Any) -> None:
+    with pytest.raises(TypeError, match="top must be an int"):
+        census(top=top)
+
+
+def test_top_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="top must be 0 or more, not -1"):
+        census(top=-1)
+
+
+def test_it_can_be_printed_shown_and_stored(program: Any) -> None:
+    program.cache = {"sdxl": [torch.ones(1000, 1000)]}
+    found = census(top=5)
+    text = str(found)
+    assert f"{program.__name__}.cache['sdxl'][0]" in text
+    assert "garbage that is not collected yet" in text
+    assert "cpu (resident)" in text
+    assert "float32" in text
+    assert max(len(line) for line in text.splitlines()) <= 100
+    assert f"{program.__name__}.cache" in found._repr_html_()
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["nbytes"] == found.nbytes
+    assert data["largest"][0]["path"] == found.largest[0].path
+    assert data["devices"]["cpu"]["reserved"] == found.devices["cpu"].reserved
+
+
+def test_what_is_many_is_summed_up(program: Any) -> None:
+    for at in range(14):
+        name = f"forgetful_part_{at}"
+        part: Any = types.ModuleType(name)
+        part.tensor = torch.ones(1000, at + 1)
+        setattr(program, name, part)
+        sys.modules[name] = part
+    try:
+        text = str(census())
+    finally:
+        for at in range(14):
+            del sys.modules[f"forgetful_part_{at}"]
+    assert "forgetful_part_13" in text
+    assert " more " in text
