@@ -4,7 +4,7 @@ from typing import Any
 
 from fastpurge.comfy.purges import Outcome
 from fastpurge.memory import MemoryReading
-from fastpurge.report import human
+from fastpurge.report import Item, human
 
 _LARGEST = 10
 
@@ -74,7 +74,7 @@ def _went(outcome: Outcome) -> list[_Row]:
     """Rows of a table: what went, how, and its size where it was counted."""
     released = outcome.report.released
     tensors = [
-        {"what": item.describe(), "how": "released", "nbytes": item.nbytes}
+        {"what": item.describe(), "how": _how(item), "nbytes": item.nbytes}
         for item in sorted(released, key=lambda item: -item.nbytes)
         if item.kind == "tensor"
     ]
@@ -86,6 +86,10 @@ def _went(outcome: Outcome) -> list[_Row]:
         *_rows(modules, how="stripped"),
         *_rows(outcome.forgotten, how="emptied, so that its node pack loads it again"),
     ]
+
+
+def _how(item: Item) -> str:
+    return f"released; held by {item.held_by}" if item.held_by else "released"
 
 
 def _stayed(outcome: Outcome) -> list[_Row]:
@@ -113,7 +117,7 @@ def _first(rows: list[_Row]) -> list[_Row]:
     if len(rows) <= _LARGEST:
         return rows
     rest = rows[_LARGEST:]
-    more = {**rest[0], "what": f"{len(rest):,} more"}
+    more = {**rest[-1], "what": f"{len(rest):,} more"}
     if "nbytes" in more:
         more["nbytes"] = sum(row["nbytes"] for row in rest)
     return [*rows[:_LARGEST], more]
