@@ -116,8 +116,8 @@ class Canvas:
                     Math.max(...graph.nodes.map((node) => node.pos[at] + node.size[at])),
                 ];
                 const [[left, right], [top, bottom]] = [of(0), of(1)];
-                ds.scale = Math.min(1, 1160 / (right - left), 560 / (bottom - top));
-                ds.offset = [90 / ds.scale - left, 200 / ds.scale - top];
+                ds.scale = Math.min(1, 1160 / (right - left), 520 / (bottom - top));
+                ds.offset = [90 / ds.scale - left, 250 / ds.scale - top];
                 app.canvas.setDirty(true, true);
             }"""
         )
@@ -156,3 +156,39 @@ class Canvas:
             [selector, list(names)],
         )
         return found
+
+    def take(self, picture: Path, of: Iterable[str] = ()) -> None:
+        """Take a picture of nodes, or of the dialog that is open, with something of the canvas around it."""
+        from PIL import Image
+
+        self.page.wait_for_timeout(500)  # toasts and lines settle
+        box = self.page.get_by_role("dialog").bounding_box() if not of else self._box_of(of)
+        assert box is not None
+        clip = {
+            "x": box["x"] - 20,
+            "y": box["y"] - 20,
+            "width": box["width"] + 40,
+            "height": box["height"] + 40,
+        }
+        self.page.screenshot(path=picture, clip=clip)
+        with Image.open(picture) as image:
+            image.convert("RGB").quantize(128).save(picture, optimize=True)
+
+    def _box_of(self, kinds: Iterable[str]) -> dict[str, float]:
+        """Where nodes are on the page."""
+        box: dict[str, float] = self.page.evaluate(
+            """(kinds) => {
+                const { ds, graph, canvas } = app.canvas;
+                const nodes = graph.nodes.filter((node) => kinds.includes(node.type));
+                const edge = (most, at, side) => most(...nodes.map((node) => node.pos[at] + side(node)));
+                const place = (value, at) => (value + ds.offset[at]) * ds.scale;
+                const left = place(edge(Math.min, 0, () => 0), 0);
+                const right = place(edge(Math.max, 0, (node) => node.size[0]), 0);
+                const top = place(edge(Math.min, 1, () => -LiteGraph.NODE_TITLE_HEIGHT), 1);
+                const bottom = place(edge(Math.max, 1, (node) => node.size[1]), 1);
+                const { x, y } = canvas.getBoundingClientRect();
+                return { x: x + left, y: y + top, width: right - left, height: bottom - top };
+            }""",
+            list(kinds),
+        )
+        return box

@@ -1,5 +1,6 @@
 """What a purge has to say: in lines for the canvas and the log, and as JSON for the front end."""
 
+import re
 from typing import Any
 
 from fastpurge.comfy.purges import Outcome
@@ -14,6 +15,8 @@ _WHY_SPARED = {
     "alias": "they share memory with what is kept",
     "running": "code that runs holds them",
 }
+
+_FOLDER = re.compile(r"^[^\['\"(]*[/\\]")
 
 _Row = dict[str, Any]
 
@@ -89,7 +92,10 @@ def _went(outcome: Outcome) -> list[_Row]:
 
 
 def _how(item: Item) -> str:
-    return f"released; held by {item.held_by}" if item.held_by else "released"
+    if item.held_by is None:
+        return "released"
+    # The module of a custom node is named by its whole path (`load_custom_node` in ComfyUI's nodes.py).
+    return f"released; held by {_FOLDER.sub('', item.held_by)}"
 
 
 def _stayed(outcome: Outcome) -> list[_Row]:
