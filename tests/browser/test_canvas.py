@@ -252,6 +252,18 @@ def test_a_purge_that_failed_says_so(canvas: Canvas) -> None:
     assert canvas.card().inner_text() == "failed: out of luck"
 
 
+@BOTH
+def test_a_report_says_in_short_what_is_free(canvas: Canvas, vue: bool) -> None:
+    canvas.open(vue=vue)
+    canvas.put("FastPurge_MemoryReport")
+    canvas.run()
+    canvas.fit()
+    canvas.card().wait_for()
+    free, live = canvas.card().inner_text().splitlines()
+    assert re.fullmatch(r"free: [\d.]+G RAM", free)
+    assert re.fullmatch(r"[\d.]+[BKMG] in [\d,]+ live tensors and arrays", live)
+
+
 def test_the_details_can_be_read_without_a_mouse(canvas: Canvas) -> None:
     say(canvas, {"fastpurge": [RESULT]})
     button = canvas.card().get_by_role("button", name="Details")

@@ -64,7 +64,7 @@ class Server:
 
     def serves(self, path: str) -> bool:
         """Whether there is something at this address."""
-        return requests.get(self.url + path, timeout=30).ok
+        return bool(requests.get(self.url + path, timeout=30).ok)
 
     def get(self, path: str) -> Any:
         answer = requests.get(self.url + path, timeout=30)
