@@ -125,6 +125,7 @@ def bench(session: nox.Session) -> None:
     """Ratios on heaps of several sizes, and a plot of them."""
     install(session, "bench")
     session.run("python", "benches/growth.py")
+    session.run("python", "-m", "benches.seeing")
 
 
 @nox.session(python=False)

@@ -129,7 +129,7 @@ def _distances(root: Any) -> dict[int, int]:
     return met
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(graphs)
 def test_a_way_is_the_shortest_there_is(graph: Any) -> None:
     size, edges, random = graph

@@ -1,0 +1,159 @@
+"""`why` and `census` beside objgraph, Pympler and Guppy, on one heap, in one run.
+
+``python -m benches.seeing --objects 1000000``. Times are of the processor. The others do not know storages,
+and count what `sys.getsizeof` says of an object: what is compared is the walk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import warnings
+import weakref
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import fastpurge
+import guppy
+import objgraph
+import torch
+from pympler import muppy
+from pympler.summary import summarize
+from rich.console import Console
+from rich.table import Table
+
+from benches.ratios import best, build_heap
+
+LIMIT = 20  # at which `find_backref_chain` stops, unless it is told otherwise
+CACHE: dict[str, Any] = {}
+
+
+class Entry:
+    """What a program keeps a model in."""
+
+    model: torch.nn.Module
+
+
+def fill() -> None:
+    """Put a model where people put models, and something at the end of a long list of lists."""
+    CACHE["sdxl"] = [Entry()]
+    CACHE["sdxl"][0].model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    far: Any = torch.ones(3)
+    for _ in range(2 * LIMIT):
+        far = [far]
+    CACHE["far"] = far
+
+
+def far_end() -> torch.Tensor:
+    """What the long list of lists ends at."""
+    at: Any = CACHE["far"]
+    while isinstance(at, list):
+        at = at[0]
+    found: torch.Tensor = at
+    return found
+
+
+def bury(heap: list[object], depth: int) -> weakref.ref[torch.Tensor]:
+    """Put something into the heap that is farther from every root than the rest of it."""
+    tensor = torch.ones(5)
+    at: Any = tensor
+    for _ in range(depth):
+        at = [at]
+    heap.append(at)
+    return weakref.ref(tensor)
+
+
+def once(action: Any) -> float:
+    """One run, in milliseconds, of what takes seconds."""
+    started = process_time()
+    action()
+    return (process_time() - started) * 1e3
+
+
+def measure(objects: int) -> dict[str, float]:
+    """Everything, on a heap of so many objects."""
+    warnings.simplefilter("ignore")  # of what torch wants nobody to look at
+    fill()
+    heap = build_heap(objects)
+    gc.collect()
+    gc.disable()
+    # Weak, or what asks would be what holds it.
+    weight, far = weakref.ref(CACHE["sdxl"][0].model[1].weight), weakref.ref(far_end())
+    last = bury(heap, depth=12)
+    times = {
+        "gc.get_objects()": best(gc.get_objects),
+        "why(a weight in a cache)": best(lambda: fastpurge.why(weight())),
+        "why(what is 40 lists down)": best(lambda: fastpurge.why(far())),
+        "why(what is farthest from every root)": best(lambda: fastpurge.why(last())),
+        "why(what nothing holds)": best(lambda: fastpurge.why(torch.ones(1))),
+        "census()": best(fastpurge.census),
+    }
+    expect(fastpurge.why(weight()).path, "__main__.CACHE['sdxl'][0].model[1].weight")
+    expect(fastpurge.why(far()).path, f"__main__.CACHE['far']{'[0]' * 2 * LIMIT}")
+    chains: dict[str, list[Any]] = {}
+
+    def chain(what: str, obj: object) -> None:
+        chains[what] = objgraph.find_backref_chain(obj, objgraph.is_proper_module)
+
+    times["objgraph.find_backref_chain(the weight)"] = once(lambda: chain("weight", weight()))
+    times["objgraph.find_backref_chain(40 lists down)"] = once(lambda: chain("far", far()))
+    times["objgraph.find_backref_chain(the farthest)"] = once(lambda: chain("farthest", last()))
+    for what, found in chains.items():
+        ends = "reaches a module" if objgraph.is_proper_module(found[0]) else "does not reach a module"
+        Console().print(f"objgraph's chain of {len(found)} to the {what} {ends}")
+    times["pympler: summary of muppy.get_objects()"] = once(lambda: summarize(muppy.get_objects()))
+    times["guppy: hpy().heap()"] = once(lambda: guppy.hpy().heap())
+    gc.enable()
+    del heap
+    return times
+
+
+def expect(found: object, expected: object) -> None:
+    if found != expected:
+        raise RuntimeError(f"{found}, not {expected}")
+
+
+def ratios(times: dict[str, float]) -> dict[str, float]:
+    """The ratios that count."""
+    return {
+        "objgraph / why, a weight in a cache": times["objgraph.find_backref_chain(the weight)"]
+        / times["why(a weight in a cache)"],
+        "objgraph / why, 40 lists down": times["objgraph.find_backref_chain(40 lists down)"]
+        / times["why(what is 40 lists down)"],
+        "objgraph / why, the farthest": times["objgraph.find_backref_chain(the farthest)"]
+        / times["why(what is farthest from every root)"],
+        "pympler / census": times["pympler: summary of muppy.get_objects()"] / times["census()"],
+        "guppy / census": times["guppy: hpy().heap()"] / times["census()"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--objects", type=int, default=1_000_000, help="size of the heap")
+    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    options = parser.parse_args()
+    times = measure(options.objects)
+    console = Console()
+    console.print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {options.objects:,} objects"
+    )
+    table = Table("what", "ms", "ratio")
+    for what, milliseconds in times.items():
+        table.add_row(what, f"{milliseconds:.1f}", "")
+    for what, ratio in ratios(times).items():
+        table.add_row(what, "", f"{ratio:.1f}x")
+    console.print(table)
+    if options.json:
+        figures = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "objects": options.objects,
+        }
+        options.json.write_text(json.dumps({**figures, "ms": times, "ratios": ratios(times)}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
