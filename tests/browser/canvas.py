@@ -51,9 +51,10 @@ class Canvas:
         if is_ours or (message.type == "error" and not any(noise.search(said) for noise in NOISE)):
             self.complaints.append(f"{message.type}: {said}")
 
-    def open(self, *, vue: bool = False, palette: str = "dark") -> None:
-        """Open a new workflow, in this front end and this theme."""
-        if self._is_vue is not vue:
+    def open(self, *, vue: bool | None = None, palette: str = "dark") -> None:
+        """Open a new workflow, in this front end if it matters which, and in this theme."""
+        if self._is_vue is None or vue not in (None, self._is_vue):
+            vue = bool(vue)
             # The server keeps the settings of its user.
             self._server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})
             self.page.goto(self._server.url)
@@ -87,9 +88,9 @@ class Canvas:
             """([kind, sources, widgets]) => {
                 const node = LiteGraph.createNode(kind);
                 node.pos = [app.graph.nodes.length % 6 * 300, Math.floor(app.graph.nodes.length / 6) * 300];
+                for (const widget of node.widgets ?? []) widget.value = widgets[widget.name] ?? widget.value;
                 app.graph.add(node);
                 sources.forEach((id, socket) => app.graph.getNodeById(id).connect(0, node, socket));
-                for (const widget of node.widgets ?? []) widget.value = widgets[widget.name] ?? widget.value;
                 return node.id;
             }""",
             [kind, list(sources), widgets],

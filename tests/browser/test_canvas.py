@@ -16,7 +16,8 @@ from .canvas import EXAMPLES, Canvas
 if TYPE_CHECKING:
     from tests.comfyui.server import Server
 
-BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"])
+# Of the scope of a session, so that pytest sorts the tests by it: to change the front end loads the page.
+BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"], scope="session")
 PURGE = "CleanMemory_PurgePass"
 SIZE = r"[\d.]+ [KMG]iB"
 RESULT: dict[str, Any] = {
