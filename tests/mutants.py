@@ -327,6 +327,13 @@ MUTANTS_OF_THE_PACK = (
         "                    pass\n",
         KEEPERS,
     ),
+    Mutant(
+        "what was free is not noted",
+        "comfy/nodes.py",
+        "            free.note(dynprompt[0])\n",
+        "",
+        "tests/comfyui/test_memory_report.py",
+    ),
     Mutant("what is missed goes", "comfy/purges.py", "        stays += holdings.missed\n", "", KEEPERS),
     Mutant(
         "cycles stay",

@@ -62,6 +62,10 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def serves(self, path: str) -> bool:
+        """Whether there is something at this address."""
+        return bool(requests.get(self.url + path, timeout=30).ok)
+
     def get(self, path: str) -> Any:
         answer = requests.get(self.url + path, timeout=30)
         answer.raise_for_status()

@@ -12,6 +12,7 @@ import pytest
 from .server import REPOSITORY, comfyui
 
 KEY = "CleanMemory_PurgeRAM"
+CANVAS = "/extensions/fastpurge/fastpurge.js"
 
 
 @pytest.fixture
@@ -19,9 +20,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clone_and_the_command_both_give_the_nodes(home: Path) -> None:
+def test_a_clone_and_the_command_both_give_the_nodes_and_what_they_draw(home: Path) -> None:
     with comfyui(home) as server:
         assert KEY in server.get("/object_info")
+        assert CANVAS in server.get("/extensions")
+        assert server.serves(CANVAS)
+        assert server.serves(CANVAS.replace(".js", ".css"))
         assert "also defines" not in server.log()
     clone = home / "base" / "custom_nodes" / "fastpurge"
     shutil.rmtree(clone)
@@ -30,6 +34,8 @@ def test_a_clone_and_the_command_both_give_the_nodes(home: Path) -> None:
         subprocess.run([*map(str, command)], check=True)
     with comfyui(home) as server:
         assert KEY in server.get("/object_info")
+        assert CANVAS in server.get("/extensions")
+        assert server.serves(CANVAS)
     shutil.rmtree(clone)
     with comfyui(home) as server:
         assert KEY not in server.get("/object_info")

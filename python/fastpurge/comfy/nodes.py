@@ -7,7 +7,7 @@ import logging
 from importlib import import_module
 from typing import Any, ClassVar
 
-from fastpurge.comfy import prompt
+from fastpurge.comfy import free, prompt
 from fastpurge.comfy.purges import Outcome, purge_all, purge_ram, purge_vram
 from fastpurge.comfy.telling import tell, to_dict
 from fastpurge.tensors import reason_of
@@ -58,6 +58,7 @@ class _Purge:
         wires = {name: inputs[name] for name in self.WIRES if inputs.get(name) is not None}
         options = {name: of[0] for name, of in inputs.items() if name not in self.WIRES and of}
         try:
+            free.note(dynprompt[0])
             lines, data = self._purge(prompt.running(dynprompt[0], unique_id[0]), (*wires.values(),), options)
         except Exception as error:  # noqa: BLE001 - an error in the purge is no reason to lose the data
             lines, data = _failed(error), []

@@ -6,10 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from fastpurge import keep
-from fastpurge.comfy import custom_nodes
-from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
+from fastpurge.comfy import custom_nodes, memory_report, nodes
 
-__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
+__all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
+
+# ComfyUI joins it to the folder of the pack (`load_custom_node` in its nodes.py), which an absolute path
+# survives: the front end is always that of the wheel, as the nodes are.
+WEB_DIRECTORY = str(Path(__file__).with_name("web"))
+
+NODE_CLASS_MAPPINGS = {**nodes.NODE_CLASS_MAPPINGS, **memory_report.NODE_CLASS_MAPPINGS}
+NODE_DISPLAY_NAME_MAPPINGS = {
+    **nodes.NODE_DISPLAY_NAME_MAPPINGS,
+    **memory_report.NODE_DISPLAY_NAME_MAPPINGS,
+}
 
 _log = logging.getLogger("fastpurge")
 

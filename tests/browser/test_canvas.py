@@ -1,0 +1,285 @@
+"""What a person sees of a purge, in both front ends and both themes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.comfyui.graphs import PURGES, node
+
+from .canvas import EXAMPLES, Canvas
+
+if TYPE_CHECKING:
+    from tests.comfyui.server import Server
+
+# Of the scope of a session, so that pytest sorts the tests by it: to change the front end loads the page.
+BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"], scope="session")
+PURGE = "CleanMemory_PurgePass"
+SIZE = r"[\d.]+ [KMG]iB"
+RESULT: dict[str, Any] = {
+    "label": "a purge",
+    "seconds": 1.25,
+    "before": {"cpu": 3 << 30},
+    "after": {"cpu": 1 << 30},
+    "freed_by_device": {"cpu": 2 << 30},
+}
+
+
+def forget(server: Server) -> None:
+    """Have a node forget 256 MiB, another keep what it would miss, and nothing left in the cache."""
+    graph = {
+        "noise": node("Noise", seed=0, megapixels=1),
+        "leak": node("Leak", image=("noise", 0), mebibytes=256),
+        "end": node("Digest", image=("leak", 0)),
+        "shelf": node("Shelf", name="kept", megapixels=2),
+        "other": node("Digest", image=("shelf", 0)),
+    }
+    assert "leak" in server.run(graph).ran
+    server.post("/free", {"free_memory": True})
+
+
+@BOTH
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_a_node_shows_what_it_purged_and_why_the_rest_stayed(
+    server: Server, canvas: Canvas, pictures: Path | None, vue: bool, palette: str
+) -> None:
+    forget(server)
+    canvas.open(vue=vue, palette=palette)
+    canvas.load(EXAMPLES / "image_batches.json")
+    assert canvas.card().count() == 0
+    canvas.run()
+    canvas.fit()
+    card = canvas.card()
+    card.wait_for()
+    said = card.inner_text()
+    assert re.search(rf"Freed {SIZE}\s+[\d.]+ m?s\b", said)
+    bars = card.get_by_role("img")
+    assert re.fullmatch(rf"RAM: {SIZE} before, {SIZE} after", bars.get_attribute("aria-label") or "")
+    before, after = (bars.locator(f".fastpurge-{when}").bounding_box() for when in ("before", "after"))
+    assert before is not None
+    assert after is not None
+    assert 0 < after["width"] < before["width"]
+    assert contrast(canvas, ".fastpurge-card") > 4.5
+    if pictures and not vue:
+        canvas.take(pictures / f"canvas-{palette}.png", of=["ImageScale", PURGE, "SaveImage"])
+    with canvas.details("Purge & Pass") as details:
+        went, stayed = details.get_by_role("table").all()
+        assert went.get_by_role("columnheader").all_inner_texts() == ["What", "How", "Size"]
+        what, how, size = cells(went)[0]
+        assert (what, size) == ("float32 Tensor of shape (67108864,) on cpu", "256 MiB")
+        assert re.fullmatch(r"released; held by fastpurge_tests\.FORGOTTEN\[\d+\]", how)
+        assert stayed.get_by_role("columnheader").all_inner_texts() == ["What", "Why", "Size"]
+        assert ["fastpurge_tests.IMAGES[]", "its node pack would not load it again", ""] in cells(stayed)
+        assert contrast(canvas, ".fastpurge-details") > 4.5
+        if pictures and not vue:
+            canvas.take(pictures / f"canvas-{palette}-details.png")
+
+
+def cells(table: Any) -> list[list[str]]:
+    rows = table.locator("tbody").get_by_role("row").all()
+    return [row.get_by_role("cell").all_inner_texts() for row in rows]
+
+
+def contrast(canvas: Canvas, selector: str) -> float:
+    """The ratio of text to background that WCAG 2 asks to be 4.5."""
+    styles = canvas.styles(selector, ["color", "background-color"])
+    light, dark = sorted((luminance(value) for value in styles.values()), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    channels = [int(value) / 255 for value in re.fullmatch(r"rgb\((\d+), (\d+), (\d+)\)", colour).groups()]  # type: ignore[union-attr]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@BOTH
+def test_what_is_shown_is_no_part_of_the_workflow(server: Server, canvas: Canvas, vue: bool) -> None:
+    server.post("/free", {"free_memory": True})
+    canvas.open(vue=vue)
+    canvas.load(EXAMPLES / "image_batches.json")
+    saved, prompt = canvas.saved(PURGE), canvas.prompt()
+    canvas.run()
+    canvas.card().wait_for()
+    assert canvas.saved(PURGE) == saved
+    assert saved["widgets_values"] == ["RAM", True]
+    assert canvas.prompt() == prompt
+    if not vue:  # there other nodes change their sizes when they have run
+        assert not canvas.page.evaluate("app.extensionManager.workflow.activeWorkflow.isModified")
+
+
+@BOTH
+def test_each_of_the_six_shows_what_it_did(server: Server, canvas: Canvas, vue: bool) -> None:
+    server.post("/free", {"free_memory": True})
+    canvas.open(vue=vue)
+    noise = canvas.put("FPT_Noise", megapixels=1)
+    kinds = {purge(("x", 0))["class_type"] for purge in PURGES.values()}
+    for kind in kinds:
+        purge = canvas.put(kind, noise)
+        if "Pass" in kind:
+            canvas.put("FPT_Digest", purge)
+    canvas.run()
+    canvas.fit()
+    canvas.card().nth(len(kinds) - 1).wait_for()
+    assert len(kinds) == canvas.card().count() == 6
+    assert_fits(canvas)
+
+
+@BOTH
+def test_the_last_result_is_there_after_a_reload(canvas: Canvas, vue: bool) -> None:
+    canvas.open(vue=vue)
+    canvas.load(EXAMPLES / "end_of_workflow.json")
+    canvas.run()
+    canvas.card().wait_for()
+    said = canvas.card().inner_text()
+    canvas.reload()
+    canvas.card().wait_for()
+    assert canvas.card().inner_text() == said
+
+
+def test_the_result_is_there_when_a_tab_is_opened_again(canvas: Canvas) -> None:
+    canvas.open()
+    canvas.load(EXAMPLES / "end_of_workflow.json")
+    canvas.run()
+    canvas.card().wait_for()
+    said = canvas.card().inner_text()
+    canvas.load(EXAMPLES / "heavy_loading.json")
+    canvas.card().wait_for(state="detached")
+    canvas.page.locator(".workflow-tab", has_text="end_of_workflow").last.click()
+    canvas.card().wait_for()
+    assert canvas.card().inner_text() == said
+
+
+def test_a_result_in_a_subgraph_is_there_after_a_reload(canvas: Canvas) -> None:
+    canvas.open()
+    canvas.put("CleanMemory_PurgeVRAM", canvas.put("FPT_Noise", megapixels=1))
+    canvas.page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes))")
+    canvas.run()
+    for _ in range(2):
+        canvas.page.evaluate("app.canvas.setGraph(app.graph.nodes[0].subgraph)")
+        canvas.fit()
+        canvas.card().wait_for()
+        canvas.reload()
+
+
+def test_every_device_has_its_pair_of_bars(canvas: Canvas) -> None:
+    for devices, names in (
+        (["cpu"], ["RAM"]),
+        (["cpu", "cuda:0"], ["RAM", "VRAM"]),
+        (["cpu", "cuda:0", "cuda:1"], ["RAM", "VRAM cuda:0", "VRAM cuda:1"]),
+    ):
+        memory = {"before": dict.fromkeys(devices, 3 << 30), "after": dict.fromkeys(devices, 1 << 30)}
+        say(canvas, {"fastpurge": [{**RESULT, **memory}]})
+        canvas.card().wait_for()
+        labels = [bar.get_attribute("aria-label") for bar in canvas.card().get_by_role("img").all()]
+        assert labels == [f"{name}: 3.0 GiB before, 1.0 GiB after" for name in names]
+        assert_fits(canvas)
+
+
+def assert_fits(canvas: Canvas) -> None:
+    """Nothing on a card is cut off."""
+    cut = """(cards) => cards
+        .filter((card) => card.scrollHeight > card.clientHeight || card.scrollWidth > card.clientWidth)
+        .map((card) => card.innerText)"""
+    assert canvas.card().evaluate_all(cut) == []
+
+
+MALFORMED: list[Any] = [
+    {},
+    {"fastpurge": []},
+    {"fastpurge": "text"},
+    {"fastpurge": [None]},
+    {"fastpurge": [5]},
+    {"fastpurge": [[]]},
+    {"fastpurge": [{}]},
+    {"fastpurge": [{**RESULT, "seconds": "long"}]},
+    {"fastpurge": [{**RESULT, "seconds": None}]},
+    {"fastpurge": [{**RESULT, "before": None}]},
+    {"fastpurge": [{**RESULT, "before": "text"}]},
+    {"fastpurge": [{**RESULT, "before": {"cpu": -1}}]},
+    {"fastpurge": [{**RESULT, "after": {}}]},
+    {"fastpurge": [{**RESULT, "after": {"cuda:0": 5}}]},
+    {"text": [5, None]},
+]
+ODD: dict[str, Any] = {
+    "went": 5,
+    "stayed": [None, 5, {}, {"what": 5}],
+    "broken": {},
+    "freed_by_device": None,
+    "label": 5,
+}
+
+
+def test_nothing_is_shown_of_what_is_malformed_and_nothing_is_said(canvas: Canvas) -> None:
+    say(canvas, *MALFORMED)
+    assert canvas.card().count() == 0
+    say(canvas, {"fastpurge": [{**RESULT, **ODD}]})
+    with canvas.details("Purge") as details:
+        captions = details.locator("caption").all_inner_texts()
+    assert captions == ["What went: nothing", "What stayed: nothing"]
+
+
+def test_an_odd_history_is_no_history(canvas: Canvas) -> None:
+    canvas.open()
+    sizes = canvas.page.evaluate(
+        """async () => {
+            const { lastOutputs } = await import("/extensions/fastpurge/history.js");
+            const answers = ["", "null", "[]", "5", '{"a": null}', '{"a": {"outputs": 5}}'];
+            const found = answers.map((text) => lastOutputs({ fetchApi: async () => new Response(text) }));
+            found.push(lastOutputs({ fetchApi: async () => { throw new TypeError("no network"); } }));
+            return (await Promise.all(found)).map((outputs) => outputs.size);
+        }"""
+    )
+    assert sizes == [0] * 7
+
+
+def test_names_are_shown_as_they_are_and_never_as_markup(canvas: Canvas) -> None:
+    name = '<img src="x" onerror="window.harmed = true">'
+    rows = {"went": [{"what": name, "how": name}], "stayed": [{"what": name, "why": name}]}
+    say(canvas, {"fastpurge": [{**RESULT, **rows, "label": name, "broken": [name]}]})
+    with canvas.details(name) as details:
+        assert details.inner_text().count(name) == 6
+    assert canvas.card().inner_text().count(name) == 1
+    assert canvas.page.evaluate("window.harmed") is None
+
+
+def test_a_purge_that_failed_says_so(canvas: Canvas) -> None:
+    say(canvas, {"text": ["failed: out of luck"], "fastpurge": []})
+    canvas.card().wait_for()
+    assert canvas.card().inner_text() == "failed: out of luck"
+
+
+@BOTH
+def test_a_report_says_in_short_what_is_free(canvas: Canvas, vue: bool) -> None:
+    canvas.open(vue=vue)
+    canvas.put("FastPurge_MemoryReport")
+    canvas.run()
+    canvas.fit()
+    canvas.card().wait_for()
+    free, live = canvas.card().inner_text().splitlines()
+    assert re.fullmatch(r"free: [\d.]+G RAM", free)
+    assert re.fullmatch(r"[\d.]+[BKMG] in [\d,]+ live tensors and arrays", live)
+
+
+def test_the_details_can_be_read_without_a_mouse(canvas: Canvas) -> None:
+    say(canvas, {"fastpurge": [RESULT]})
+    button = canvas.card().get_by_role("button", name="Details")
+    button.focus()
+    canvas.page.keyboard.press("Enter")
+    canvas.page.get_by_role("dialog", name="a purge").wait_for()
+    canvas.page.keyboard.press("Escape")
+    canvas.page.get_by_role("dialog").wait_for(state="detached")
+    assert button.evaluate("(element) => element === document.activeElement")
+
+
+def say(canvas: Canvas, *outputs: Any) -> None:
+    """Run nodes that give these outputs."""
+    canvas.open()
+    for output in outputs:
+        canvas.put("FPT_Say", output=json.dumps(output))
+    canvas.run()
+    canvas.fit()
