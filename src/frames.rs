@@ -1,19 +1,27 @@
 //! The local variables of a function that is running.
 #![allow(unsafe_code)]
 
+use std::ffi::c_int;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use crate::gc::GcPause;
+use crate::interpreter::c_function;
 
 /// `CO_OPTIMIZED`: the code of a function, whose locals are not in a dict (Include/cpython/code.h).
 const OPTIMIZED: u32 = 1;
 
-/// The locals of a frame by name, in a dict of their own.
+/// `RESUME` of CPython 3.11 (Include/opcode.h), with which the body of a function begins.
+const RESUME: u8 = 151;
+
+/// `PyFrame_GetVar` (Include/cpython/pyframe.h, 3.12 and up), which fills no dict.
+type GetVar = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
+
+/// The locals of a frame by name, in a dict of their own; none if they are in something else than a dict.
 ///
-/// Before 3.13 to read ``f_locals`` fills a dict that the frame keeps from then on, with references to what
-/// the function may let go of later (PEP 667). If nobody else holds that dict, they are taken out again.
+/// Before 3.12 none of a function that a debugger may be looking at.
 #[pyfunction]
 #[pyo3(signature = (frame, /))]
 pub fn frame_locals<'py>(
@@ -22,25 +30,87 @@ pub fn frame_locals<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     // No finalizer may run the function's own code in between.
     let _pause = GcPause::new(py);
-    let shown = frame.getattr("f_locals")?;
     let locals = PyDict::new(py);
-    locals.update(shown.cast()?)?;
-    if py.version_info() >= (3, 13) {
-        return Ok(locals);
-    }
     let code = frame.getattr("f_code")?;
-    let is_function = code.getattr("co_flags")?.extract::<u32>()? & OPTIMIZED != 0;
+    let version = py.version_info();
+    if code.getattr("co_flags")?.extract::<u32>()? & OPTIMIZED == 0 {
+        if let Ok(namespace) = frame.getattr("f_locals")?.cast::<PyDict>() {
+            locals.update(namespace.as_mapping())?;
+        }
+    } else if version >= (3, 13) {
+        locals.update(frame.getattr("f_locals")?.cast()?)?;
+    } else if version >= (3, 12) {
+        take_by_name(frame, &code, &locals)?;
+    } else if !is_traced(frame, &code)? {
+        take_from_dict(frame, &code, &locals)?;
+    }
+    Ok(locals)
+}
+
+fn names_of<'py>(code: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyString>>> {
+    let mut names = Vec::new();
+    for kind in ["co_varnames", "co_cellvars", "co_freevars"] {
+        for name in code.getattr(kind)?.cast_into::<PyTuple>()? {
+            names.push(name.cast_into::<PyString>()?);
+        }
+    }
+    Ok(names)
+}
+
+fn take_by_name(
+    frame: &Bound<'_, PyAny>,
+    code: &Bound<'_, PyAny>,
+    locals: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    // SAFETY: the type is that of the declaration.
+    let Some(get_var) = (unsafe { c_function::<GetVar>(frame.py(), c"PyFrame_GetVar") }) else {
+        return Ok(());
+    };
+    for name in names_of(code)? {
+        // SAFETY: a live frame and a live str, as it asks for; the result is a new reference, or null with an
+        // exception: a variable that has no value.
+        let value = unsafe {
+            Bound::from_owned_ptr_or_err(frame.py(), get_var(frame.as_ptr(), name.as_ptr()))
+        };
+        if let Ok(value) = value {
+            locals.set_item(name, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a trace function may be running for a frame: then the values of its variables are in the dict, and
+/// will be taken from there (`call_trampoline` in Python/sysmodule.c).
+fn is_traced(frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let last: c_int = frame.getattr("f_lasti")?.extract()?;
+    if last < 0 || !frame.getattr("f_trace")?.is_none() {
+        return Ok(true);
+    }
+    if frame.py().version_info() < (3, 11) {
+        return Ok(false);
+    }
+    // Before the body has begun there is no `f_trace` yet.
+    let code = code.getattr("co_code")?.cast_into::<PyBytes>()?;
+    let begin = code.as_bytes().chunks(2).position(|unit| unit[0] == RESUME);
+    Ok(begin.is_none_or(|begin| usize::try_from(last).unwrap_or(0) <= 2 * begin))
+}
+
+/// Before 3.12 there is no other way than ``f_locals``, which fills a dict that the frame keeps from then on, with
+/// references to what the function may let go of later (PEP 667). If nobody else holds it, they go again.
+fn take_from_dict(
+    frame: &Bound<'_, PyAny>,
+    code: &Bound<'_, PyAny>,
+    locals: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let shown = frame.getattr("f_locals")?.cast_into::<PyDict>()?;
+    locals.update(shown.as_mapping())?;
     // SAFETY: attached, and `shown` is live. The frame has one reference, and this function another.
-    if is_function && unsafe { ffi::Py_REFCNT(shown.as_ptr()) } == 2 {
-        let shown = shown.cast_into::<PyDict>()?;
-        for kind in ["co_varnames", "co_cellvars", "co_freevars"] {
-            for name in code.getattr(kind)?.cast_into::<PyTuple>()? {
-                let name = name.cast_into::<PyString>()?;
-                if shown.contains(&name)? {
-                    shown.del_item(name)?;
-                }
+    if unsafe { ffi::Py_REFCNT(shown.as_ptr()) } == 2 {
+        for name in names_of(code)? {
+            if shown.contains(&name)? {
+                shown.del_item(name)?;
             }
         }
     }
-    Ok(locals)
+    Ok(())
 }

@@ -133,6 +133,18 @@ impl<'py> Stream<'py> {
         }
     }
 
+    /// Takes the list, where it is one. That may run Python code (an audit hook), which a walk must not once
+    /// there are borrowed pointers.
+    pub fn fill(&self) -> PyResult<()> {
+        if let Self::List(get_objects, objects) = self
+            && objects.get().is_none()
+        {
+            let fresh = get_objects.call0()?.cast_into::<PyList>()?;
+            objects.get_or_init(|| fresh);
+        }
+        Ok(())
+    }
+
     /// How many references to each object of the stream are the stream's own.
     pub fn references(&self) -> ffi::Py_ssize_t {
         ffi::Py_ssize_t::from(matches!(self, Self::List(_, objects) if objects.get().is_some()))
@@ -157,14 +169,9 @@ impl<'py> Stream<'py> {
                 // thread is attached, and `walk` outlives the call.
                 unsafe { visit_objects(visit_one::<F>, (&raw mut walk).cast()) };
             }
-            Self::List(get_objects, objects) => {
-                let objects = match objects.get() {
-                    Some(objects) => objects,
-                    None => {
-                        let fresh = get_objects.call0()?.cast_into::<PyList>()?;
-                        objects.get_or_init(|| fresh)
-                    }
-                };
+            Self::List(_, objects) => {
+                self.fill()?;
+                let objects = objects.get().expect("filled");
                 let count = ffi::Py_ssize_t::try_from(objects.len())?;
                 for index in 0..count {
                     // SAFETY: `index` is within the list, which nothing else can reach.

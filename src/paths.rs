@@ -43,6 +43,9 @@ pub fn paths<'py>(
 ) -> PyResult<Vec<Way<'py>>> {
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
+    if strays {
+        stream.fill()?;
+    }
     let hidden_from = pairs(hidden)?;
     let mut types = TypeTable::new(Wanted::default());
     let mut forest = Forest::new(&mut types, &hidden_from);
@@ -123,6 +126,9 @@ pub fn holdings<'py>(
 ) -> PyResult<Vec<Holding<'py>>> {
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
+    if strays {
+        stream.fill()?;
+    }
     let hidden_from = pairs(hidden)?;
     let mut types = TypeTable::new(Wanted {
         reported: type_pointers(types)?,
@@ -132,9 +138,10 @@ pub fn holdings<'py>(
     let mut forest = Forest::new(&mut types, &hidden_from);
     // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
     unsafe { forest.grow(roots)? };
+    let above = forest.holders();
     let mut found = Vec::new();
     for at in std::mem::take(&mut forest.found) {
-        let (root, holder) = forest.holder_of(at);
+        let (root, holder) = above[at as usize];
         try_push(
             &mut found,
             (forest.objects[at as usize], Some(root), holder, false),
@@ -346,18 +353,23 @@ impl<'a> Forest<'a> {
         way
     }
 
-    /// Which of the caller's roots is above the object at a place, and its nearest holder that counts.
-    fn holder_of(&mut self, mut at: u32) -> (usize, Option<*mut ffi::PyObject>) {
-        let mut holder = None;
-        while self.parents[at as usize] != NO_PARENT {
-            at = self.parents[at as usize];
-            let object = self.objects[at as usize];
-            // SAFETY: live, as all that was met.
-            let passed_over = unsafe { self.types.of(object) }.container;
-            if holder.is_none() && !passed_over {
-                holder = Some(object);
-            }
+    /// Which of the caller's roots is above the object at each place, and its nearest holder that counts.
+    fn holders(&mut self) -> Vec<(usize, Option<*mut ffi::PyObject>)> {
+        let mut above: Vec<(usize, Option<*mut ffi::PyObject>)> = Vec::new();
+        for at in 0..self.objects.len() {
+            // What holds an object was met before it.
+            let holding = match self.parents[at] {
+                NO_PARENT => (self.roots[at], None),
+                parent => {
+                    let (root, further) = above[parent as usize];
+                    let holder = self.objects[parent as usize];
+                    // SAFETY: live, as all that was met.
+                    let passed_over = unsafe { self.types.of(holder) }.container;
+                    (root, if passed_over { further } else { Some(holder) })
+                }
+            };
+            above.push(holding);
         }
-        (self.roots[at as usize], holder)
+        above
     }
 }

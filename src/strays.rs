@@ -241,6 +241,7 @@ impl<'a> Strays<'a> {
     /// The objects of reported types, with the nearest holder of each that counts.
     pub fn reported(&mut self) -> Result<Vec<Holder>, Failure> {
         let holders = self.holders();
+        let counting = self.counting_holders(&holders);
         let held = self.beneath_held();
         let mut found = Vec::new();
         for (at, is_held) in held.into_iter().enumerate() {
@@ -249,7 +250,7 @@ impl<'a> Strays<'a> {
             if unsafe { self.types.of(object) }.reported {
                 let holder = Holder {
                     object,
-                    holder: self.holder_of(at, &holders),
+                    holder: counting[at],
                     is_garbage: !is_held,
                 };
                 try_push(&mut found, holder)?;
@@ -275,15 +276,31 @@ impl<'a> Strays<'a> {
         held
     }
 
-    fn holder_of(&mut self, mut at: usize, holders: &[Vec<u32>]) -> Option<*mut ffi::PyObject> {
-        let mut seen = FxHashSet::default();
-        while seen.insert(at) {
-            at = *holders[at].first()? as usize;
-            // SAFETY: nothing has been let go since it was met.
-            if !unsafe { self.types.of(self.objects[at]) }.container {
-                return Some(self.objects[at]);
+    /// The nearest holder of each that counts, if there is one.
+    fn counting_holders(&mut self, holders: &[Vec<u32>]) -> Vec<Option<*mut ffi::PyObject>> {
+        let mut known: Vec<Option<Option<*mut ffi::PyObject>>> = vec![None; self.objects.len()];
+        let mut passed = Vec::new();
+        for start in 0..self.objects.len() {
+            let mut at = start;
+            let answer = loop {
+                if let Some(answer) = known[at] {
+                    break answer;
+                }
+                known[at] = Some(None); // until more is known: in a cycle of containers there is none
+                passed.push(at);
+                let Some(&holder) = holders[at].first() else {
+                    break None;
+                };
+                at = holder as usize;
+                // SAFETY: nothing has been let go since it was met.
+                if !unsafe { self.types.of(self.objects[at]) }.container {
+                    break Some(self.objects[at]);
+                }
+            };
+            for at in passed.drain(..) {
+                known[at] = Some(answer);
             }
         }
-        None
+        known.into_iter().map(Option::flatten).collect()
     }
 }

@@ -256,4 +256,8 @@ def holdings(
     """
 
 def frame_locals(frame: FrameType, /) -> dict[str, Any]:
-    """The locals of a frame by name, in a dict of their own; the frame holds no more than before."""
+    """The locals of a frame by name, in a dict of their own; the frame holds no more than before.
+
+    None if they are in something else than a dict, and before 3.12 none of a function that a debugger may be
+    looking at.
+    """

@@ -58,15 +58,19 @@ def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
     return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
-def holdings_of(tensors: list[torch.Tensor]) -> Iterator[tuple[object, object, str]]:
-    """What autograd holds of tensors: each with its holder, and with what code calls it there.
+def holdings_of(
+    tensors: list[torch.Tensor], graphs: Iterable[torch.Tensor]
+) -> Iterator[tuple[object, object, str]]:
+    """The gradients of tensors, and what graphs hold: each with its holder, and what code calls it there.
 
-    What cannot be read, because another thread is inside a backward, is left out.
+    ``graphs`` are the tensors whose graphs are looked at. What cannot be read, because another thread is
+    inside a backward, is left out.
     """
-    nodes: list[Any] = []
     for tensor in tensors:
         for gradient in gradients_of([tensor]) or ():
             yield tensor, gradient, ".grad"
+    nodes: list[Any] = []
+    for tensor in graphs:
         if (node := _node_of(tensor)) is not None:
             yield tensor, node, ".grad_fn"
             nodes.append(node)

@@ -1,6 +1,7 @@
 """Who holds the memory: the live tensors and arrays of the process, by device, type, owner and module."""
 
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -14,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fastpurge import _core, guards, keep, memory, paths, roots
-from fastpurge.guards import MemoryMap
 from fastpurge.memory import MemoryReading
 from fastpurge.report import Told, human, right
 from fastpurge.roots import Root
@@ -196,7 +196,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     """Every live tensor and array, with the paths of the largest."""
     starts = roots.find(caller)
     objs = [root.obj for root in starts]
-    hidden = paths.find_hidden(objs)
+    hidden = paths.find_hidden(starts)
     types = (torch.Tensor, *keep.array_types())
     found = _core.holdings(types, objs, through=guards.PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
@@ -217,12 +217,10 @@ class _Facts:
     """What there is to say of tensors and arrays, with memory that is met again counted once."""
 
     def __init__(self) -> None:
-        self._met: set[Extent] = set()
-        self._tensors: list[Extent] = []
-        self._map: MemoryMap | None = None
+        self._counted: dict[str, Ranges] = {}
 
     def of(self, obj: Any) -> Holding:
-        """The facts of one. Arrays come after all tensors."""
+        """The facts of one."""
         return self._of_tensor(obj) if is_a(obj, torch.Tensor) else self._of_array(obj)
 
     def _of_tensor(self, tensor: torch.Tensor) -> Holding:
@@ -230,26 +228,37 @@ class _Facts:
             facts = facts_of(tensor)
         except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
             return Holding("tensor", type_name(tensor), None, "?", "?", 0, "", "")
-        nbytes = facts.nbytes
-        if facts.extent is not None:
-            nbytes = self._once(facts.extent)
-            self._tensors.append(facts.extent)
+        nbytes = facts.nbytes if facts.extent is None else self._once(facts.extent)
         return Holding("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), nbytes, "", "")
 
     def _of_array(self, array: Any) -> Holding:
         import numpy as np
 
-        self._map = self._map or MemoryMap(self._tensors)
-        extent = keep.extent_of_array(_owner_of(array))
-        nbytes = 0 if self._map.overlaps(extent) else self._once(extent)
+        nbytes = self._once(keep.extent_of_array(_owner_of(array)))
         shape, dtype = np.ndarray.shape.__get__(array), np.ndarray.dtype.__get__(array)
         return Holding("array", type_name(array), shape, str(dtype), "cpu", nbytes, "", "")
 
     def _once(self, extent: Extent) -> int:
-        if extent in self._met:
-            return 0
-        self._met.add(extent)
-        return extent.end - extent.start
+        """How many bytes of it were not counted yet."""
+        return self._counted.setdefault(extent.device, Ranges()).add(extent.start, extent.end)
+
+
+class Ranges:
+    """Ranges of addresses that do not overlap, in order."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def add(self, start: int, end: int) -> int:
+        """Add a range, and say how much of it was not there."""
+        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
+        touched = slice(first, last)
+        there = zip(self._starts[touched], self._ends[touched], strict=True)
+        covered = sum(min(end, there_end) - max(start, there_start) for there_start, there_end in there)
+        self._starts[touched] = [min(start, *self._starts[touched], start)]
+        self._ends[touched] = [max(end, *self._ends[touched], end)]
+        return end - start - covered
 
 
 def _owner_of(array: Any) -> Any:

@@ -126,16 +126,16 @@ def owned(owners: list[Any]) -> Iterator[object]:
 def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
     """What views, arrays and script modules hold in C: with its holder, and with what code calls it there."""
     arrays = array_types()
-    with DisableTorchFunctionSubclass():
-        for obj in owners:
-            if is_a(obj, torch.Tensor) and (base := _base(obj)) is not None:
+    for obj in owners:
+        if is_a(obj, torch.Tensor):
+            if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
-            elif is_a(obj, RecursiveScriptModule):
-                for tensor in (*torch.nn.Module.parameters(obj), *torch.nn.Module.buffers(obj)):
-                    yield obj, tensor, " (in a script)"
-            elif arrays and is_a(obj, *arrays):
-                for held in _held_by_array(obj):
-                    yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
+        elif is_a(obj, RecursiveScriptModule):
+            for tensor in (*torch.nn.Module.parameters(obj), *torch.nn.Module.buffers(obj)):
+                yield obj, tensor, " (in a script)"
+        elif arrays and is_a(obj, *arrays):
+            for held in _held_by_array(obj):
+                yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
 
 
 def extents(kept: Iterable[Any]) -> Iterator[Extent]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, cast, overload
 import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
+from torch._C import DisableTorchFunctionSubclass
+from torch.jit._script import RecursiveScriptModule
 
 from fastpurge import _core, autograd, keep, roots
 from fastpurge.report import Item, Told, human
@@ -134,10 +136,12 @@ class _Variables:
         if caller is None:
             return
         running = (root for root in starts if root.frame is caller)
-        modules = (root for root in starts if root.obj is caller.f_globals)
-        self._root = next(chain(running, modules))
+        modules = (root for root in starts if root.obj is caller.f_locals)
+        self._root = next(chain(running, modules), _NOWHERE)
+        if not is_a(self._root.obj, dict):
+            return
         wanted = _core.IdSet(objects)
-        for name, value in [*self._root.obj.items()]:
+        for name, value in [*dict.items(self._root.obj)]:
             if value in wanted:
                 self._names.setdefault(id(value), name)
                 if self._root.is_copy:
@@ -186,7 +190,7 @@ def _ways(
         if all(how == "root" for how, _ in ways):
             return ways, {}
         del ways
-        hidden = find_hidden(objs)
+        hidden = find_hidden(starts)
     return _core.paths(objects, objs, besides=besides, hidden=hidden.pairs, strays=True), hidden.labels
 
 
@@ -204,17 +208,36 @@ class Hidden:
     labels: Labels
 
 
-def find_hidden(objs: list[Any]) -> Hidden:
-    """Look for what C and C++ hold of live tensors, and of the arrays that some roots lead to."""
-    arrays = keep.array_types()
+def find_hidden(starts: list[Root]) -> Hidden:
+    """Look for what C and C++ hold of tensors and script modules, and of the arrays that roots lead to."""
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
+    scripts = _core.scan((RecursiveScriptModule,))
+    arrays = keep.array_types()
+    objs = [root.obj for root in starts]
     found = _core.holdings(arrays, objs, through=(), strays=False) if arrays else []
-    owners = (*tensors, *(array for array, *_ in found))
+    owners = (*tensors, *scripts, *(array for array, *_ in found))
     hidden = Hidden([], {})
-    for holder, held, label in chain(autograd.holdings_of(tensors), keep.holdings_of(owners)):
-        hidden.pairs.append((holder, held))
-        hidden.labels[id(holder), id(held)] = label
+    with DisableTorchFunctionSubclass():
+        of_graphs = autograd.holdings_of(tensors, _at_rest(tensors, starts))
+        for holder, held, label in chain(of_graphs, keep.holdings_of(owners)):
+            hidden.pairs.append((holder, held))
+            hidden.labels[id(holder), id(held)] = label
     return hidden
+
+
+def _at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
+    """Those that no other thread computes on, as far as its variables tell.
+
+    To read a `grad_fn` torch copies a pointer that another thread may be writing, without the GIL.
+    """
+    elsewhere = tuple(root.obj for root in starts if root.is_elsewhere)
+    if not elsewhere:
+        return tensors
+    busy = _core.closure(elsewhere, libraries=keep.libraries())
+    return [one for one in tensors if one not in busy]
+
+
+_NOWHERE = Root(None, "", "", "")
 
 
 def describe(obj: object) -> str:

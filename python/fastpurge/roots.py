@@ -3,11 +3,12 @@
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from fastpurge import _core
+from fastpurge.tensors import type_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +22,7 @@ class Root:
         module: of a module its name; of a running function the name of its module.
         frame: of running code its frame.
         is_copy: whether ``obj`` is made for this, and may be changed.
+        is_elsewhere: whether that code runs in another thread.
 
     """
 
@@ -30,14 +32,16 @@ class Root:
     module: str
     frame: FrameType | None = None
     is_copy: bool = False
+    is_elsewhere: bool = False
 
 
 def find(caller: FrameType | None) -> list[Root]:
     """Every root there is; of the current thread the frames from ``caller`` on, or none."""
     modules = [*_modules()]
     namespaces = _core.IdSet(root.obj for root in modules)
-    running = (root for root in _running(caller) if root.obj not in namespaces)
-    return [*modules, *running, *_handled()]
+    threads = _threads()
+    running = (root for root in _running(caller, threads) if root.obj not in namespaces)
+    return [*modules, *running, *_handled(threads)]
 
 
 def caller() -> FrameType | None:
@@ -58,43 +62,50 @@ def frame_of(namespace: dict[str, Any]) -> FrameType | None:
 
 def is_of_package(frame: FrameType) -> bool:
     """Whether a frame runs code of this package."""
-    name = frame.f_globals.get("__name__")
-    return type(name) is str and f"{name}.".startswith("fastpurge.")
+    return f"{_module_of(frame)}.".startswith("fastpurge.")
 
 
 def _modules() -> Iterator[Root]:
     # A name that a program gives itself is the one its author looks for.
     named = {"__main__": sys.modules.get("__main__"), **sys.modules}
     for name, module in named.items():
-        if issubclass(type(module), ModuleType):
+        if type(name) is str and issubclass(type(module), ModuleType):
             yield Root(namespace(module), name, "", name)
 
 
 def namespace(module: Any) -> dict[str, Any]:
     """The globals of a module, without asking a subclass that makes them up."""
-    found: dict[str, Any] = ModuleType.__getattribute__(module, "__dict__")
+    found: dict[str, Any] = _namespace(module)
     return found
 
 
-def _running(caller: FrameType | None) -> Iterator[Root]:
+_namespace = cast(Any, vars(ModuleType)["__dict__"]).__get__
+
+
+def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root]:
     me = threading.get_ident()
     if caller is not None:
-        yield from _locals(caller, me)
+        yield from _locals(caller, threads.get(me, str(me)))
     others = sys._current_frames()
     del others[me]  # or this frame would hold itself
     for thread, frame in others.items():
-        yield from _locals(frame, thread)
+        for root in _locals(frame, threads.get(thread, str(thread))):
+            yield replace(root, is_elsewhere=True)
 
 
-def _locals(frame: FrameType | None, thread: int) -> Iterator[Root]:
+def _locals(frame: FrameType | None, thread: str) -> Iterator[Root]:
     while frame is not None:
         code = frame.f_code
-        where = f"{place(code, frame.f_lineno)}, thread {_thread_name(thread)}"
-        module = frame.f_globals.get("__name__")
+        where = f"{place(code, frame.f_lineno)}, thread {thread}"
         is_function = bool(code.co_flags & _NEW_LOCALS)
         obj = _core.frame_locals(frame) if is_function else frame.f_locals
-        yield Root(obj, "", where, module if type(module) is str else "?", frame, is_function)
+        yield Root(obj, "", where, _module_of(frame), frame, is_function)
         frame = frame.f_back
+
+
+def _module_of(frame: FrameType) -> str:
+    name = dict.get(frame.f_globals, "__name__")
+    return name if type(name) is str else "?"
 
 
 _NEW_LOCALS = 2  # CO_NEWLOCALS: a function, and not a module or what `exec` runs (Include/cpython/code.h)
@@ -105,17 +116,17 @@ def place(code: CodeType, line: int | None) -> str:
     return f"{code.co_name}() at {code.co_filename}:{line}"
 
 
-def _thread_name(ident: int) -> str:
-    for thread in threading.enumerate():
-        if thread.ident == ident:
-            return thread.name
-    return str(ident)
+def _threads() -> dict[int, str]:
+    """The names of threads. A subclass may make up its own, and is not asked."""
+    attributes = [object.__getattribute__(thread, "__dict__") for thread in threading.enumerate()]
+    named = [(of.get("_ident"), of.get("_name")) for of in attributes if type(of) is dict]
+    return {ident: name for ident, name in named if type(ident) is int and type(name) is str}
 
 
-def _handled() -> Iterator[Root]:
+def _handled(threads: dict[int, str]) -> Iterator[Root]:
     for thread, handled in sys._current_exceptions().items():
         # Before 3.12 it is what `sys.exc_info` gives.
         error = handled[1] if isinstance(handled, tuple) else handled
         if error is not None:
-            where = f"an exception being handled, thread {_thread_name(thread)}"
-            yield Root(error, type(error).__name__, where, "?")
+            where = f"an exception being handled, thread {threads.get(thread, str(thread))}"
+            yield Root(error, type_name(error), where, "?")

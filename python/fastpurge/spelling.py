@@ -33,6 +33,8 @@ _GETTERS = """
     __bases__ gi_yieldfrom cr_await ag_await
 """.split()
 _PARTS_OF_MODULES = ("_parameters", "_buffers", "_modules")
+_BY_NUMBER = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ParameterList)
+_BY_KEY = (torch.nn.ModuleDict, torch.nn.ParameterDict)
 
 _qualname_of = cast(Any, type.__dict__["__qualname__"]).__get__
 _mro_of = cast(Any, type.__dict__["__mro__"]).__get__
@@ -47,6 +49,8 @@ def spell(start: str, way: Sequence[Any], labels: Labels, *, is_namespace: bool)
 
     Each with what it leads to. ``start`` is what the first is called; of a namespace, what precedes names.
     """
+    if len(way) == 1 and is_namespace:
+        return [(f"{start}.__dict__" if start else "locals()", way[0])]
     steps, at = [] if is_namespace else [(start, way[0])], 0
     while at < len(way) - 1:
         if at == 0 and is_namespace:
@@ -68,8 +72,10 @@ def _step(way: Sequence[Any], at: int, labels: Labels) -> tuple[str, int]:
         held, used = way[at + 2], 2
     if attributes is not None and (name := _key_of(attributes, held)) is not None:
         if is_a(holder, torch.nn.Module) and name in _PARTS_OF_MODULES and at + used + 1 < len(way):
-            return _part(held, way[at + used + 1]), used + 1
+            return _part(holder, name, held, way[at + used + 1]), used + 1
         return _attribute(name), used
+    if held is attributes:
+        return ".__dict__", 1
     return _within(holder, way[at + 1]), 1
 
 
@@ -78,10 +84,16 @@ def _is_dict_of(holder: Any, held: Any, attributes: dict[Any, Any] | None) -> bo
     return held is attributes or (is_a(holder, type) and is_a(held, dict))
 
 
-def _part(parts: Any, held: Any) -> str:
+def _part(module: torch.nn.Module, kind: str, parts: Any, held: Any) -> str:
     """A parameter, buffer or sub-module, by what its module calls it."""
-    word = _named(parts, held, dot=True)
-    return f"[{word[2:-2]}]" if word[2:-2].isdigit() else word
+    key = _key_of(parts, held) if is_a(parts, dict) else None
+    if type(key) is not str:
+        return f".{kind}{_within(parts, held)}"
+    if is_a(module, *_BY_NUMBER) and key.isdecimal():
+        return f"[{int(key)}]"
+    if is_a(module, *_BY_KEY):
+        return f"[{shown(key)}]"
+    return f".{key}" if key.isidentifier() else f".{kind}[{shown(key)}]"
 
 
 def attributes_of(obj: Any) -> dict[Any, Any] | None:
@@ -181,5 +193,12 @@ def shown(key: Any) -> str:
         return f"({inner},)" if len(key) == 1 else f"({inner})"
     if is_a(key, type):
         return str.__str__(_qualname_of(key))
-    text = repr(key) if type(key) in _PLAIN_KEYS else f"<{type_name(key)}>"
+    text = _shown_plain(key) if type(key) in _PLAIN_KEYS else f"<{type_name(key)}>"
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
+
+
+def _shown_plain(key: Any) -> str:
+    try:
+        return repr(key)
+    except ValueError:  # an int of more digits than Python prints
+        return f"<int of {key.bit_length()} bits>"

@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from heapq import nlargest
 from time import perf_counter
@@ -200,8 +200,9 @@ def _trace_largest(planned: list[Candidate]) -> None:
     large = (one for one in planned if one.item.nbytes >= _WORTH_A_WALK)
     largest = nlargest(_TRACED, large, key=lambda one: one.item.nbytes)
     if largest:
-        for one, path in zip(largest, holders(tuple(one.obj for one in largest)), strict=True):
-            one.item = replace(one.item, held_by=path)
+        with suppress(Exception):  # a remark, which is no reason to lose a sweep
+            for one, path in zip(largest, holders(tuple(one.obj for one in largest)), strict=True):
+                one.item = replace(one.item, held_by=path)
 
 
 def _restrict(found: Survey, only: _References) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import weakref
 from collections import deque
@@ -286,3 +287,48 @@ def test_garbage_whose_dict_somebody_has_asked_for_is_garbage_all_the_same() -> 
     forget()
     [(_, _, _, garbage)] = _core.holdings((Fresh,), [], through=())
     assert garbage
+
+
+def test_a_function_that_is_traced_keeps_its_locals() -> None:
+    def look(*_: Any) -> Any:
+        at: Any = sys._getframe(1)
+        while at is not None:
+            _core.frame_locals(at)
+            at = at.f_back
+        return look
+
+    def traced(a: int, b: int) -> int:
+        c = a + b
+        return sum([a, b, c])
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        total = traced(1, 2)
+    finally:
+        sys.settrace(before)
+    assert total == 6
+
+
+def test_what_an_audit_hook_lets_go_of_is_not_found() -> None:
+    script = """
+import sys
+from fastpurge import _core
+
+class Thing: ...
+
+box, rest = [Thing() for _ in range(10_000)], []
+
+def hook(event, _):
+    if event == "gc.get_objects" and box:
+        box.clear()
+        rest.extend(bytes(48) for _ in range(20_000))
+
+sys.addaudithook(hook)
+box_is_listed = _core.object_stream() == "list"
+found = _core.holdings((Thing,), [[box]], through=())
+assert len(found) == (0 if box_is_listed else 10_000), len(found)
+assert all(type(one) is Thing for one, *_ in found)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from fastpurge import census
-from fastpurge.inventory import Census, Share
+from fastpurge.inventory import Census, Ranges, Share
+from hypothesis import given
+from hypothesis import strategies as st
 
 MiB = 2**20
 
@@ -83,6 +85,24 @@ def test_an_array_that_only_a_view_of_it_holds_is_counted_by_the_view(program: A
     held = _held(program, census())
     assert held.nbytes == 8_000_000
     assert held.count in (1, 2)
+
+
+def test_memory_that_overlaps_counts_once(program: Any) -> None:
+    program.array = np.ones(1_000_000, dtype=np.float32)
+    program.corner = torch.from_numpy(program.array[:100])
+    program.slices = [torch.from_numpy(program.array[at * 1000 : -1]) for at in range(16)]
+    program.bytes = bytearray(1_000_000)
+    program.buffers = [np.frombuffer(program.bytes, dtype=np.uint8, offset=at) for at in (0, 10, 500_000)]
+    assert _held(program, census()).nbytes == 5_000_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=20))
+def test_of_a_range_that_counts_which_was_not_there(added: list[tuple[int, int]]) -> None:
+    ranges, there = Ranges(), set[int]()
+    for start, length in added:
+        new = {*range(start, start + length)} - there
+        assert ranges.add(start, start + length) == len(new)
+        there |= new
 
 
 def test_parameters_are_held_by_the_type_of_their_module(program: Any) -> None:

@@ -7,10 +7,10 @@ import gc
 import sys
 import threading
 import weakref
-from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections import ChainMap, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable, Iterator
-from types import MappingProxyType
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, cast
 
 import fastpurge
 import numpy as np
@@ -176,6 +176,116 @@ def test_where_there_is_no_code_for_it_the_path_can_be_read(name: str, program: 
     assert why(held).path == f"{program.__name__}.root{words}"
 
 
+NAMED = {
+    "a name that is code": (torch.nn.Module, "q4_k", ".q4_k"),
+    "a number in a sequence": (torch.nn.Sequential, "0", "[0]"),
+    "a number in a list": (torch.nn.ModuleList, "0", "[0]"),
+    "a number in a dict": (torch.nn.ModuleDict, "0", "['0']"),
+    "a number in a module of one's own": (torch.nn.Module, "0", "._modules['0']"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_part_of_a_module_is_called_what_code_can_call_it(name: str, program: Any) -> None:
+    of, key, code = NAMED[name]
+    program.root = of()
+    program.root.add_module(key, torch.nn.Linear(2, 2))
+    held = program.root._modules[key]
+    found = why(held)
+    assert found.path == f"{program.__name__}.root{code}"
+    assert eval(found.path, {program.__name__: program}) is held
+
+
+def test_a_namespace_is_held_by_its_module(program: Any) -> None:
+    assert why(vars(program)).path == f"{program.__name__}.__dict__"
+
+
+class _RudeModule(ModuleType):
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise AssertionError("asked")
+
+
+class _RudeThread(threading.Thread):
+    @property
+    def name(self) -> str:
+        raise AssertionError("asked")
+
+    @name.setter
+    def name(self, _: str) -> None: ...
+
+
+class _RudeMeta(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise AssertionError("asked")
+
+
+class _RudeError(Exception, metaclass=_RudeMeta):
+    pass
+
+
+class _RudeTensor(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        raise AssertionError("asked")
+
+
+def _see_all(program: Any) -> fastpurge.SweepReport:
+    """Everything that looks at roots, with something large to look for."""
+    found = why(torch.ones(2))  # not in the assertion, which would give it a name
+    assert found.path is None
+    program.large = {10**5000: torch.ones(1000, 1000)}
+    assert fastpurge.census().count > 0
+    return fastpurge.sweep(keep=())
+
+
+@pytest.mark.parametrize("what", ["module", "key", "thread", "error", "tensor", "nothing"])
+def test_no_root_is_asked_anything_and_none_costs_a_sweep(
+    what: str, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    thread = _RudeThread(target=done.wait) if what == "thread" else threading.Thread(target=done.wait)
+    thread.start()
+    if what == "module":
+        monkeypatch.setitem(sys.modules, "rude", _RudeModule("rude"))
+    if what == "key":
+        monkeypatch.setitem(cast(Any, sys.modules), 5, program)
+    if what == "tensor":
+        program.rude = torch.ones(3).as_subclass(_RudeTensor)
+    try:
+        if what == "error":
+            try:
+                raise _RudeError
+            except BaseException:
+                report = _see_all(program)
+        else:
+            report = _see_all(program)
+    finally:
+        done.set()
+        thread.join()
+    held = [item.held_by for item in report.released if item.held_by is not None]
+    assert held == [f"{program.__name__}.large[<int of 16610 bits>]"]
+
+
+class _Mapping(dict[str, Any]):
+    def items(self) -> Any:
+        raise AssertionError("asked")
+
+
+def test_a_caller_may_have_its_variables_anywhere(program: Any) -> None:
+    program.make, program.why = (lambda: torch.ones(3)), why
+    code = "held = make(); found = why(held)"
+    exec(code, {"make": program.make, "why": why}, vars(program))
+    assert program.found.path == f"{program.__name__}.held"
+    names = _Mapping()
+    exec(code, vars(program), names)
+    assert names["found"].path == "held"
+    chained: Any = ChainMap({})
+    exec(code, vars(program), chained)
+    assert "held" in str(chained["found"].path)
+
+
 def test_no_object_is_asked_anything(program: Any) -> None:
     held = torch.ones(3)
     program.root = _hostile([held])
@@ -306,6 +416,29 @@ def test_what_was_saved_for_backward_is_found(program: Any) -> None:
     del saved
     path = f"{program.__name__}.loss.grad_fn.next_functions[0][0] (saved for backward)"
     assert why(gone()).path == path
+
+
+def test_the_graph_of_what_another_thread_computes_on_is_not_read() -> None:
+    ready, done = threading.Event(), threading.Event()
+    leaves: list[weakref.ref[torch.Tensor]] = []
+
+    def work() -> None:
+        leaf = torch.ones(3, requires_grad=True)
+        leaves.append(weakref.ref(leaf))
+        loss = (leaf * 2).sum()
+        del leaf
+        ready.set()
+        done.wait()
+        assert loss.requires_grad
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    found = why(leaves[0]())
+    done.set()
+    thread.join()
+    assert found.path is None
+    assert str(found.reason).startswith("held from where the heap does not show it")
 
 
 def _cycle() -> weakref.ref[torch.Tensor]:
