@@ -150,7 +150,8 @@ def census(top: int = 20) -> Census:
     """Say what is alive and who holds it. Touches nothing.
 
     Tensors, and NumPy arrays that anything holds, each counted with the memory that it stands on; memory
-    that several stand on counts once. Who holds what is found in one walk over the heap.
+    that several stand on counts once, and a storage that no tensor stands on does not count. Who holds
+    what is found in one walk over the heap.
 
     Args:
         top: how many of the largest to name, each with the path that leads to it.
