@@ -155,6 +155,9 @@ def _torch(problems: list[str]) -> ModuleType | None:
         else:
             problems.append(f"PyTorch cannot be imported: {type(error).__name__}: {error}")
         return None
+    if not isinstance(getattr(torch, "__version__", None), str):
+        problems.append(f"what is imported as torch is not PyTorch: {getattr(torch, '__path__', torch)}")
+        return None
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _OLDEST_TORCH:
         oldest = ".".join(map(str, _OLDEST_TORCH))
         problems.append(f"PyTorch {torch.__version__} is older than {oldest}: pip install -U torch")
@@ -221,7 +224,7 @@ def _devices(torch: Any, problems: list[str]) -> list[Device]:
     for look in looks:
         try:
             found.append(look())
-        except RuntimeError as error:  # lost, or in the hands of another process
+        except (RuntimeError, AttributeError) as error:  # lost, in use elsewhere, or of an old torch
             problems.append(f"{look.args[0]} does not answer: {error}")
     return found
 

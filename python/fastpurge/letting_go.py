@@ -12,7 +12,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fastpurge import _core
-from fastpurge.keep import libraries, named
+from fastpurge.guards import MemoryMap
+from fastpurge.keep import extents, gradients, hidden, libraries, named
 from fastpurge.report import Item, Told, human
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
 from fastpurge.tombstones import is_purged
@@ -124,17 +125,34 @@ def _facts(obj: Any) -> tuple[Item, Extent | None]:
     return item, facts.extent
 
 
+class _Kept:
+    """What names keep: by the closure, by what torch and NumPy hide from it, and by memory."""
+
+    def __init__(self, names: tuple[object, ...], alive: tuple[Any, ...]) -> None:
+        self._closure = _core.closure(names, libraries=libraries())
+        kept = [*names, *(obj for obj in alive if obj in self._closure)]
+        self._hidden = _core.IdSet(hidden(kept, graphs=False))
+        self._hidden.update(gradients(kept) or ())
+        self._memory = MemoryMap(extents(kept))
+
+    def __call__(self, obj: Any) -> bool:
+        if obj in self._closure or obj in self._hidden:
+            return True
+        _, extent = _facts(obj)
+        return extent is not None and self._memory.overlaps(extent)
+
+
 def leading_outside(holders: Iterable[object], keep: object) -> list[bool]:
     """Which of some objects lead to a tensor or a module that ``keep`` does not reach.
 
     One that leads to something named in ``keep`` does not count: it may be what holds it.
     """
     names = named(keep)
-    kept = _core.closure(names, libraries=libraries())
     alive = tuple(obj for obj in _core.scan(_TYPES) if not is_purged(obj))
+    is_kept = _Kept(names, alive)
     # Much leads to `()` or to a small number, whoever named it.
     leads = _core.reached(names, alive, libraries=libraries())
     needed = [name for name, indices in zip(names, leads, strict=True) if indices]
-    targets = (*needed, *(obj for obj in alive if obj not in kept))
+    targets = (*needed, *(obj for obj in alive if not is_kept(obj)))
     reached = _core.reached(tuple(holders), targets, libraries=libraries())
     return [bool(indices) and min(indices) >= len(needed) for indices in reached]

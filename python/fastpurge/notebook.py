@@ -211,6 +211,8 @@ def _droppable(shell: InteractiveShell, keep: object) -> list[list[str]]:
     history = shell.user_ns.get("_oh", {})
     entries: dict[int, tuple[object, list[str]]] = {}
     for number, value in history.items():
+        if type(number) is not int:
+            continue  # not IPython's
         entries.setdefault(id(value), (value, []))[1].append(f"Out[{number}]")
     for name in _RECENT:
         value = getattr(shell.displayhook, name)

@@ -1,5 +1,6 @@
 """A sweep as a picture, drawn by matplotlib. Nothing else here imports it."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from io import StringIO
@@ -28,6 +29,7 @@ _STYLE = {
     "axes.titlesize": 10,
     "font.size": 9,
     "svg.fonttype": "none",  # text as text: small, and in the reader's font
+    "text.usetex": False,  # which many have on, and few have everywhere
     "svg.hashsalt": "fastpurge",  # the same picture has the same names in it every time
     "text.color": _TEXT,
     "xtick.color": _TEXT,
@@ -57,7 +59,12 @@ def svg_of(figure: "Figure") -> str:
     with _matplotlib().rc_context(_STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    return text[text.index("<svg") :]
+    # A rule for `*` would hold for the whole page that it is shown in.
+    inline = _STYLE_RULES.sub("", text[text.index("<svg") :])
+    return inline.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
+
+
+_STYLE_RULES = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 
 
 def check(file: Path) -> None:
@@ -117,7 +124,7 @@ def _draw_items(axes: "Axes", released: Iterable[Item]) -> None:
     sizes: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for item in released:
         if item.nbytes:
-            row = sizes[f"{item.type_name} {item.shape} {item.dtype}, {item.device}"]
+            row = sizes[f"{shorten(item.type_name)} {item.shape} {item.dtype}, {item.device}"]
             row[0] += 1
             row[1] += item.nbytes
     ranked = sorted(sizes.items(), key=lambda row: (-row[1][1], row[0]))
@@ -130,6 +137,14 @@ def _draw_items(axes: "Axes", released: Iterable[Item]) -> None:
     axes.set_title("largest released" if rows else "nothing with memory was released", loc="left")
     axes.spines["left"].set_visible(bool(rows))
     _tidy(axes, rows=_LARGEST + 1)
+
+
+def shorten(name: str) -> str:
+    """A name that leaves room for the bars."""
+    return name if len(name) <= _NAME else f"{name[:_NAME]}..."
+
+
+_NAME = 30
 
 
 def _tidy(axes: "Axes", *, rows: int) -> None:

@@ -140,7 +140,7 @@ class SweepReport(Told):
 
         try:
             return svg_of(self.plot())
-        except ImportError:
+        except Exception:  # noqa: BLE001 - matplotlib can be set up to fail in many ways; the tables are there
             return ""
 
     def _tell(self) -> RenderableType:
@@ -229,8 +229,9 @@ def render_html(content: RenderableType) -> str:
 
 
 def _console(**options: Any) -> Console:
-    # Neither a terminal nor a notebook: there it would show things by itself.
-    return Console(width=_WIDTH, no_color=True, force_terminal=False, force_jupyter=False, **options)
+    # Neither a terminal nor a notebook: there it would show things by itself. Names may have brackets.
+    plain = {"no_color": True, "force_terminal": False, "force_jupyter": False, "markup": False}
+    return Console(width=_WIDTH, **plain, **options)
 
 
 def _headline(text: str) -> Text:

@@ -6,10 +6,11 @@ text of the traceback stays as it was.
 """
 
 import builtins
+import gc
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import TracebackException
@@ -29,6 +30,8 @@ _traceback = cast(Any, BaseException.__dict__["__traceback__"]).__get__
 _args = cast(Any, BaseException.__dict__["args"])
 _attributes = cast(Any, BaseException.__dict__["__dict__"]).__get__
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # from Python 3.11
+
+_CONTAINERS = (list, tuple, set, frozenset, dict)
 
 # What exceptions hold in C, beside their arguments (Objects/exceptions.c).
 _MEMBERS: dict[str, type] = {"obj": AttributeError, "value": StopIteration}
@@ -74,18 +77,29 @@ def remembered() -> list[Root]:
 def let_go_of(roots: Iterable[Root], keep: object) -> LetGo:
     """Let go of what exceptions, tracebacks and frames hold, as `let_go` says."""
     errors, frames = _chain(roots)
-    texts = [_text(error) for error in errors]
-    living = Living()
+    try:
+        texts = [_text(error) for error in errors]
+        living = Living()
+    except MemoryError:  # which is what this is for: first let go
+        running = [one for one in frames if one.frame in _suspended(frames) or not _clear_one(one.frame)]
+        return LetGo((), (_TOO_LITTLE, *_still_running(running)))
     held, running = _clear(frames, living)
-    remains = [f"{frame} is still running and holds its values" for frame in running]
+    remains = _still_running(running)
     for error, text, places in zip(errors, texts, _places(errors, keep), strict=True):
-        if not _exchange(error, places, text):
-            remains.append(f"{type_name(error)}: without its values it would not say the same")
-        elif items := living.deaths():
+        if reason := _exchange(error, places, text):
+            remains.append(f"{type_name(error)}: {reason}")
+        if items := living.deaths():
             held.append(Held(f"{type_name(error)}, the exception itself", items))
     if items := living.deaths_in_cycles():
         held.append(Held("cycles that these were in", items))
     return LetGo(tuple(held), tuple(remains))
+
+
+_TOO_LITTLE = "too little memory to say what was held; the locals of functions that have ended are cleared"
+
+
+def _still_running(frames: Iterable["_Frame"]) -> list[str]:
+    return [f"{frame} is still running and holds its values" for frame in frames if frame.of_traceback]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +143,20 @@ def _related(error: BaseException) -> Iterator[object]:
     yield _context(error)
     if _GROUP is not None and is_a(error, _GROUP):
         yield from _GROUP.exceptions.__get__(error)
-    for value in (*_args.__get__(error), *_attributes(error).values()):
-        if is_a(value, BaseException):
-            yield value
+    yield from _within((*_args.__get__(error), *_attributes(error).values()))
+
+
+def _within(values: Iterable[object]) -> Iterator[object]:
+    """The exceptions and tracebacks among some values, and in plain containers of such."""
+    met = _core.IdSet()
+    pending = [*values]
+    while pending:
+        one = pending.pop()
+        if is_a(one, BaseException, types.TracebackType):
+            yield one
+        elif type(one) in _CONTAINERS and one not in met:
+            met.add(one)
+            pending += one.values() if type(one) is dict else cast(Iterable[object], one)
 
 
 def _frames_of(traceback: types.TracebackType) -> Iterator[_Frame]:
@@ -179,8 +204,9 @@ def _clear_one(frame: types.FrameType) -> bool:
 
 def _suspended(frames: list[_Frame]) -> _core.IdSet:
     """Frames of generators and coroutines that will go on: before 3.13 `frame.clear` would end them."""
-    if not any(one.frame.f_code.co_flags & _MAY_BE_SUSPENDED for one in frames):
-        return _core.IdSet()
+    may_be = [one.frame for one in frames if one.frame.f_code.co_flags & _MAY_BE_SUSPENDED]
+    if not may_be or gc.get_freeze_count():
+        return _core.IdSet(may_be)  # what is frozen is not found, and would be taken for one that has ended
     attributes = {
         types.GeneratorType: "gi_frame",
         types.CoroutineType: "cr_frame",
@@ -221,20 +247,39 @@ def _values(error: BaseException) -> Iterator[tuple[_Place, object]]:
             yield ("member", name), cast(Any, of.__dict__[name]).__get__(error)
 
 
-def _exchange(error: BaseException, places: list[_Place], text: str) -> bool:
-    """Exchange the values there for their text; if the exception then says something else, for nothing."""
+def _exchange(error: BaseException, places: list[_Place], text: str) -> str | None:
+    """Exchange the values there for their text; why not all of them, if so.
+
+    What is not printed needs none: most values are exchanged for a word.
+    """
     before = dict(_values(error))
+    name = _name_of(error)
+    left: list[_Place] = []
+    for tell in (_Word, _Text):
+        told = {place: None if place[0] == "member" else _told(tell, before[place]) for place in places}
+        left = [place for place in places if told[place] is before[place] is not None]
+        _put(error, {**before, **told})
+        if _says(error, text):
+            return "it holds what cannot say what it is" if left else None
+    _put(error, before)
+    _set_name(error, name)
+    return "without its values it would not say the same" if places else "its text has changed"
+
+
+def _told(tell: Callable[[object], object], value: object) -> object:
+    """What stands for a value: itself, if it cannot be told."""
     try:
-        told = {place: None if place[0] == "member" else _Text(before[place]) for place in places}
+        return tell(value)
     except Exception:  # noqa: BLE001 - there may be no memory to say what it is, or it was released
-        return False
-    _put(error, {**before, **told})
-    if _text(error) != text:
-        _pin(error, text)
+        return value
+
+
+def _says(error: BaseException, text: str) -> bool:
+    """Whether an exception says what it said, with what was found while it was printed written into it."""
     if _text(error) == text:
         return True
-    _put(error, before)
-    return not places
+    _pin(error, text)
+    return _text(error) == text
 
 
 def _put(error: BaseException, values: Mapping[_Place, object]) -> None:
@@ -255,17 +300,44 @@ def _pin(error: BaseException, text: str) -> None:
     It looks for names like the missing one among the locals of the frame, or on the object
     (_compute_suggestion_error in Lib/traceback.py).
     """
-    args = _args.__get__(error)
-    if not is_a(error, NameError, AttributeError) or not args or type(args[0]) is not str:
+    args, name = _args.__get__(error), _name_of(error)
+    if name is None or not args or type(args[0]) is not str:
         return
-    cast(Any, error).name = None
-    plain, told = _text(error).splitlines()[0], text.splitlines()[0]
+    _set_name(error, None)
+    plain, told = _text(error).rstrip("\n"), text.rstrip("\n")
     if told.startswith(plain):
         _args.__set__(error, (args[0] + told[len(plain) :], *args[1:]))
+    _set_name(error, name)  # for who reads it; unless that is printed again
+    if _text(error) != text:
+        _set_name(error, None)
+
+
+_NAMED = (NameError, AttributeError)
+
+
+def _name_of(error: BaseException) -> object:
+    found = (of.__dict__["name"].__get__(error) for of in _NAMED if is_a(error, of))
+    return next(found, None)
+
+
+def _set_name(error: BaseException, name: object) -> None:
+    for of in _NAMED:
+        if is_a(error, of):
+            of.__dict__["name"].__set__(error, name)
+
+
+class _Word:
+    """What stands where an exception held a value that was let go."""
+
+    def __init__(self, value: object) -> None:
+        self._word = f"<{type_name(value)}, let go>"
+
+    def __repr__(self) -> str:
+        return self._word
 
 
 class _Text:
-    """What stands where an exception held a value that was let go: its text."""
+    """The same, where the text of the exception has it."""
 
     def __init__(self, value: object) -> None:
         self._text, self._repr = str(value), repr(value)

@@ -166,6 +166,27 @@ def test_a_result_in_a_subgraph_is_there_after_a_reload(canvas: Canvas) -> None:
         canvas.reload()
 
 
+def test_a_result_in_a_subgraph_is_there_when_its_tab_is_opened_again(canvas: Canvas) -> None:
+    canvas.open()
+    canvas.put("CleanMemory_PurgeVRAM", canvas.put("FPT_Noise", megapixels=1))
+    canvas.page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes))")
+    canvas.run()
+    outputs = canvas.page.evaluate(
+        """async () => {
+            const [outer] = app.graph.nodes;
+            const inner = outer.subgraph.nodes.find((node) => node.type.startsWith("CleanMemory"));
+            const cards = () => inner.widgets.filter((widget) => widget.name === "fastpurge");
+            // What the front end does with what it has kept: by the paths that the server knows.
+            const result = { seconds: 1, before: { cpu: 3 }, after: { cpu: 2 } };
+            const kept = { [`${outer.id}:${inner.id}`]: { fastpurge: [result] } };
+            for (const extension of app.extensions) extension.onNodeOutputsUpdated?.(kept);
+            return cards().map((card) => card.element.textContent);
+        }"""
+    )
+    assert len(outputs) == 1
+    assert "3 B" in outputs[0]
+
+
 def test_every_device_has_its_pair_of_bars(canvas: Canvas) -> None:
     for devices, names in (
         (["cpu"], ["RAM"]),
@@ -228,13 +249,15 @@ def test_an_odd_history_is_no_history(canvas: Canvas) -> None:
     sizes = canvas.page.evaluate(
         """async () => {
             const { lastOutputs } = await import("/extensions/fastpurge/history.js");
-            const answers = ["", "null", "[]", "5", '{"a": null}', '{"a": {"outputs": 5}}'];
+            const prompt = [0, "", {}, { extra_pnginfo: { workflow: { id: "w" } } }];
+            const odd = JSON.stringify({ a: { prompt, outputs: 5 } });
+            const answers = ["", "null", "[]", "5", '{"a": null}', '{"a": {"outputs": {}}}', odd];
             const found = answers.map((text) => lastOutputs({ fetchApi: async () => new Response(text) }));
             found.push(lastOutputs({ fetchApi: async () => { throw new TypeError("no network"); } }));
             return (await Promise.all(found)).map((outputs) => outputs.size);
         }"""
     )
-    assert sizes == [0] * 7
+    assert sizes == [0, 0, 0, 0, 0, 0, 1, 0]  # of the odd one the workflow is known, and nothing of its nodes
 
 
 def test_names_are_shown_as_they_are_and_never_as_markup(canvas: Canvas) -> None:

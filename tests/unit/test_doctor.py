@@ -95,6 +95,7 @@ def test_every_device_is_told_with_its_memory() -> None:
     [
         ("raise ModuleNotFoundError('No module named torch', name='torch')", "PyTorch is not installed: pip"),
         ("raise OSError('libcudart.so: cannot open')", "PyTorch cannot be imported: OSError: libcudart.so"),
+        ("", "what is imported as torch is not PyTorch: "),
         ("__version__ = '2.3.1+cu121'", "PyTorch 2.3.1+cu121 is older than 2.4: pip install -U torch"),
     ],
 )
@@ -173,3 +174,11 @@ def test_the_keys_are_those_of_the_nodes() -> None:
     from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS
 
     assert tuple(NODE_CLASS_MAPPINGS) == KEYS
+
+
+def test_what_cannot_be_read_in_a_pack_is_left_out(comfyui: Path) -> None:
+    pack = comfyui / "custom_nodes" / "other"
+    pack.mkdir()
+    (pack / "gone.py").symlink_to(pack / "gone.py")  # a loop, which is no file
+    (pack / "nodes.py").mkdir()
+    assert look(comfyui)["comfyui"]["rivals"] == []

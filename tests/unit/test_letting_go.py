@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import code
+import gc
 import json
 import sys
 import weakref
@@ -13,6 +14,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
+from fastpurge.tracebacks import let_go_of
 
 MiB = 2**20
 born: list[weakref.ref[torch.Tensor]] = []
@@ -276,7 +278,7 @@ def test_an_exception_that_would_say_something_else_stays_as_it_is() -> None:
 
     mute = torch.ones(3).as_subclass(Mute)
     error = ShapeError(mute)
-    assert "ShapeError: without" in fastpurge.let_go(error).remains[0]
+    assert "ShapeError: it holds what cannot say" in fastpurge.let_go(error).remains[0]
     assert error.args[0] is mute
 
 
@@ -347,3 +349,145 @@ def test_what_was_let_go_reads_well_and_goes_through_json() -> None:
     assert data["nbytes"] == 5 * MiB
     assert data["held"][0]["items"][0]["dtype"] == "float32"
     assert data["remains"] == []
+
+
+def failed(*values: object) -> Any:
+    def fail() -> None:
+        local = big()
+        raise ValueError(len(local), *values)
+
+    return caught(fail)
+
+
+HELD = {
+    "list": lambda: [failed(), failed()],
+    "dict of tuples": lambda: {0: (failed(), "text")},
+    "exc_info": lambda: _exc_info(failed()),
+    "traceback": lambda: failed().__traceback__,
+}
+
+
+def _exc_info(error: BaseException) -> Any:
+    return type(error), error, error.__traceback__
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_exceptions_in_containers_are_let_go_and_the_containers_stay(name: str) -> None:
+    error = failed()
+    error.held = held = HELD[name]()
+    before = format_exception(error)
+    fastpurge.let_go(error)
+    assert alive() == 0
+    assert error.held is held
+    assert format_exception(error) == before
+
+
+class Secret:
+    """Says what it is to nobody."""
+
+    def __init__(self) -> None:
+        self.tensor = big()
+
+    def __repr__(self) -> str:
+        raise AssertionError("asked")
+
+
+def test_what_is_not_printed_is_not_asked_what_it_is() -> None:
+    error = failed()
+    error.secret, error.batch = Secret(), {"x": big()}
+    gone = fastpurge.let_go(error)
+    assert alive() == 0
+    assert gone.remains == ()
+    assert str(error.secret) == "<Secret, let go>"
+
+
+def test_one_value_that_cannot_say_what_it_is_keeps_no_other() -> None:
+    error: Any = ValueError("no", Secret())
+    error.batch = big(2)
+    before = format_exception(error)
+    gone = fastpurge.let_go(error)
+    assert format_exception(error) == before
+    assert gone.nbytes == 2 * MiB
+    assert alive() == 1
+    assert gone.remains == ("ValueError: it holds what cannot say what it is",)
+
+
+KEPT = {
+    "view": lambda x: x[:1],
+    "array": lambda x: x.numpy(),
+    "owner of a gradient": lambda x: _with_gradient(x),
+}
+
+
+def _with_gradient(gradient: torch.Tensor) -> torch.Tensor:
+    parameter = torch.nn.Parameter(torch.zeros_like(gradient))
+    parameter.grad = gradient
+    return parameter
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_kept_by_memory_or_by_what_hides_it_stays(name: str) -> None:
+    tensor = big()
+    error = ValueError("no", tensor)
+    fastpurge.let_go(error, keep=[KEPT[name](tensor)])  # type: ignore[no-untyped-call]
+    assert error.args[1] is tensor
+
+
+def test_what_gc_freeze_has_put_out_of_sight_goes_on() -> None:
+    def work() -> Iterator[int]:
+        local = big()
+        yield len(local)
+        yield 2
+
+    running = work()
+    next(running)
+    error = failed()
+    error.frame = running.gi_frame
+    error.__cause__ = RuntimeError()
+    gc.freeze()
+    try:
+        let_go_of([error, running.gi_frame], ())
+    finally:
+        gc.unfreeze()
+    assert next(running) == 2
+
+
+def test_a_suggestion_is_kept_and_so_is_the_name_that_was_missing() -> None:
+    def misspells() -> None:
+        weight = big()
+        print(len(weight), wieght)  # type: ignore[name-defined]  # noqa: F821, T201
+
+    error = caught(misspells)
+    before = format_exception(error)
+    fastpurge.let_go(error)
+    assert alive() == 0
+    assert format_exception(error) == before
+
+
+class SealedError(NameError):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AssertionError("asked")
+
+
+def test_an_exception_that_lets_nothing_be_set_is_let_go_all_the_same() -> None:
+    def fails() -> None:
+        local = big()
+        raise SealedError(f"name 'lcoal' is not defined {len(local)}", name="lcoal")
+
+    error = caught(fails)
+    fastpurge.let_go(error)
+    assert alive() == 0
+    assert error.name in ("lcoal", None)
+
+
+def test_with_too_little_memory_to_tell_it_lets_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    error = caught(run_out_of_memory)
+    assert alive() == 2
+    monkeypatch.setattr("fastpurge.tracebacks.Living", short)
+    gone = fastpurge.let_go(error)
+    assert alive() == 0
+    assert gone.held == ()
+    assert gone.remains[0].startswith("too little memory to say what was held")

@@ -118,3 +118,22 @@ except ImportError as error:
     first, second = run(program).splitlines()
     assert first == "True False"
     assert "pip install 'torch-fastpurge[plot]'" in second
+
+
+def test_a_report_is_shown_without_its_picture_if_matplotlib_cannot_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such backend")
+
+    report = fastpurge.sweep(keep=())
+    assert "<svg" in report._repr_html_()
+    monkeypatch.setattr("fastpurge.plots.figure_of", fail)
+    assert "<svg" not in report._repr_html_()
+    assert "<pre" in report._repr_html_()
+
+
+def test_a_picture_has_no_rules_for_the_page_around_it() -> None:
+    shown = fastpurge.sweep(keep=())._repr_html_()
+    assert "<svg stroke-linejoin" in shown
+    assert "<style" not in shown

@@ -67,3 +67,10 @@ def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
     report = fastpurge.sweep(keep=())
     [held] = [item.held_by for item in report.released if item.held_by is not None]
     assert held.startswith("trainer.history, in test_who_held_it_is_told")
+
+
+def test_a_name_is_no_markup(program: Any) -> None:
+    program.tensor = torch.ones(1234).as_subclass(type("Model[/b][int]", (torch.Tensor,), {}))
+    report = fastpurge.sweep(keep=())
+    assert "Model[/b][int]" in str(report)
+    assert "Model[/b][int]" in report._repr_html_()

@@ -29,7 +29,14 @@ def rivals(custom_nodes: Path) -> list[Path]:
 
 def _packs_with(code: re.Pattern[bytes], custom_nodes: Path) -> list[Path]:
     packs = [pack for pack in sorted(custom_nodes.iterdir()) if not pack.name.endswith(".disabled")]
-    return [pack for pack in packs if any(code.search(file.read_bytes()) for file in _code(pack))]
+    return [pack for pack in packs if any(code.search(_text(file)) for file in _code(pack))]
+
+
+def _text(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # somebody else's, and not for us to read
+        return b""
 
 
 def _code(pack: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The node that reports: who holds the memory, in words and as a picture, and what is free, in numbers."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from fastpurge.comfy import free
 from fastpurge.comfy.nodes import ANY
 from fastpurge.comfy.picture import draw
 from fastpurge.report import human
+from fastpurge.tensors import reason_of
+
+_log = logging.getLogger("fastpurge")
 
 
 class MemoryReport:
@@ -67,19 +71,33 @@ class MemoryReport:
     ) -> dict[str, Any]:
         """Count what is alive, read what is free, and hand on what came in."""
         del every_queue  # the cache has asked
-        after = free.read()
-        before = free.before(dynprompt[0]) or after
-        census = fastpurge.census(top=top[0])
-        picture = torch.from_numpy(np.asarray(draw(census, after), dtype=np.float32) / 255)[None]
-        lines = [
-            after.tell(),
-            f"{human(census.nbytes)} in {census.count:,} live tensors and arrays",
-        ]
-        numbers = (before.ram, after.ram, before.vram, after.vram)
-        return {
-            "ui": {"text": lines, "census": [census.to_dict()]},
-            "result": (anything if anything is not None else [None], str(census), picture, *numbers),
-        }
+        wired = anything if anything is not None else [None]
+        try:
+            shown, result = _report(top[0], dynprompt[0])
+        except Exception as error:  # noqa: BLE001 - an error in the report is no reason to lose the data
+            _log.exception("a memory report failed; what is wired through it was handed on")
+            shown = {"text": [f"failed: {reason_of(error)}"], "census": []}
+            result = ("", torch.zeros(1, 64, 64, 3), 0, 0, 0, 0)
+        return {"ui": shown, "result": (wired, *result)}
+
+
+def _report(top: int, graph: Any) -> tuple[dict[str, list[Any]], tuple[Any, ...]]:
+    """What is shown and goes into the history, and the outputs."""
+    after = free.read()
+    before = free.before(graph) or after
+    census = fastpurge.census(top=top)
+    picture = torch.from_numpy(np.asarray(draw(census, after), dtype=np.float32) / 255)[None]
+    lines = [after.tell(), f"{human(census.nbytes)} in {census.count:,} live tensors and arrays"]
+    shown: dict[str, list[Any]] = {"text": lines, "census": [_largest(census.to_dict())]}
+    return shown, (str(census), picture, before.ram, after.ram, before.vram, after.vram)
+
+
+_SHARES = 20
+
+
+def _largest(census: dict[str, Any]) -> dict[str, Any]:
+    """A census with no more shares than fit into a history."""
+    return {name: of[:_SHARES] if name.startswith("by_") else of for name, of in census.items()}
 
 
 NODE_CLASS_MAPPINGS = {"FastPurge_MemoryReport": MemoryReport}

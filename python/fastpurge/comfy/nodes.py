@@ -4,6 +4,7 @@ The class keys and the names of inputs are those of saved workflows.
 """
 
 import logging
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -57,8 +58,9 @@ class _Purge:
         """Purge, whatever comes of it hand on what came in, and say on the canvas what was done."""
         wires = {name: inputs[name] for name in self.WIRES if inputs.get(name) is not None}
         options = {name: of[0] for name, of in inputs.items() if name not in self.WIRES and of}
-        try:
+        with suppress(Exception):  # it is for a report
             free.note(dynprompt[0])
+        try:
             lines, data = self._purge(prompt.running(dynprompt[0], unique_id[0]), (*wires.values(),), options)
         except Exception as error:  # noqa: BLE001 - an error in the purge is no reason to lose the data
             lines, data = _failed(error), []

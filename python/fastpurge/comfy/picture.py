@@ -23,6 +23,7 @@ _LIVE = "#31b9f4"
 _HELD = "#2b6f8f"
 
 _SHARES = 8
+_LONGEST = 100
 
 
 def draw(census: Census, free: Free) -> Image.Image:
@@ -82,6 +83,7 @@ class _Page:
 
     def _shortened(self, name: str) -> str:
         """The end of a name that is too long: a path says most there."""
+        name = name[-_LONGEST:]
         shown = name
         while self._text.getlength(shown) > _LABEL_WIDTH - _MARGIN:
             name = name[1:]

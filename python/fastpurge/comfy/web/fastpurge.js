@@ -29,6 +29,7 @@ app.registerExtension({
     const { onExecuted } = nodeType.prototype;
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
+      history = undefined; // there is more of it now
       show(this, output);
     };
   },
@@ -37,9 +38,11 @@ app.registerExtension({
     void fillFromHistory(app.graph);
   },
 
+  // By the front end's addresses, or by the server's, which it keeps of a workflow whose tab is opened again.
   onNodeOutputsUpdated(outputs) {
-    for (const [locator, output] of Object.entries(outputs ?? {})) {
-      const node = nodeAt(app.graph, locator);
+    const paths = new Map(everyNode(app.graph));
+    for (const [address, output] of Object.entries(outputs ?? {})) {
+      const node = nodeAt(app.graph, address) ?? paths.get(address);
       if (isOurs(node)) show(node, output);
     }
   },
