@@ -24,7 +24,6 @@ MiB = 2**20
 
 @pytest.fixture(autouse=True)
 def collector_off() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

@@ -21,7 +21,6 @@ from fastpurge import why
 
 @pytest.fixture(autouse=True)
 def collector_off() -> Iterator[None]:
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
