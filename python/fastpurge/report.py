@@ -230,7 +230,8 @@ def render_html(content: RenderableType) -> str:
 
 def _console(**options: Any) -> Console:
     # Neither a terminal nor a notebook: there it would show things by itself. Names may have brackets.
-    plain = {"no_color": True, "force_terminal": False, "force_jupyter": False, "markup": False}
+    plain: dict[str, Any] = {"no_color": True, "markup": False}
+    plain |= {"force_terminal": False, "force_jupyter": False}
     return Console(width=_WIDTH, **plain, **options)
 
 

@@ -429,7 +429,7 @@ def _with_gradient(gradient: torch.Tensor) -> torch.Tensor:
 def test_what_is_kept_by_memory_or_by_what_hides_it_stays(name: str) -> None:
     tensor = big()
     error = ValueError("no", tensor)
-    fastpurge.let_go(error, keep=[KEPT[name](tensor)])  # type: ignore[no-untyped-call]
+    fastpurge.let_go(error, keep=[KEPT[name](tensor)])
     assert error.args[1] is tensor
 
 
@@ -439,7 +439,7 @@ def test_what_gc_freeze_has_put_out_of_sight_goes_on() -> None:
         yield len(local)
         yield 2
 
-    running = work()
+    running: Any = work()
     next(running)
     error = failed()
     error.frame = running.gi_frame
