@@ -129,7 +129,7 @@ def test_the_books_hold_no_zombie(server: Server, seed: int, what: str) -> None:
     assert stats["loaded"] == len(stats["on_device"]) == 0
     assert server.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
     assert server.run(_graph(seed, by=1.5)).digest() == _expected(server, seed, 1.5)
-    # Not any exception: SQLAlchemy logs one if the collector, in whatever thread, ends a connection of another.
+    # Not any exception: SQLAlchemy logs one if the collector ends a connection of another thread.
     assert "Exception during processing" not in server.log()
     assert "PurgedError" not in server.log()
 
