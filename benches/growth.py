@@ -17,14 +17,15 @@ from matplotlib.figure import Figure
 
 SIZES = (1_000_000, 2_000_000, 5_000_000, 10_000_000)
 LINES = ("plain scan", "gc.collect()", "gc.get_objects()", "idle sweep")
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def measure(objects: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        script = Path(__file__).with_name("ratios.py")
-        subprocess.run([sys.executable, script, f"--objects={objects}", f"--json={file}"], check=True)
+        command = [sys.executable, "-m", "benches.ratios", f"--objects={objects}", f"--json={file}"]
+        subprocess.run(command, check=True, cwd=ROOT)
         figures: dict[str, Any] = json.loads(file.read_text())
     return figures
 

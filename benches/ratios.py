@@ -1,15 +1,12 @@
 """Ratios of fastpurge to plain Python and to the interpreter's own floor, on the same heap, in one run.
 
-``make bench`` runs it on heaps of several sizes, and ``python benches/ratios.py --objects 2000000``
+``make bench`` runs it on heaps of several sizes, and ``python -m benches.ratios --objects 2000000``
 on one. Times are of the processor, which a busy machine disturbs less than the clock.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
 import subprocess
 import sys
 import warnings
@@ -21,8 +18,8 @@ from typing import Literal
 import fastpurge
 import torch
 from fastpurge import Guard, _core, guards, keep
-from rich.console import Console
-from rich.table import Table
+
+from benches.measuring import run
 
 TYPES = (torch.Tensor, torch.nn.Module)
 
@@ -228,29 +225,9 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=1_000_000, help="size of the heap")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    options = parser.parse_args()
-    objects = options.objects
-    times = measure(objects)
-    times["import fastpurge"] = milliseconds_to_import()
-    console = Console()
-    console.print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, {objects:,} objects, "
-        f"stream: {_core.object_stream()}"
-    )
-    table = Table("what", "ms", "ratio")
-    for what, milliseconds in times.items():
-        table.add_row(what, f"{milliseconds:.1f}", "")
-    for what, ratio in ratios(times).items():
-        table.add_row(what, "", f"{ratio:.2f}x")
-    console.print(table)
-    if options.json:
-        figures = {"python": platform.python_version(), "torch": torch.__version__, "objects": objects}
-        options.json.write_text(json.dumps({**figures, "ms": times, "ratios": ratios(times)}, indent=2))
+def measure_all(objects: int) -> dict[str, float]:
+    return {**measure(objects), "import fastpurge": milliseconds_to_import()}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure_all, ratios)

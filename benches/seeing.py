@@ -6,13 +6,9 @@ and count what `sys.getsizeof` says of an object: what is compared is the walk.
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
 import warnings
 import weakref
-from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -23,8 +19,8 @@ import torch
 from pympler import muppy
 from pympler.summary import summarize
 from rich.console import Console
-from rich.table import Table
 
+from benches.measuring import run
 from benches.ratios import best, build_heap
 
 LIMIT = 20  # at which `find_backref_chain` stops, unless it is told otherwise
@@ -130,30 +126,5 @@ def ratios(times: dict[str, float]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--objects", type=int, default=1_000_000, help="size of the heap")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    options = parser.parse_args()
-    times = measure(options.objects)
-    console = Console()
-    console.print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, {options.objects:,} objects"
-    )
-    table = Table("what", "ms", "ratio")
-    for what, milliseconds in times.items():
-        table.add_row(what, f"{milliseconds:.1f}", "")
-    for what, ratio in ratios(times).items():
-        table.add_row(what, "", f"{ratio:.1f}x")
-    console.print(table)
-    if options.json:
-        figures = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "objects": options.objects,
-        }
-        options.json.write_text(json.dumps({**figures, "ms": times, "ratios": ratios(times)}, indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure, ratios)

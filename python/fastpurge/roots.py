@@ -47,7 +47,7 @@ def find(caller: FrameType | None) -> list[Root]:
 def caller() -> FrameType | None:
     """The frame of the code that has called this package."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_of_package(frame):
+    while frame is not None and _is_of_package(frame):
         frame = frame.f_back
     return frame
 
@@ -60,7 +60,7 @@ def frame_of(namespace: dict[str, Any]) -> FrameType | None:
     return frame
 
 
-def is_of_package(frame: FrameType) -> bool:
+def _is_of_package(frame: FrameType) -> bool:
     """Whether a frame runs code of this package."""
     return f"{_module_of(frame)}.".startswith("fastpurge.")
 
@@ -96,7 +96,7 @@ def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root
 def _locals(frame: FrameType | None, thread: str) -> Iterator[Root]:
     while frame is not None:
         code = frame.f_code
-        where = f"{place(code, frame.f_lineno)}, thread {thread}"
+        where = f"{_place(code, frame.f_lineno)}, thread {thread}"
         is_function = bool(code.co_flags & _NEW_LOCALS)
         obj = _core.frame_locals(frame) if is_function else frame.f_locals
         yield Root(obj, "", where, _module_of(frame), frame, is_function)
@@ -111,7 +111,7 @@ def _module_of(frame: FrameType) -> str:
 _NEW_LOCALS = 2  # CO_NEWLOCALS: a function, and not a module or what `exec` runs (Include/cpython/code.h)
 
 
-def place(code: CodeType, line: int | None) -> str:
+def _place(code: CodeType, line: int | None) -> str:
     """Where code is, as in "train() at train.py:33"."""
     return f"{code.co_name}() at {code.co_filename}:{line}"
 
