@@ -132,3 +132,4 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".", external=True)
     session.run("mypy", external=True)
     session.run("stubtest", "fastpurge._core", external=True)
+    session.run("python", "tests/mutants.py", "--check", external=True)
