@@ -16,7 +16,7 @@ from importlib import import_module
 from time import monotonic
 from typing import Any, Literal, TypeVar, get_args
 
-from fastpurge.comfy.prompt import NotUnderstoodError, over
+from fastpurge.comfy.prompt import not_understood, over
 from fastpurge.comfy.purges import ALL_MIN_BYTES, RAM_MIN_BYTES, Outcome, purge_all, purge_ram, purge_vram
 
 Kind = Literal["vram", "ram", "all"]
@@ -60,7 +60,7 @@ def purge(kind: Kind, *, label: str, min_bytes: int | None = None, wait: float =
 
     Raises:
         Busy: a prompt runs, or another purge. Nothing was done.
-        NotUnderstoodError: this ComfyUI is made otherwise than those that are known. Nothing was done.
+        RuntimeError: this ComfyUI is made otherwise than those that are known. Nothing was done.
         TypeError, ValueError: an argument is not what it has to be. Nothing was done.
 
     Example:
@@ -153,7 +153,7 @@ def _gaps() -> _Gaps:
     """Those of the server's queue."""
     queue = import_module("server").PromptServer.instance.prompt_queue
     if any(not hasattr(queue, name) for name in ("get_flags", "mutex", "not_empty", "currently_running")):
-        raise NotUnderstoodError("the queue of prompts is made otherwise")
+        raise not_understood("the queue of prompts is made otherwise")
     gaps: _Gaps | None = vars(queue).get("fastpurge_gaps")
     if gaps is None:
         gaps = queue.fastpurge_gaps = _Gaps(queue)

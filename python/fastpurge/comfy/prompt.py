@@ -169,7 +169,7 @@ def running(graph: Any, node_id: str) -> Prompt:
     ours = [one for one in books if getattr(one, "dynprompt", None) is graph]
     execution = next((one for one in ours if is_a(one, _execution_list())), None)
     if execution is None:
-        raise NotUnderstoodError("the running prompt was not found")
+        raise not_understood("the running prompt was not found")
     outputs = (*caches.within(execution.output_cache),)
     return Prompt(
         graph=graph,
@@ -204,11 +204,9 @@ def over(label: str) -> Prompt:
     )
 
 
-class NotUnderstoodError(RuntimeError):
-    """The ComfyUI at hand is made otherwise than those that are known."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} in this version of ComfyUI: nothing was purged")
+def not_understood(what: str) -> RuntimeError:
+    """The error of a ComfyUI that is made otherwise than those that are known."""
+    return RuntimeError(f"{what} in this version of ComfyUI: nothing was purged")
 
 
 def _execution_list() -> Any:
@@ -240,7 +238,7 @@ def _executor() -> Any:
             if is_a(value, prompt_executor):
                 return value
         frame = frame.f_back
-    raise NotUnderstoodError("the executor of prompts was not found")
+    raise not_understood("the executor of prompts was not found")
 
 
 def _at_hand(suspended: Iterable[FrameType | None]) -> Iterator[object]:
