@@ -56,8 +56,6 @@ def _checked(method: str, handler: _Handler) -> _Handler:
             return _refused(400, str(refused))
         except between.Busy as busy:
             return _refused(409, f"{busy}; nothing was done", **{"Retry-After": _RETRY_AFTER})
-        except web.RequestPayloadError as error:
-            return _refused(400, f"the body: {error}")
         except Exception as error:  # noqa: BLE001 - it is told, as JSON like the rest
             _log.exception("%s %s failed", request.method, request.path)
             return _refused(500, reason_of(error))
@@ -109,10 +107,13 @@ async def _off_the_loop(work: Callable[[], _T]) -> _T:
 async def _body(request: web.Request) -> bytes | None:
     """The body; None if it is too large to be read."""
     body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > _MAX_BODY:
-            return None
+    try:
+        async for part in request.content.iter_any():
+            body += part
+            if len(body) > _MAX_BODY:
+                return None
+    except web.RequestPayloadError as error:
+        raise requested.Refused(f"the body: {error}") from None
     return bytes(body)
 
 
