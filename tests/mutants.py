@@ -303,6 +303,7 @@ NODES = "tests/comfyui/test_nodes.py"
 COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
 AT_HAND = "tests/comfyui/test_at_hand.py"
 KEEPERS = "tests/comfyui/test_keepers.py"
+ROUTES = "tests/comfyui/test_routes.py"
 # These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
 MUTANTS_OF_THE_PACK = (
     Mutant(
@@ -463,6 +464,33 @@ MUTANTS_OF_THE_PACK = (
         "is_library=True",
         "is_library=False",
         f"{COMFYUI} tests/comfyui/test_sampling.py",
+    ),
+    Mutant(
+        "purged while a prompt runs",
+        "comfy/between.py",
+        " or self._queue.currently_running:",
+        ":",
+        "tests/comfyui/test_between.py",
+    ),
+    Mutant(
+        "the thread that runs prompts is not woken",
+        "comfy/between.py",
+        "            self._queue.not_empty.notify_all()\n",
+        "",
+        "tests/comfyui/test_between.py",
+    ),
+    Mutant(
+        "pages of other names are let in", "comfy/routes.py", " or not _is_address(own.hostname)", "", ROUTES
+    ),
+    Mutant(
+        "forms are taken", "comfy/routes.py", 'request.content_type != "application/json"', "False", ROUTES
+    ),
+    Mutant(
+        "instances of nodes are no cache between prompts",
+        "comfy/prompt.py",
+        "others=_without(outputs, served),",
+        "others=(),",
+        ROUTES,
     ),
 )
 

@@ -51,6 +51,11 @@ def get(caches: Iterable[Any], node_id: str) -> Iterator[Any]:
             yield one.cache[key]
 
 
+def known_to(cache: Any) -> Iterator[str]:
+    """The nodes that a cache has a key for; none for one that keeps nothing, or has not seen a prompt."""
+    yield from getattr(getattr(cache, "cache_key_set", None), "keys", ())
+
+
 def entries(caches: Iterable[Any]) -> list[Entry]:
     """All entries of some caches."""
     return [Entry(one, key) for one in caches for key in _dict_of(one)]

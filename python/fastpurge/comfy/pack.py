@@ -1,6 +1,10 @@
-"""What ComfyUI imports: the nodes. Done once with it: telling ComfyUI's own modules from custom nodes."""
+"""What ComfyUI imports: the nodes.
+
+Done once with it: telling ComfyUI's own modules from those of custom nodes, and adding routes to its server.
+"""
 
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,4 +41,12 @@ def _set_up() -> None:
             )
 
 
+def _add_routes() -> None:
+    """Put the routes on the server. A program that uses ComfyUI's nodes without one has none."""
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    if (instance := getattr(server, "instance", None)) is not None:
+        import_module("fastpurge.comfy.routes").add(instance.routes)
+
+
 _set_up()
+_add_routes()

@@ -1,9 +1,12 @@
-"""The prompt that runs: what its nodes still to run will read, and where finished outputs are kept.
+"""A prompt: what its nodes still to run will read, and where finished outputs are kept.
 
 ComfyUI has one `ExecutionList` for a running prompt. Newer ones hold what a pending node will read in
 ``execution_cache[to][from]``; older ones look it up in the output cache when the node's turn comes. A node
 can also come to need what it has no firm link to yet: by a lazy input, or by expanding into a sub-graph that
 links to nodes upstream.
+
+Between prompts there is none. The caches outlive the prompt that filled them, in the `PromptExecutor` of the
+thread that runs prompts.
 """
 
 import sys
@@ -26,28 +29,30 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt that runs, seen from the node that runs now.
+    """A prompt that runs, seen from the node that runs now; or the last one, when none does.
 
     Attributes:
         graph: its `DynamicPrompt`.
-        execution: its `ExecutionList`.
+        execution: its `ExecutionList`; None if it is over.
         outputs: the caches of finished outputs, the first and those inside it.
         others: every other cache that serves it: of instances of node classes, above all.
         books: every cache, and the execution of every other prompt that runs: a node can run one of its own.
         at_hand: what its executor has at hand for later: results of sub-graphs and of async nodes.
-        node_id: the node that runs now.
+        node_id: the node that runs now; None if it is over.
         packs: the custom node packs that there are.
+        label: what purges it; None if that is the node that runs now.
 
     """
 
     graph: Any
-    execution: Any
+    execution: Any | None
     outputs: tuple[Any, ...]
     others: tuple[Any, ...]
     books: tuple[Any, ...]
     at_hand: tuple[object, ...]
-    node_id: str
+    node_id: str | None
     packs: Packs
+    label: str | None = None
 
     @property
     def caches(self) -> tuple[Any, ...]:
@@ -56,8 +61,8 @@ class Prompt:
 
     @property
     def title(self) -> str:
-        """The title and number of the node that runs now, as the user sees them."""
-        return self.title_of(self.node_id)
+        """What purges: the title and number of the node that runs, as the user sees them, or the label."""
+        return self.label if self.label is not None else self.title_of(self.node_id)
 
     def title_of(self, node_id: str | None) -> str:
         """The title and number of a node, as the user sees them."""
@@ -70,6 +75,8 @@ class Prompt:
 
     def pending(self) -> list[str]:
         """The nodes still to run, without the one that runs now."""
+        if self.execution is None:
+            return []
         return [node for node in self.execution.pendingNodes if node != self.node_id]
 
     def reads(self) -> list[object]:
@@ -99,7 +106,7 @@ class Prompt:
     def made_by(self, packs: set[str]) -> list[Entry]:
         """What is cached of nodes of these packs and of nodes downstream of them, and of earlier prompts."""
         entries = [(entry, entry.node_id) for entry in caches.entries(self.outputs)] if packs else []
-        nodes = {node for cache in self.outputs for node in cache.cache_key_set.keys}
+        nodes = {node for cache in self.outputs for node in caches.known_to(cache)}
         tainted = {node for node in nodes if self._packs([node]) & packs}
         while more := {node for node in nodes - tainted if not tainted.isdisjoint(self._sources(node))}:
             tainted |= more
@@ -130,9 +137,9 @@ class Prompt:
                         if through or not entries:
                             todo.append(source)
 
-    def _sources(self, node_id: str) -> Iterator[str]:
+    def _sources(self, node_id: str | None) -> Iterator[str]:
         """The nodes that a node links to, whether it needs them yet or not."""
-        if self.graph.has_node(node_id):
+        if node_id is not None and self.graph.has_node(node_id):
             for value in self.graph.get_node(node_id)["inputs"].values():
                 if _is_link(value):
                     yield value[0]
@@ -158,26 +165,80 @@ class Prompt:
 
 def running(graph: Any, node_id: str) -> Prompt:
     """The prompt of a `DynamicPrompt`, with what serves it found on the heap."""
-    execution_list = import_module("comfy_execution.graph").ExecutionList
-    basic_cache = import_module("comfy_execution.caching").BasicCache
-    found = _core.scan((execution_list, basic_cache, CoroutineType))
-    books = [one for one in found if not is_a(one, CoroutineType)]
+    books, at_hand = _in_use()
     ours = [one for one in books if getattr(one, "dynprompt", None) is graph]
-    execution = next((one for one in ours if is_a(one, execution_list)), None)
+    execution = next((one for one in ours if is_a(one, _execution_list())), None)
     if execution is None:
-        raise RuntimeError("the running prompt was not found in this version of ComfyUI: nothing was purged")
+        raise not_understood("the running prompt was not found")
     outputs = (*caches.within(execution.output_cache),)
-    others = (one for one in ours if is_a(one, basic_cache) and all(one is not known for known in outputs))
     return Prompt(
         graph=graph,
         execution=execution,
         outputs=outputs,
-        others=(*others,),
+        others=_without(outputs, (one for one in ours if is_a(one, _basic_cache()))),
         books=(*(one for one in books if one is not execution),),
-        at_hand=(*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),),
+        at_hand=at_hand,
         node_id=str(node_id),
         packs=Packs(),
     )
+
+
+def over(label: str) -> Prompt:
+    """The last prompt of this thread, which has to be the one that runs prompts, and to run none now."""
+    executor = _executor()
+    books, at_hand = _in_use()
+    outputs = (*caches.within(executor.caches.outputs),)
+    served = (one for cache in executor.caches.all for one in caches.within(cache))
+    # A cache that has not seen a prompt yet has no graph, nor has one that keeps nothing.
+    graph = getattr(executor.caches.outputs, "dynprompt", None)
+    return Prompt(
+        graph=graph if graph is not None else import_module("comfy_execution.graph").DynamicPrompt({}),
+        execution=None,
+        outputs=outputs,
+        others=_without(outputs, served),
+        books=books,
+        at_hand=at_hand,
+        node_id=None,
+        packs=Packs(),
+        label=label,
+    )
+
+
+def not_understood(what: str) -> RuntimeError:
+    """The error of a ComfyUI that is made otherwise than those that are known."""
+    return RuntimeError(f"{what} in this version of ComfyUI: nothing was purged")
+
+
+def _execution_list() -> Any:
+    return import_module("comfy_execution.graph").ExecutionList
+
+
+def _basic_cache() -> Any:
+    return import_module("comfy_execution.caching").BasicCache
+
+
+def _in_use() -> tuple[tuple[Any, ...], tuple[object, ...]]:
+    """Every execution and every cache, and what executors have at hand, wherever they are on the heap."""
+    found = _core.scan((_execution_list(), _basic_cache(), CoroutineType))
+    books = (*(one for one in found if not is_a(one, CoroutineType)),)
+    return books, (*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),)
+
+
+def _without(known: tuple[Any, ...], found: Iterable[Any]) -> tuple[Any, ...]:
+    """Those that are not known, by identity."""
+    return (*(one for one in found if all(one is not each for each in known)),)
+
+
+def _executor() -> Any:
+    """The `PromptExecutor` of this thread: a variable of the function that takes prompts from the queue."""
+    prompt_executor = import_module("execution").PromptExecutor
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if is_a(value, prompt_executor):
+                return value
+        frame = frame.f_back
+    raise not_understood("the executor of prompts was not found")
 
 
 def _at_hand(suspended: Iterable[FrameType | None]) -> Iterator[object]:

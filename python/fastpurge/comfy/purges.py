@@ -51,14 +51,20 @@ def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
     return Outcome(_nothing_swept(prompt, started, before), unloaded=unloaded)
 
 
-def purge_ram(prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool) -> Outcome:
+def purge_ram(
+    prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool, min_bytes: int = RAM_MIN_BYTES
+) -> Outcome:
     """Let go of finished outputs that nobody needs, then release what is alive, on the CPU, unprotected."""
-    return _purge(prompt, wired, _RAM, protect_pending=protect_pending)
+    kind = _Kind(min_bytes, devices="cpu", is_severe=False)
+    return _purge(prompt, wired, kind, protect_pending=protect_pending)
 
 
-def purge_all(prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool) -> Outcome:
+def purge_all(
+    prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool, min_bytes: int = ALL_MIN_BYTES
+) -> Outcome:
     """Unload what is unprotected, and then as `purge_ram`, on every device, down to small things, wiped."""
-    return _purge(prompt, wired, _ALL, protect_pending=protect_pending)
+    kind = _Kind(min_bytes, devices=None, is_severe=True)
+    return _purge(prompt, wired, kind, protect_pending=protect_pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +75,6 @@ class _Kind:
     devices: str | None
     is_severe: bool
 
-
-_RAM = _Kind(RAM_MIN_BYTES, devices="cpu", is_severe=False)
-_ALL = _Kind(ALL_MIN_BYTES, devices=None, is_severe=True)
 
 _References = list[weakref.ref[Any]]
 
