@@ -31,7 +31,7 @@ def install(session: nox.Session, group: str) -> None:
 
 @nox.session(python=False)
 def wheel(session: nox.Session) -> None:
-    """Build the one wheel that every other session installs: on Linux as it is published, for a glibc of 2014."""
+    """Build the one wheel that every other session installs; on Linux, as published, for a glibc of 2014."""
     for old in DIST.glob("*.whl"):
         old.unlink()
     portable = ["--zig", "--compatibility", "manylinux2014"] if sys.platform == "linux" else []
