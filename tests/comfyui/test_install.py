@@ -101,7 +101,7 @@ def _packed() -> Path:
     tool = Path(sys.executable).with_name("comfy")
     if not tool.exists():
         pytest.skip("comfy-cli is not installed: make test-comfyui")
-    comfy = [tool, "--skip-prompt", "--no-enable-telemetry", "node"]
+    comfy = [str(tool), "--skip-prompt", "--no-enable-telemetry", "node"]
     checked = subprocess.run([*comfy, "validate"], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert "Warning" not in checked.stdout + checked.stderr
     subprocess.run([*comfy, "pack"], capture_output=True, check=True, cwd=REPOSITORY)
