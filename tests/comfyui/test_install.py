@@ -51,7 +51,7 @@ def test_a_clone_and_the_command_both_give_the_nodes_and_what_they_draw(home: Pa
 def test_what_the_registry_serves_is_a_working_pack_by_any_name(home: Path) -> None:
     pack = prepare(home) / "torch-fastpurge"  # the name by which ComfyUI's manager unpacks it
     shutil.rmtree(pack.with_name("fastpurge"))
-    with ZipFile(_packed()) as archive:
+    with ZipFile(_packed(home)) as archive:
         assert {Path(name).suffix for name in archive.namelist()} <= {
             ".py",
             ".toml",
@@ -96,7 +96,7 @@ def _fastpurge(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "fastpurge", *arguments], check=True)
 
 
-def _packed() -> Path:
+def _packed(folder: Path) -> Path:
     """What the registry's own tool makes of this repository."""
     tool = Path(sys.executable).with_name("comfy")
     if not tool.exists():
@@ -105,7 +105,7 @@ def _packed() -> Path:
     checked = subprocess.run([*comfy, "validate"], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert "Warning" not in checked.stdout + checked.stderr
     subprocess.run([*comfy, "pack"], capture_output=True, check=True, cwd=REPOSITORY)
-    return REPOSITORY / "node.zip"
+    return Path(shutil.move(REPOSITORY / "node.zip", folder))
 
 
 def test_a_clone_and_an_installation_load_alike() -> None:
