@@ -14,6 +14,7 @@ nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 DIST = Path("dist")
+REBUILT = DIST / "rebuilt"  # from the source distribution
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # Of what is random, where another session runs all of it.
 FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
@@ -30,10 +31,29 @@ def install(session: nox.Session, group: str) -> None:
 
 @nox.session(python=False)
 def wheel(session: nox.Session) -> None:
-    """Build the one wheel that every other session installs."""
+    """Build the one wheel that every other session installs; on Linux, as published, for a glibc of 2014."""
     for old in DIST.glob("*.whl"):
         old.unlink()
-    session.run("maturin", "build", "--release", "--locked", "--out", str(DIST), external=True)
+    portable = ["--zig", "--compatibility", "manylinux2014"] if sys.platform == "linux" else []
+    session.run("maturin", "build", "--release", "--locked", *portable, "--out", str(DIST), external=True)
+
+
+@nox.session(python="3.13")
+def dist(session: nox.Session) -> None:
+    """What is published: the wheel, and a source from which the same wheel can be built."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "dist"), "pip")
+    for old in [*DIST.glob("*.tar.gz"), *REBUILT.glob("*.whl")]:
+        old.unlink()
+    session.run("maturin", "sdist", "--out", str(DIST), external=True)
+    [source], [built] = DIST.glob("*.tar.gz"), DIST.glob("*.whl")
+    # What `make setup` has compiled is compiled; an installer that builds has nothing but PyPI and crates.io.
+    env = {"CARGO_TARGET_DIR": str(Path("target").absolute())}
+    session.run("pip", "wheel", "--no-deps", f"--wheel-dir={REBUILT}", str(source), env=env)
+    session.install("--reinstall-package", "torch-fastpurge", *map(str, REBUILT.glob("*.whl")))
+    session.run("twine", "check", "--strict", str(source), str(built))
+    session.run("check-wheel-contents", str(built))
+    session.run("abi3audit", "--strict", str(built))
+    session.run("pytest", "tests/dist", *session.posargs)
 
 
 @nox.session(python=False)
@@ -125,7 +145,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
-    """Style, types, and the stub of the core against the core."""
+    """Style, types, the stub of the core against the core, and the workflows."""
     session.run("cargo", "fmt", "--check", external=True)
     session.run(*("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"), external=True)
     session.run("ruff", "format", "--check", ".", external=True)
@@ -133,3 +153,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy", external=True)
     session.run("stubtest", "fastpurge._core", external=True)
     session.run("python", "tests/mutants.py", "--check", external=True)
+    workflows = [str(file) for file in Path(".github/workflows").iterdir()]
+    schema = ["--builtin-schema", "vendor.github-workflows"]
+    session.run("check-jsonschema", *schema, *workflows, external=True)
+    session.run("zizmor", "--offline", "--pedantic", "--no-progress", ".github", external=True)

@@ -45,6 +45,11 @@ examples:
   $ ~/ComfyUI/venv/bin/pip install torch-fastpurge
   $ ~/ComfyUI/venv/bin/fastpurge comfyui install ~/ComfyUI
 """
+_REMOVE_EXAMPLES = """\
+examples:
+  $ ~/ComfyUI/venv/bin/fastpurge comfyui remove ~/ComfyUI
+  $ ~/ComfyUI/venv/bin/pip uninstall torch-fastpurge
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_doctor(commands)
-    comfyui = _add(commands, "comfyui", "put the node pack into a ComfyUI", None)
-    _add_install(comfyui.add_subparsers(title="actions", required=True, metavar="ACTION"))
+    comfyui = _add(commands, "comfyui", "put the node pack into a ComfyUI, or take it out", None)
+    actions = comfyui.add_subparsers(title="actions", required=True, metavar="ACTION")
+    _add_install(actions)
+    _add_remove(actions)
     return parser
 
 
@@ -107,10 +114,24 @@ def _add_install(actions: Any) -> None:
         "put the six purge nodes into the custom_nodes of a ComfyUI",
         _INSTALL_EXAMPLES,
         "Writes a folder custom_nodes/fastpurge that loads the nodes from this installation, which must\n"
-        "be in the Python that runs ComfyUI. To take them out again, delete that folder.",
+        "be in the Python that runs ComfyUI. To take them out again: fastpurge comfyui remove.",
     )
     install.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
     install.set_defaults(run=_run_comfyui_install)
+
+
+def _add_remove(actions: Any) -> None:
+    remove = _add(
+        actions,
+        "remove",
+        "take out of a ComfyUI what install has put in",
+        _REMOVE_EXAMPLES,
+        "Deletes the folder custom_nodes/fastpurge if it is the one that install has written, and nothing\n"
+        "else: no clone, and no file that somebody has added. Saved workflows still load; ComfyUI says\n"
+        "which of their nodes are missing.",
+    )
+    remove.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
+    remove.set_defaults(run=_run_comfyui_remove)
 
 
 def _add(
@@ -155,6 +176,25 @@ def _run_comfyui_install(options: argparse.Namespace) -> int:
     except (NotComfyUIError, OSError) as error:
         return _fail(error)
     sys.stdout.write(f"The nodes are in {folder}. Start ComfyUI again to see them, under fastpurge.\n")
+    return 0
+
+
+def _run_comfyui_remove(options: argparse.Namespace) -> int:
+    from fastpurge.comfy.custom_nodes import own
+    from fastpurge.comfy.install import NotComfyUIError, remove
+
+    try:
+        folder = remove(options.path)
+        others = own(options.path / "custom_nodes")
+    except (NotComfyUIError, OSError) as error:
+        return _fail(error)
+    said = (
+        "This command had put no nodes there."
+        if folder is None
+        else f"{folder} is gone. Start ComfyUI again."
+    )
+    others_said = "".join(f" {other} has these nodes too: delete it by hand." for other in others)
+    sys.stdout.write(f"{said}{others_said}\n")
     return 0
 
 

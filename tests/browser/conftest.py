@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.comfyui.server import Server
 
     from .canvas import Canvas
@@ -24,8 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if CHROMIUM is None:
-        pytest.skip("there is no browser (Debian: apt install chromium)")
+    _require_browser()
     from PIL import Image
 
     from tests.comfyui.server import comfyui
@@ -38,19 +39,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def opened(server: Server) -> Iterator[Canvas]:
-    from playwright.sync_api import sync_playwright
+def _require_browser() -> None:
+    if CHROMIUM is None:
+        pytest.skip("there is no browser (Debian: apt install chromium)")
 
-    from .canvas import Canvas
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    _require_browser()
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # Chromium has no sandbox for root, which is what runs in a container.
         options = [] if os.geteuid() else ["--no-sandbox"]
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-        page = started.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=SCALE)
-        yield Canvas(page, server)
+        yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def opened(browser: Browser, server: Server) -> Canvas:
+    from .canvas import Canvas
+
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, device_scale_factor=SCALE)
+    return Canvas(page, server)
 
 
 # Pictures for the documentation are to be sharp.

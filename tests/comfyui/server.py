@@ -133,9 +133,7 @@ def comfyui(
     """
     code, base = folder / "ComfyUI", folder / "base"
     if not code.exists():
-        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-        shutil.copytree(COMFYUI, code, ignore=shutil.ignore_patterns("extra_model_paths.yaml", "__pycache__"))
-        install(base)
+        prepare(folder)
     for pack in packs:
         shutil.copytree(pack, base / "custom_nodes" / pack.name)
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
@@ -173,6 +171,16 @@ del sys.argv[0]
 sys.path[0] = "."
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
+
+
+def prepare(folder: Path) -> Path:
+    """Put a ComfyUI into a folder, with the pack; say where it keeps its custom nodes."""
+    base = folder / "base"
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+    ignored = shutil.ignore_patterns("extra_model_paths.yaml", "__pycache__")
+    shutil.copytree(COMFYUI, folder / "ComfyUI", ignore=ignored)
+    install(base)
+    return base / "custom_nodes"
 
 
 def install(base: Path) -> None:

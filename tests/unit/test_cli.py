@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from fastpurge import cli
         ([], ["fastpurge.sweep(keep=[model, latent])", "$ fastpurge doctor", "$ fastpurge demo"]),
         (["demo"], ["4 GB of memory", "$ fastpurge demo --plot report.svg"]),
         (["doctor"], ["$ fastpurge doctor --comfyui ~/ComfyUI", "exit status is 0 if all is well"]),
-        (["comfyui", "install"], ["fastpurge comfyui install ~/ComfyUI", "delete that folder"]),
+        (["comfyui", "install"], ["fastpurge comfyui install ~/ComfyUI", "fastpurge comfyui remove"]),
+        (["comfyui", "remove"], ["fastpurge comfyui remove ~/ComfyUI", "no clone"]),
     ],
 )
 def test_help_teaches(arguments: list[str], taught: list[str]) -> None:
@@ -92,3 +94,55 @@ def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
     assert cli.main(["comfyui", "install", str(tmp_path)]) == 0
     assert str(pack) in capsys.readouterr().out
     compile((pack / "__init__.py").read_text(), "pack", "exec")
+
+
+def test_what_was_put_into_a_comfyui_is_taken_out_again_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack, clone = tmp_path / "custom_nodes" / "fastpurge", tmp_path / "custom_nodes" / "a_clone"
+    command = ["comfyui", "remove", str(tmp_path)]
+    assert cli.main(command) == 1
+    assert "is not a ComfyUI" in capsys.readouterr().err
+    clone.mkdir(parents=True)
+    (clone / "__init__.py").write_text("from fastpurge.comfy.pack import *")
+    assert cli.main(["comfyui", "install", str(tmp_path)]) == 0
+    compileall.compile_dir(pack, quiet=1)
+    assert cli.main(command) == 0
+    assert f"{pack} is gone" in capsys.readouterr().out
+    assert [left.name for left in clone.parent.iterdir()] == ["a_clone"]
+    assert cli.main(command) == 0  # doing it again is no error
+    assert f"{clone} has these nodes too" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "theirs", ["pyproject.toml", "__pycache__/notes.txt", "notes", "linked", "__init__.py", "folder"]
+)
+def test_what_somebody_else_has_put_there_is_neither_removed_nor_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], theirs: str
+) -> None:
+    assert cli.main(["comfyui", "install", str(_comfyui(tmp_path))]) == 0
+    pack = tmp_path / "custom_nodes" / "fastpurge"
+    file = pack / theirs
+    if theirs == "linked":
+        pack.rename(tmp_path / "elsewhere")
+        pack.symlink_to(tmp_path / "elsewhere")
+    elif theirs == "folder":
+        file.mkdir()
+    else:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("theirs")
+    before = sorted((tmp_path / "custom_nodes").rglob("*"))
+    for action, said in (
+        ("remove", "is not what this command has put there"),
+        ("install", "is there already"),
+    ):
+        assert cli.main(["comfyui", action, str(tmp_path)]) == 1
+        assert said in capsys.readouterr().err
+    assert sorted((tmp_path / "custom_nodes").rglob("*")) == before
+    if file.is_file():
+        assert file.read_text() == "theirs"
+
+
+def _comfyui(folder: Path) -> Path:
+    (folder / "custom_nodes").mkdir()
+    return folder
