@@ -160,9 +160,13 @@ def census(top: int = 20) -> Census:
         TypeError: ``top`` is no int.
         ValueError: ``top`` is negative.
 
-    >>> print(census())  # doctest: +SKIP
-    >>> census(top=1).largest[0].path  # doctest: +SKIP
-    "my_nodes.CACHE['sdxl'][0].model.weight"
+    Examples:
+        >>> import torch
+        >>> cache = {"sdxl": [torch.nn.Linear(1000, 1000)]}
+        >>> print(census())
+        3.8M in 2 live tensors and arrays, found in ...
+        >>> census(top=1).largest[0].path
+        "__main__.cache['sdxl'][0].weight"
 
     """
     if isinstance(top, bool) or not isinstance(top, int):
