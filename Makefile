@@ -8,7 +8,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-comfyui lint dist format bench mutants wheel clean
+.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and 
 
 test-comfyui: $(READY)  ## Run the tests of the node pack, on a real ComfyUI and in a browser
 	$(BIN)/nox -s wheel comfyui
+
+docs: $(READY)  ## Run every code block of the documentation, and build it into target/site
+	$(BIN)/nox -s wheel docs
 
 lint: $(READY)  ## Check style and types, of Rust and Python, and the workflows
 	$(BIN)/nox -s lint

@@ -135,6 +135,14 @@ def comfyui(session: nox.Session) -> None:
     session.run("pytest", "tests/comfyui", "tests/browser", *workers, *cover, *session.posargs)
 
 
+@nox.session(python="3.13")
+def docs(session: nox.Session) -> None:
+    """The documentation: every block of every page runs, and the site builds without a warning."""
+    install(session, "docs")
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    session.run("pytest", "tests/docs", "-nauto", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session(python=["3.11", "3.13"])
 def bench(session: nox.Session) -> None:
     """Ratios on heaps of several sizes, and a plot of them."""

@@ -93,7 +93,10 @@ class Census(Told):
     Attributes:
         count: how many there are.
         nbytes: the memory that they stand on, in bytes; views count once.
-        by_device, by_dtype, by_owner, by_holder: their shares, the largest first.
+        by_device: the shares of the devices, the largest first; so are the others.
+        by_dtype: those of the types of elements.
+        by_owner: those of the types that hold them.
+        by_holder: those of the modules and libraries that they are held in.
         garbage: those that only reference cycles hold: `gc.collect` would free them.
         largest: the largest, each with the path to it.
         devices: what the allocator of each device holds beside them; ``"cpu"`` is the host.
@@ -160,9 +163,13 @@ def census(top: int = 20) -> Census:
         TypeError: ``top`` is no int.
         ValueError: ``top`` is negative.
 
-    >>> print(census())  # doctest: +SKIP
-    >>> census(top=1).largest[0].path  # doctest: +SKIP
-    "my_nodes.CACHE['sdxl'][0].model.weight"
+    Examples:
+        >>> import torch
+        >>> cache = {"sdxl": [torch.nn.Linear(1000, 1000)]}
+        >>> print(census())
+        3.8M in 2 live tensors and arrays, found in ...
+        >>> census(top=1).largest[0].path
+        "__main__.cache['sdxl'][0].weight"
 
     """
     if isinstance(top, bool) or not isinstance(top, int):

@@ -70,8 +70,10 @@ def trim() -> TrimReport:
 
     Touches no tensor. A device that torch has not used in this process stays untouched.
 
-    >>> "malloc_trim" in trim().actions  # with glibc
-    True
+    Examples:
+        >>> "malloc_trim" in trim().actions  # with glibc
+        True
+
     """
     started = perf_counter()
     before = read()

@@ -82,11 +82,12 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
     Raises:
         TypeError: called without an object.
 
-    >>> cache = {"old": [bytearray(10)]}
-    >>> print(why(cache["old"][0]))  # doctest: +SKIP
-    bytearray
-    held by __main__.cache['old'][0]
-    through dict > list > bytearray
+    Examples:
+        >>> cache = {"old": [bytearray(10)]}
+        >>> print(why(cache["old"][0]))
+        bytearray
+        held by __main__.cache['old'][0]
+        through dict > list > bytearray
 
     """
     if not objects:

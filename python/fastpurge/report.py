@@ -123,7 +123,10 @@ class SweepReport(Told):
         Raises:
             ImportError: matplotlib is not installed; the message says how to get it.
 
-        >>> report.plot().savefig("report.png", dpi=200)  # doctest: +SKIP
+        Examples:
+            >>> import fastpurge
+            >>> report = fastpurge.sweep(keep=())
+            >>> report.plot().savefig("report.png", dpi=200)
 
         """
         from fastpurge.plots import figure_of

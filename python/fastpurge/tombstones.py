@@ -58,8 +58,10 @@ def epitaph_of(tombstone: object) -> Epitaph:
 def is_purged(obj: object) -> bool:
     """Whether a sweep has released this tensor or module. Never raises.
 
-    >>> is_purged("anything")
-    False
+    Examples:
+        >>> is_purged("anything")
+        False
+
     """
     # `is`: for `==` a metaclass would be asked.
     return type(obj) is PurgedTensor or type(obj) is PurgedModule

@@ -55,11 +55,17 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
     Raises:
         TypeError: ``error`` is no exception. Nothing was touched.
 
-    >>> try:
-    ...     train(model)  # doctest: +SKIP
-    ... except torch.cuda.OutOfMemoryError as error:  # doctest: +SKIP
-    ...     print(fastpurge.let_go(error))  # doctest: +SKIP
-    fastpurge let go of 1.2G
+    Examples:
+        >>> import torch
+        >>> def train():
+        ...     activations = torch.ones(1_000_000)
+        ...     raise torch.OutOfMemoryError
+        >>> try:
+        ...     train()
+        ... except torch.OutOfMemoryError as error:
+        ...     print(let_go(error))
+        fastpurge let go of 3.8M
+        ...
 
     """
     if error is not None and not is_a(error, BaseException):
