@@ -78,6 +78,11 @@ def ram_share() -> float:
     return max(100 * (1 - memory.available / memory.total), *cgroup_shares())
 
 
+def can_be_measured(device: torch.device) -> bool:
+    """Whether it has memory of its own, and torch can say how full that is."""
+    return hasattr(getattr(torch, device.type, None), "mem_get_info")
+
+
 def device_share(device: torch.device) -> float:
     """Memory in use of a device, in percent, by all programs; of several, of the fullest.
 
@@ -139,7 +144,7 @@ def _parse_device(device: object) -> torch.device:
         raise ValueError(f"device: {device!r} is not a device ({reason})") from None
     if parsed.type != "cpu":
         backend: Any = getattr(torch, parsed.type, None)
-        if not hasattr(backend, "mem_get_info"):
+        if not can_be_measured(parsed):
             raise ValueError(f"device: torch cannot say how full {str(parsed)!r} is")
         if (parsed.index or 0) >= backend.device_count():
             raise ValueError(f"device: {str(parsed)!r} is not here; torch finds {backend.device_count()}")

@@ -1,6 +1,7 @@
 """What ComfyUI imports: the nodes. Done once with it: telling ComfyUI's own modules from custom nodes."""
 
 import logging
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,5 @@ def _set_up() -> None:
 
 
 _set_up()
+if os.environ.get("FASTPURGE_WATCH"):
+    import_module("fastpurge.comfy.automatic").start_if_asked()
