@@ -15,6 +15,7 @@ Amount = str | int
 """A share of all there is, such as ``"90%"``, or a number of bytes."""
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
+_LEAST = 1 << 20
 _BELOW = 0.9  # of `above`, if nothing else is asked for
 
 
@@ -123,8 +124,10 @@ def _parse_amount(name: str, amount: object) -> tuple[bool, float]:
             f"{name} must be a share such as '90%' or a number of bytes (int), not {type(amount).__name__}"
         )
     if isinstance(amount, int):
-        if amount <= 0:
-            raise ValueError(f"{name} must be more than 0 bytes, not {amount}")
+        if amount < _LEAST:  # a percentage, most likely
+            raise ValueError(
+                f"{name} must be {_LEAST:,} bytes or more, or a share such as '90%', not {amount}"
+            )
         return False, amount
     found = _PERCENT.fullmatch(amount.strip())
     if found is None or not 0 < float(found[1]) < 100:  # noqa: PLR2004 - percent

@@ -147,7 +147,7 @@ def test_a_program_without_safe_points_is_never_swept_and_told_so_once(program: 
     vars(safe_points._here).clear()
     program.leak = mebibytes(100)
     line = sys._getframe().f_lineno + 1
-    watch = fastpurge.watch(above=1, keep=tuple, every=SOON)
+    watch = fastpurge.watch(above=MIB, keep=tuple, every=SOON)
     with pytest.warns(RuntimeWarning, match="no safe point") as told, watch:
         readings(watch, 10)
     assert watch.sweeps == 0
@@ -252,7 +252,7 @@ def test_the_mark_moves_as_it_says() -> None:
 
 def test_below_is_nine_tenths_of_above_by_default() -> None:
     assert pressure.parse("90%", None, None)[1].below == 81
-    assert pressure.parse(1000, None, "cpu")[1].below == 900
+    assert pressure.parse(1000 * MIB, None, "cpu")[1].below == 900 * MIB
     assert pressure.parse("90 %", "85.5%", None)[1].below == 85.5
 
 
@@ -531,8 +531,8 @@ def test_memory_that_cannot_be_read_for_a_moment_is_told_and_read_again(
 
 
 BAD: dict[str, list[Any]] = {
-    "above": [None, 0, -1, True, 1.5, "90", "0%", "100%", "-5%", "ninety", "", b"90%"],
-    "below": [0, 1.5, "90%", "95%", "0%", 5_000, "x"],
+    "above": [None, 0, -1, 90, True, 1.5, "90", "0%", "100%", "-5%", "ninety", "", b"90%"],
+    "below": [0, 1.5, "90%", "95%", "0%", 5 * MIB, "x"],
     "every": [0, -1, None, "5", True, float("nan"), float("inf")],
     "keep": [None, (), [1], torch.nn.ReLU()],
     "device": [3, "gpu", "cuda:99", "meta", ["cpu"]],
@@ -650,7 +650,7 @@ def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_a
             while not condition():
                 time.sleep(0.01)
         leak = [torch.ones(1 << 20)]
-        watch = fastpurge.watch(above=1, keep=keep, every=0.01)
+        watch = fastpurge.watch(above=1 << 20, keep=keep, every=0.01)
         def wait():
             with fastpurge.safe_point():
                 begun.wait()
@@ -661,12 +661,12 @@ def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_a
             assert "stopped" in repr(watch), watch
             watch.stop()
             with fastpurge.safe_point():
-                with fastpurge.watch(above=1, keep=tuple, every=0.01) as mine:
+                with fastpurge.watch(above=1 << 20, keep=tuple, every=0.01) as mine:
                     until(lambda: mine.sweeps)
             os._exit(7)
         print(os.waitstatus_to_exitcode(os.wait()[1]))
         thread.join()
-        fastpurge.watch(above=1, keep=tuple, every=0.01)
+        fastpurge.watch(above=1 << 20, keep=tuple, every=0.01)
         point = fastpurge.safe_point()
         point.__enter__()
     """

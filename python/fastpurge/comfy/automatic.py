@@ -63,7 +63,9 @@ def _purge(gauge: Gauge, mark: Mark, label: str) -> None:
         outcome = purge_ram(over(label), (), protect_pending=True)
         after = gauge.read()
         mark.note_swept(after)
-        _log.info("%s: %s -> %s; %s", label, _said(before, gauge), _said(after, gauge), "; ".join(tell(outcome)))
+        _log.info(
+            "%s: %s -> %s; %s", label, _said(before, gauge), _said(after, gauge), "; ".join(tell(outcome))
+        )
 
 
 def _once_each(look: Callable[[], None], label: str) -> Callable[[], None]:
