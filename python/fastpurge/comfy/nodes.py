@@ -74,21 +74,20 @@ class _Purge:
         with suppress(Exception):  # it is for a report
             free.note(dynprompt[0])
         try:
-            reason = why_not(options.get("only_above", 0), self.measured(options))
-            if reason is not None:
-                _log.info("%s", reason)
-                lines, data = [reason], []
-            else:
-                running = prompt.running(dynprompt[0], unique_id[0])
-                lines, data = self._purge(running, (*wires.values(),), options)
+            lines, data = self._purge(dynprompt[0], unique_id[0], (*wires.values(),), options)
         except Exception as error:  # noqa: BLE001 - an error in the purge is no reason to lose the data
             lines, data = _failed(error), []
         result = tuple(wires.get(name, [None]) for name in self.WIRES) if self.RETURN_TYPES else ()
         return {"ui": {"text": lines, "fastpurge": data}, "result": result}
 
     def _purge(
-        self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]
+        self, graph: Any, node_id: str, wired: tuple[object, ...], options: dict[str, Any]
     ) -> tuple[list[str], list[dict[str, Any]]]:
+        reason = why_not(options.get("only_above", 0), self.measured(options))
+        if reason is not None:
+            _log.info("node %s: %s", node_id, reason)
+            return [reason], []
+        running = prompt.running(graph, node_id)
         outcome = self.run(running, wired, options)
         lines = tell(outcome)
         _log.info("%s: %s", running.title, "; ".join(lines))
