@@ -149,7 +149,7 @@ def sweep_what_is_due() -> None:
             return
         _everyone.sweeper = threading.get_ident()
         try:
-            while _everyone.due and taking_part() and not outside():
+            while _everyone.due and not outside():
                 attempt = next(iter(_everyone.due))
                 del _everyone.due[attempt]
                 attempt()

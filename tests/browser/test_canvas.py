@@ -102,9 +102,11 @@ def test_what_is_shown_is_no_part_of_the_workflow(server: Server, canvas: Canvas
     server.post("/free", {"free_memory": True})
     canvas.open(vue=vue)
     canvas.load(EXAMPLES / "image_batches.json")
+    canvas.settle(PURGE)
     saved, prompt = canvas.saved(PURGE), canvas.prompt()
     canvas.run()
     canvas.card().wait_for()
+    canvas.settle(PURGE)
     assert canvas.saved(PURGE) == saved
     assert saved["widgets_values"] == ["RAM", True, 0]
     assert canvas.prompt() == prompt
