@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from fastpurge.notebook import load_ipython_extension as load_ipython_extension
     from fastpurge.paths import Why, why
     from fastpurge.report import Item, SweepReport
+    from fastpurge.safe_points import SafePoint, safe_point
     from fastpurge.sweeping import SweepPlan, plan, sweep
     from fastpurge.tombstones import PurgedError, is_purged
     from fastpurge.tracebacks import let_go
+    from fastpurge.watching import Watch, watch
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
@@ -36,17 +38,21 @@ _HOMES = {
     "LetGo": "letting_go",
     "MemoryReading": "memory",
     "PurgedError": "tombstones",
+    "SafePoint": "safe_points",
     "SweepPlan": "sweeping",
     "SweepReport": "report",
     "TrimReport": "memory",
+    "Watch": "watching",
     "Why": "paths",
     "census": "inventory",
     "is_purged": "tombstones",
     "let_go": "tracebacks",
     "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
     "plan": "sweeping",
+    "safe_point": "safe_points",
     "sweep": "sweeping",
     "trim": "memory",
+    "watch": "watching",
     "why": "paths",
 }
 
@@ -59,16 +65,20 @@ __all__ = [
     "LetGo",
     "MemoryReading",
     "PurgedError",
+    "SafePoint",
     "SweepPlan",
     "SweepReport",
     "TrimReport",
+    "Watch",
     "Why",
     "census",
     "is_purged",
     "let_go",
     "plan",
+    "safe_point",
     "sweep",
     "trim",
+    "watch",
     "why",
 ]
 
@@ -80,7 +90,8 @@ def __getattr__(name: str) -> Any:
         return version("torch-fastpurge")
     if (home := _HOMES.get(name)) is None:
         raise AttributeError(f"module 'fastpurge' has no attribute {name!r}")
-    return getattr(import_module(f"fastpurge.{home}"), name)
+    found = globals()[name] = getattr(import_module(f"fastpurge.{home}"), name)
+    return found
 
 
 def __dir__() -> list[str]:

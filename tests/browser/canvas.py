@@ -82,6 +82,16 @@ class Canvas:
             arg=kinds,
         )
 
+    def settle(self, kind: str) -> None:
+        """Wait until a Vue node has grown to what its widgets need, and the workflow knows."""
+        self.page.wait_for_function(
+            """kind => app.graph.nodes.filter((node) => node.type === kind).every((node) => {
+                const shown = document.querySelector(`[data-node-id="${node.id}"]`);
+                return !shown || shown.offsetHeight === Math.round(node.size[1]) + LiteGraph.NODE_TITLE_HEIGHT;
+            })""",
+            arg=kind,
+        )
+
     def put(self, kind: str, *sources: int, **widgets: Any) -> int:
         """Put a node on the canvas, its sockets wired to the first outputs of others, and say which it is."""
         made: int = self.page.evaluate(

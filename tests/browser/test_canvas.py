@@ -102,14 +102,43 @@ def test_what_is_shown_is_no_part_of_the_workflow(server: Server, canvas: Canvas
     server.post("/free", {"free_memory": True})
     canvas.open(vue=vue)
     canvas.load(EXAMPLES / "image_batches.json")
+    canvas.settle(PURGE)
     saved, prompt = canvas.saved(PURGE), canvas.prompt()
     canvas.run()
     canvas.card().wait_for()
+    canvas.settle(PURGE)
     assert canvas.saved(PURGE) == saved
-    assert saved["widgets_values"] == ["RAM", True]
+    assert saved["widgets_values"] == ["RAM", True, 0]
     assert canvas.prompt() == prompt
     if not vue:  # there other nodes change their sizes when they have run
         assert not canvas.page.evaluate("app.extensionManager.workflow.activeWorkflow.isModified")
+
+
+@BOTH
+@pytest.mark.parametrize("values", [["VRAM"], ["VRAM", False], ["VRAM", False, 80]])
+def test_a_workflow_that_was_saved_before_a_widget_existed_has_its_default(
+    canvas: Canvas, tmp_path: Path, values: list[Any], vue: bool
+) -> None:
+    workflow = json.loads((EXAMPLES / "image_batches.json").read_text(encoding="utf-8"))
+    (purge,) = (of for of in workflow["nodes"] if of["type"] == PURGE)
+    purge["widgets_values"] = values
+    (tmp_path / "saved.json").write_text(json.dumps(workflow))
+    canvas.open(vue=vue)
+    canvas.load(tmp_path / "saved.json")
+    inputs = canvas.prompt()[str(purge["id"])]["inputs"]
+    expected = [*values, *["VRAM", True, 0][len(values) :]]
+    assert [inputs[name] for name in ("mode", "protect_pending", "only_above")] == expected
+
+
+@BOTH
+def test_a_purge_that_is_not_wanted_yet_says_so(canvas: Canvas, vue: bool) -> None:
+    canvas.open(vue=vue)
+    canvas.put("CleanMemory_PurgeRAM", only_above=99)
+    canvas.run()
+    canvas.fit()
+    canvas.card().wait_for()
+    assert re.fullmatch(r"RAM is at \d+%: not above 99%, nothing purged", canvas.card().inner_text())
+    assert_fits(canvas)
 
 
 @BOTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -119,7 +120,8 @@ def test_types_are_not_asked_about(server: Server) -> None:
         assert shown["output"] == outputs
         assert shown["output_node"] is (outputs == [])
         names = [*shown["input_order"].get("required", []), *shown["input_order"]["optional"]]
-        assert [name for name in names if name != "protect_pending"] == inputs
+        assert [name for name in names if name not in ("protect_pending", "only_above")] == inputs
+        assert names[-1] == "only_above"  # a saved workflow knows widgets by their order alone
 
 
 def test_the_report_is_in_the_history_and_in_the_log(server: Server, seed: int) -> None:
@@ -129,3 +131,29 @@ def test_the_report_is_in_the_history_and_in_the_log(server: Server, seed: int) 
     assert data["before"]["cpu"] > 0
     assert data["seconds"] < 60
     assert "CleanMemory_PurgeRAM (node purge): freed" in server.log()
+
+
+@pytest.mark.parametrize("name", PURGES)
+def test_a_purge_that_is_wanted_only_above_a_mark_hands_on_what_came_in_below_it(
+    server: Server, seed: int, name: str
+) -> None:
+    without = server.run(chain(None, seed)).digest()
+    graph = chain(PURGES[name], seed)
+    graph["purge"]["inputs"]["only_above"] = 99
+    result = server.run(graph)
+    assert result.digest() == without
+    assert re.fullmatch(r"RAM is at \d+%: not above 99%, nothing purged", result.said())
+    assert result.outputs["purge"]["fastpurge"] == []
+    assert result.said() in server.log()
+    graph["purge"]["inputs"]["only_above"] = 1
+    result = server.run(graph)
+    assert result.said().startswith("freed ")
+    assert result.digest() == without
+
+
+@pytest.mark.parametrize("value", [-1, 100, "often"])
+def test_a_mark_that_is_no_percentage_is_refused_before_anything_runs(server: Server, value: object) -> None:
+    graph = {"purge": node("CleanMemory_PurgeRAM", only_above=value)}
+    answer = server.post("/prompt", {"prompt": graph})
+    assert answer.status_code == 400
+    assert "only_above" in answer.text

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from fastpurge.comfy import free, prompt
 from fastpurge.comfy.purges import Outcome, purge_all, purge_ram, purge_vram
 from fastpurge.comfy.telling import tell, to_dict
+from fastpurge.comfy.thresholds import Memory, why_not
 from fastpurge.tensors import reason_of
 
 _log = logging.getLogger("fastpurge")
@@ -42,6 +43,18 @@ _PROTECT = (
         "tooltip": "Protect what nodes still to run will read, wired in or not. Off: they may fail.",
     },
 )
+_ONLY_ABOVE = (
+    "INT",
+    {
+        "default": 0,
+        "min": 0,
+        "max": 99,
+        "tooltip": "Purge only if more than so many percent are in use: of RAM; for a purge of VRAM, of the "
+        "device's memory; for Purge ALL, of either. 0: always.",
+    },
+)
+# A workflow saves the values of widgets by their order alone: new ones go last.
+_LAST = {"protect_pending": _PROTECT, "only_above": _ONLY_ABOVE}
 
 
 class _Purge:
@@ -61,19 +74,28 @@ class _Purge:
         with suppress(Exception):  # it is for a report
             free.note(dynprompt[0])
         try:
-            lines, data = self._purge(prompt.running(dynprompt[0], unique_id[0]), (*wires.values(),), options)
+            lines, data = self._purge(dynprompt[0], unique_id[0], (*wires.values(),), options)
         except Exception as error:  # noqa: BLE001 - an error in the purge is no reason to lose the data
             lines, data = _failed(error), []
         result = tuple(wires.get(name, [None]) for name in self.WIRES) if self.RETURN_TYPES else ()
         return {"ui": {"text": lines, "fastpurge": data}, "result": result}
 
     def _purge(
-        self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]
+        self, graph: Any, node_id: str, wired: tuple[object, ...], options: dict[str, Any]
     ) -> tuple[list[str], list[dict[str, Any]]]:
+        reason = why_not(options.get("only_above", 0), self.measured(options))
+        if reason is not None:
+            _log.info("node %s: %s", node_id, reason)
+            return [reason], []
+        running = prompt.running(graph, node_id)
         outcome = self.run(running, wired, options)
         lines = tell(outcome)
         _log.info("%s: %s", running.title, "; ".join(lines))
         return lines, [to_dict(outcome)]
+
+    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """The memory that this node looks at, if it is to purge only when that is full."""
+        return ("RAM",)
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """Do what this node is for."""
@@ -94,6 +116,10 @@ class _Terminal(_Purge):
 class _Pass(_Purge):
     """A node that hands on what came in."""
 
+    def measured(self, options: dict[str, Any]) -> tuple[Memory, ...]:
+        """As the mode says."""
+        return ("VRAM",) if options.get("mode") == "VRAM" else ("RAM",)
+
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """As the mode says. A model that is wired in stays loaded."""
         if options.get("mode") == "VRAM":
@@ -109,7 +135,11 @@ class PurgeVRAM(_Terminal):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         """One wire, to say when."""
-        return {"optional": {"anything": (ANY,)}, "hidden": _HIDDEN}
+        return {"optional": {"anything": (ANY,), "only_above": _ONLY_ABOVE}, "hidden": _HIDDEN}
+
+    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """The device alone."""
+        return ("VRAM",)
 
     def run(self, running: prompt.Prompt, _wired: tuple[object, ...], _options: dict[str, Any]) -> Outcome:
         """Unload all: what is wired in only says when."""
@@ -127,7 +157,7 @@ class PurgeRAM(_Terminal):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         """One wire: what to protect, and when."""
-        return {"optional": {"anything": (ANY,), "protect_pending": _PROTECT}, "hidden": _HIDDEN}
+        return {"optional": {"anything": (ANY,), **_LAST}, "hidden": _HIDDEN}
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """Purge host memory."""
@@ -145,7 +175,11 @@ class PurgeAll(_Terminal):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
         """One wire: what to protect, and when."""
-        return {"optional": {"anything": (ANY,), "protect_pending": _PROTECT}, "hidden": _HIDDEN}
+        return {"optional": {"anything": (ANY,), **_LAST}, "hidden": _HIDDEN}
+
+    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """Whichever is fuller."""
+        return ("RAM", "VRAM")
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """Purge everything."""
@@ -166,7 +200,7 @@ class PurgePass(_Pass):
         """One wire through."""
         return {
             "required": {"data": (ANY,), "mode": _MODE},
-            "optional": {"protect_pending": _PROTECT},
+            "optional": _LAST,
             "hidden": _HIDDEN,
         }
 
@@ -181,7 +215,7 @@ class PurgeRAMMulti(PurgeRAM):
         """Four wires: what to protect, and when."""
         return {
             "required": {"data0": (ANY,)},
-            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), "protect_pending": _PROTECT},
+            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), **_LAST},
             "hidden": _HIDDEN,
         }
 
@@ -200,7 +234,7 @@ class PurgePassMulti(_Pass):
         """Four wires through."""
         return {
             "required": {"data0": (ANY,), "mode": _MODE},
-            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), "protect_pending": _PROTECT},
+            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), **_LAST},
             "hidden": _HIDDEN,
         }
 

@@ -4,6 +4,7 @@ Done once with it: telling ComfyUI's own modules from those of custom nodes, and
 """
 
 import logging
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -50,3 +51,5 @@ def _add_routes() -> None:
 
 _set_up()
 _add_routes()
+if os.environ.get("FASTPURGE_WATCH"):
+    import_module("fastpurge.comfy.automatic").start_if_asked()

@@ -75,8 +75,9 @@ function sizeWithout(node, { card, before, after }) {
 
 function growthOf(vueNode, card) {
   const height = vueNode.offsetHeight;
-  card.style.display = "none";
+  const row = card.closest(".lg-node-widget") ?? card; // there is a gap between rows, around an empty one as well
+  row.style.display = "none";
   const without = vueNode.offsetHeight;
-  card.style.display = "";
+  row.style.display = "";
   return height - without;
 }

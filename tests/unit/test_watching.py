@@ -1,0 +1,681 @@
+"""Sweeps by themselves: when memory is too full, where nobody computes, never over and over for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fastpurge
+import psutil
+import pytest
+import torch
+from fastpurge import Watch, is_purged, pressure, safe_point, safe_points, watching
+from fastpurge.pressure import Gauge, Mark
+
+MIB = 1 << 20
+SOON = 0.01
+
+
+@pytest.fixture(autouse=True)
+def main_thread_takes_part() -> Iterator[None]:
+    """Nothing is swept but where a test waits at a safe point, and no test keeps the next one from it."""
+    with safe_point():
+        pass
+    yield
+    vars(safe_points._here).clear()
+    assert not safe_points._everyone.due
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def mebibytes(count: int) -> torch.Tensor:
+    return torch.ones(count * MIB, dtype=torch.uint8)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def readings(watch: Watch, count: int) -> None:
+    """Wait until memory has been read so often."""
+    gauge = watch._gauge
+    left = [None] * count
+
+    def read() -> float:
+        if left:
+            left.pop()
+        return gauge.read()
+
+    watch._gauge = Gauge(read, gauge.most)
+    until(lambda: not left)
+    watch._gauge = gauge
+
+
+def is_due(watch: Watch) -> bool:
+    return "due" in repr(watch)
+
+
+def start(target: Callable[[], object], name: str = "worker") -> threading.Thread:
+    thread = threading.Thread(target=target, name=name)
+    thread.start()
+    return thread
+
+
+def leak_elsewhere(program: Any) -> None:
+    """Fill memory in a thread that takes no part, while others stand at a safe point."""
+    start(lambda: setattr(program, "leak", mebibytes(100))).join()
+
+
+def watch_above(more: int, keep: Callable[[], object] = tuple, **options: Any) -> Watch:
+    """Watch for so many more mebibytes than there are now."""
+    gc.collect()
+    options = {"every": SOON, **options}
+    return fastpurge.watch(above=resident() + more * MIB, keep=keep, **options)
+
+
+# When
+
+
+def test_what_is_not_kept_goes_while_a_thread_waits_at_a_safe_point(program: Any) -> None:
+    program.model = torch.arange(10.0)
+    with watch_above(50, lambda: [program.model], label="the service") as watch:
+        program.leak = mebibytes(100)
+        with safe_point():
+            until(lambda: watch.sweeps)
+    (report,) = watch.reports
+    assert report.label == "the service"
+    assert report.freed_by_device["cpu"] > 75 * MIB
+    assert is_purged(program.leak)
+    assert program.model.tolist() == list(range(10))
+    assert watch.last_error is None
+
+
+def test_what_is_due_is_swept_by_the_thread_that_comes_to_a_safe_point(program: Any) -> None:
+    threads = []
+    with watch_above(50, lambda: threads.append(threading.current_thread())) as watch:
+        program.leak = mebibytes(100)
+        until(lambda: is_due(watch))
+        readings(watch, 5)
+        assert watch.sweeps == 0
+        assert "waits for MainThread" in repr(watch)
+        with safe_point():
+            assert watch.sweeps == 1
+        assert threads == [threading.current_thread()]
+    assert is_purged(program.leak)
+
+
+def test_nothing_is_swept_below_the_mark(program: Any) -> None:
+    with watch_above(300) as watch:
+        program.leak = mebibytes(100)
+        with safe_point():
+            readings(watch, 10)
+        assert repr(watch) == f"<fastpurge.watch above {watch._mark.above}: watching, 0 sweeps>"
+    assert not is_purged(program.leak)
+
+
+def test_what_has_gone_by_itself_meanwhile_is_no_reason_to_sweep(program: Any) -> None:
+    program.small = mebibytes(1)
+    with watch_above(50) as watch:
+        passing = mebibytes(100)
+        until(lambda: is_due(watch))
+        watch._every = 3600  # it does not see for itself
+        readings(watch, 1)
+        del passing
+        with safe_point():
+            assert not is_due(watch)
+    assert watch.sweeps == 0
+    assert not is_purged(program.small)
+
+
+def test_a_program_without_safe_points_is_never_swept_and_told_so_once(program: Any) -> None:
+    vars(safe_points._here).clear()
+    program.leak = mebibytes(100)
+    line = sys._getframe().f_lineno + 1
+    watch = fastpurge.watch(above=MIB, keep=tuple, every=SOON)
+    with pytest.warns(RuntimeWarning, match="no safe point") as told, watch:
+        readings(watch, 10)
+    assert watch.sweeps == 0
+    assert not is_purged(program.leak)
+    assert [(one.filename, one.lineno) for one in told] == [(__file__, line)]
+
+
+def test_a_share_is_that_of_the_machine(program: Any) -> None:
+    memory = psutil.virtual_memory()
+    assert abs(pressure.ram_share() - 100 * (1 - memory.available / memory.total)) < 20
+    for above, due in (("0.01%", True), ("99.99%", False)):
+        program.leak = mebibytes(1)
+        with fastpurge.watch(above=above, keep=tuple, every=SOON) as watch, safe_point():
+            readings(watch, 5)
+        assert is_purged(program.leak) is due
+
+
+def test_a_share_is_that_of_the_container_if_it_is_closer_to_its_limit(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("4:memory:/elsewhere\n0::/pods/one\n")
+    inner = tmp_path / "root" / "pods" / "one"
+    inner.mkdir(parents=True)
+
+    def limit(folder: Path, most: object) -> None:
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text("900\n")
+        (folder / "memory.stat").write_text("anon 500\ninactive_file 300\nactive_file 100\n")
+
+    def shares() -> list[float]:
+        return [*pressure.cgroup_shares(tmp_path / "root", membership)]
+
+    assert shares() == [0]
+    limit(inner, "max")
+    assert shares() == [0]
+    limit(inner, 1000)
+    assert shares() == [0, 60]
+    limit(inner.parent, 800)
+    assert shares() == [0, 60, 75]
+    (inner / "memory.max").write_text("0\n")
+    assert shares() == [0, 75]
+    assert [*pressure.cgroup_shares(tmp_path, tmp_path / "no such file")] == [0]
+    membership.write_text("4:memory:/elsewhere\n")
+    assert shares() == [0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
+def test_a_device_is_watched(program: Any) -> None:
+    program.leak = torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
+    for above in (128 * MIB, "0.01%"):
+        program.leak = torch.ones(256 * MIB, dtype=torch.uint8, device="cuda")
+        with fastpurge.watch(above=above, keep=tuple, every=SOON, device="cuda") as watch, safe_point():
+            readings(watch, 5)
+        assert is_purged(program.leak)
+
+
+# Hysteresis
+
+
+def test_a_sweep_that_frees_nothing_is_not_repeated_until_there_is_more(program: Any) -> None:
+    program.kept = None
+    mark = resident() + 300 * MIB
+    watch = fastpurge.watch(above=mark, below=mark - 100 * MIB, keep=lambda: [program.kept], every=SOON)
+
+    def sweeps_after(**of: int) -> int:
+        for name, count in of.items():
+            setattr(program, name, mebibytes(count) if count else None)
+        readings(watch, 3)
+        with safe_point():
+            readings(watch, 10)
+        return watch.sweeps
+
+    with watch:
+        assert sweeps_after() == 0
+        assert sweeps_after(kept=400) == 1
+        assert sweeps_after() == 1
+        assert sweeps_after(leak=50) == 1
+        assert sweeps_after(more=100) == 2
+        assert is_purged(program.leak)
+        assert sweeps_after(kept=0) == 2  # far below: from here on the mark counts again
+        assert sweeps_after(leak=350) == 3
+        assert sweeps_after(leak=350) == 4
+    assert [type(one) for one in watch.reports] == [fastpurge.SweepReport] * 4
+
+
+def test_the_mark_moves_as_it_says() -> None:
+    mark = Mark(90, 80, most=100)
+    assert [mark.is_passed(reading) for reading in (79, 90, 91)] == [False, False, True]
+    mark.note_swept(79)
+    assert mark.is_passed(91)
+    mark.note_swept(85)
+    assert [mark.is_passed(reading) for reading in (91, 92.5, 92.6)] == [False, False, True]
+    mark.note_swept(96)
+    assert [mark.is_passed(reading) for reading in (85, 97.9, 98.1)] == [False, False, True]
+    assert [mark.is_passed(reading) for reading in (79, 91)] == [False, True]
+    mark.note_swept(81)
+    assert [mark.is_passed(reading) for reading in (90.5, 91)] == [False, True]
+    endless = Mark(90, 80)
+    endless.note_swept(1000)
+    assert [endless.is_passed(reading) for reading in (1010, 1011)] == [False, True]
+
+
+def test_below_is_nine_tenths_of_above_by_default() -> None:
+    assert pressure.parse("90%", None, None)[1].below == 81
+    assert pressure.parse(1000 * MIB, None, "cpu")[1].below == 900 * MIB
+    assert pressure.parse("90 %", "85.5%", None)[1].below == 85.5
+
+
+# Never in the middle
+
+
+class Job:
+    """What a thread works with, out of the sight of the guard of running code."""
+
+
+def _compute(program: Any, at: int) -> str:
+    """Several steps, with all that is between them in an object that only a global leads to."""
+    job = program.jobs[at] = Job()
+    job.state = torch.full((256, 64), float(at))  # type: ignore[attr-defined]
+    for step in range(20):
+        job.state = (job.state @ program.model) + step  # type: ignore[attr-defined]
+    digest = str(job.state.double().sum().item())  # type: ignore[attr-defined]
+    del program.jobs[at]
+    return digest
+
+
+def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
+    program.model = torch.eye(64)
+    program.jobs = {}
+    expected = [_compute(program, at) for at in range(8)]
+    errors: list[BaseException] = []
+    done = [0] * 8
+    enough = threading.Event()
+
+    def work(at: int) -> None:
+        try:
+            while not enough.is_set():
+                with safe_point(wait=30 if at % 2 else 0):
+                    time.sleep(0.01 * (at % 4))  # the next job comes
+                assert _compute(program, at) == expected[at]
+                program.leak = mebibytes(4)
+                program.leaks.append(program.leak)
+                done[at] += 1
+        except BaseException as error:
+            errors.append(error)
+
+    program.leaks = []
+    with watch_above(60, lambda: [program.model]) as watch:
+        threads = [start(lambda at=at: work(at)) for at in range(8)]  # type: ignore[misc]
+        with safe_point():
+            until(lambda: watch.sweeps >= 5 or errors)
+        enough.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert watch.last_error is None
+    assert min(done) > 0
+    assert sum(map(is_purged, program.leaks)) > 50
+
+
+def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(program: Any) -> None:
+    end = threading.Event()
+
+    def compute() -> None:
+        with safe_point():
+            pass
+        program.job = mebibytes(100)
+        end.wait()
+
+    with watch_above(50) as watch:
+        thread = start(compute, "computes")
+        with safe_point():
+            until(lambda: is_due(watch))
+            readings(watch, 10)
+            assert watch.sweeps == 0
+            assert "waits for computes" in repr(watch)
+            end.set()
+            until(lambda: watch.sweeps)
+        thread.join()
+
+
+def test_a_thread_that_ends_at_a_safe_point_is_not_waited_for(program: Any) -> None:
+    with watch_above(50) as watch:
+        thread = start(lambda: safe_point().__enter__())
+        thread.join()
+        program.leak = mebibytes(100)
+        with safe_point():
+            until(lambda: watch.sweeps)
+    assert safe_points.outside() == ["MainThread"]
+    assert len(safe_points.taking_part()) == 1
+
+
+def test_leaving_a_safe_point_waits_for_the_sweep(program: Any) -> None:
+    begun, leaving, go = threading.Event(), threading.Event(), threading.Event()
+    order = []
+
+    def keep() -> tuple[()]:
+        begun.set()
+        go.wait()
+        return ()
+
+    def wait_for_work() -> None:
+        with safe_point():
+            begun.wait()
+            leaving.set()
+        order.append("left")
+
+    with watch_above(50, keep, on_sweep=lambda _: order.append("swept")) as watch:
+        thread = start(wait_for_work)
+        with safe_point():
+            leak_elsewhere(program)
+            leaving.wait()
+            time.sleep(0.1)
+            go.set()
+            thread.join()
+    assert order == ["swept", "left"]
+    assert watch.sweeps == 1
+
+
+def test_threads_that_only_pass_wait_for_each_other_if_they_are_asked_to(program: Any) -> None:
+    swept = threading.Event()
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not swept.is_set():
+                with safe_point(wait=60):
+                    pass
+                time.sleep(0.001)
+        except BaseException as error:
+            errors.append(error)
+
+    with watch_above(50, on_sweep=lambda _: swept.set()) as watch:
+        threads = [start(work) for _ in range(4)]
+        program.leak = mebibytes(100)
+        with safe_point():
+            for thread in threads:
+                thread.join()
+    assert errors == []
+    assert watch.sweeps == 1
+
+
+def test_after_an_exception_a_thread_is_no_longer_at_a_safe_point() -> None:
+    with pytest.raises(ZeroDivisionError), safe_point():
+        raise ZeroDivisionError
+    assert safe_points.outside() == ["MainThread"]
+
+
+def test_a_safe_point_within_another_leaves_that_one_as_it_is() -> None:
+    with safe_point():
+        with safe_point():
+            pass
+        assert safe_points.outside() == []
+    assert safe_points.outside() == ["MainThread"]
+
+
+def test_a_safe_point_is_entered_once_at_a_time() -> None:
+    here = safe_point()
+    with here:
+        with pytest.raises(RuntimeError, match=r"call safe_point\(\)"):
+            here.__enter__()
+        assert safe_points.outside() == []
+    assert safe_points.outside() == ["MainThread"]
+    with here:
+        assert safe_points.outside() == []
+
+
+def test_in_asyncio_every_task_that_takes_part_must_be_at_a_safe_point(program: Any) -> None:
+    async def compute(go: asyncio.Event, at: asyncio.Event) -> float:
+        with safe_point():
+            pass
+        job = program.job = Job()
+        job.state = torch.ones(5)  # type: ignore[attr-defined]
+        await go.wait()
+        total = float(job.state.sum())  # type: ignore[attr-defined]
+        del program.job
+        with safe_point():
+            await at.wait()
+        return total
+
+    async def main(watch: Watch) -> float:
+        go, at = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(compute(go, at), name="computes")
+        await asyncio.sleep(0)
+        program.leak = mebibytes(100)
+        with safe_point():
+            while not is_due(watch):
+                await asyncio.sleep(SOON)
+            await asyncio.sleep(5 * SOON)
+            assert watch.sweeps == 0
+            assert "waits for computes" in repr(watch)
+            go.set()
+            while not watch.sweeps:
+                await asyncio.sleep(SOON)
+            at.set()
+            total = await task
+            assert len(safe_points.taking_part()) == 1
+        return total
+
+    vars(safe_points._here).clear()
+    with watch_above(50) as watch:
+        assert asyncio.run(main(watch)) == 5
+    assert is_purged(program.leak)
+
+
+# What can go wrong
+
+
+def test_a_keep_that_raises_is_told_and_nothing_is_swept_and_the_watch_goes_on(program: Any) -> None:
+    held: list[weakref.ref[Any]] = []
+    calls = []
+
+    def keep() -> tuple[()]:
+        calls.append(threading.current_thread())
+        purged.append(is_purged(program.leak))
+        if len(calls) < 3:
+            batch = torch.ones(3)
+            held.append(weakref.ref(batch))
+            raise KeyError("no model is loaded")
+        return ()
+
+    program.leak = mebibytes(100)
+    purged: list[bool] = []
+    expected = "nothing was swept: KeyError: 'no model is loaded'"
+    with pytest.warns(RuntimeWarning, match=expected) as told, watch_above(-50, keep) as watch, safe_point():
+        until(lambda: watch.sweeps)
+    assert len(told) == 1
+    assert purged == [False] * 3
+    assert is_purged(program.leak)
+    assert type(watch.last_error) is KeyError
+    assert [reference() for reference in held] == [None, None]  # the error does not hold what keep had
+
+
+def test_an_on_sweep_that_raises_is_told_and_the_sweep_counts(program: Any) -> None:
+    def fail(_: object) -> None:
+        raise OSError("the log is full")
+
+    program.leak = mebibytes(100)
+    watch = watch_above(-50, on_sweep=fail)
+    with pytest.warns(RuntimeWarning, match="on_sweep failed: OSError: the log is full"), watch, safe_point():
+        until(lambda: watch.last_error)
+    assert watch.sweeps == len(watch.reports) == 1
+
+
+def test_a_warning_that_is_an_error_harms_nobody(program: Any) -> None:
+    def keep() -> object:
+        raise KeyError("no model is loaded")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with watch_above(50, keep) as watch:
+            program.leak = mebibytes(100)
+            until(lambda: is_due(watch))
+            with safe_point():
+                until(lambda: watch.last_error)
+            assert "stopped" not in repr(watch)
+    assert type(watch.last_error) is KeyError
+
+
+def test_memory_that_cannot_be_read_for_a_moment_is_told_and_read_again(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.leak = mebibytes(100)
+    read = psutil.Process.memory_info
+    failures = [OSError("not now")]
+
+    def memory_info(process: psutil.Process) -> Any:
+        if failures and threading.current_thread().name == "fastpurge.watch":
+            raise failures.pop()
+        return read(process)
+
+    monkeypatch.setattr(psutil.Process, "memory_info", memory_info)
+    watch = watch_above(-50)
+    with (
+        pytest.warns(RuntimeWarning, match="memory could not be read: OSError: not now"),
+        watch,
+        safe_point(),
+    ):
+        until(lambda: watch.sweeps)
+    assert is_purged(program.leak)
+
+
+BAD: dict[str, list[Any]] = {
+    "above": [None, 0, -1, 90, True, 1.5, "90", "0%", "100%", "-5%", "ninety", "", b"90%"],
+    "below": [0, 1.5, "90%", "95%", "0%", 5 * MIB, "x"],
+    "every": [0, -1, None, "5", True, float("nan"), float("inf")],
+    "keep": [None, (), [1], torch.nn.ReLU()],
+    "device": [3, "gpu", "cuda:99", "meta", ["cpu"]],
+    "on_sweep": [3, "print"],
+    "devices": ["gpu", []],
+    "models": [1],
+    "wipe": [None],
+    "min_bytes": [-1],
+    "guards": ["ALL"],
+    "collect": ["yes"],
+    "label": [3],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD for value in BAD[name]])
+def test_bad_input_names_the_argument_and_starts_nothing(name: str, value: object) -> None:
+    before = threading.active_count()
+    arguments: dict[str, Any] = {"above": "90%", "keep": tuple, name: value}
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
+        fastpurge.watch(**arguments)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("wait", [-1, "1", None, True, float("inf"), float("nan")])
+def test_bad_seconds_to_wait_are_refused(wait: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="wait"):
+        safe_point(wait=wait)
+
+
+# Stopping
+
+
+def test_stop_waits_for_a_sweep_that_is_under_way_and_none_comes_after_it(program: Any) -> None:
+    begun, go = threading.Event(), threading.Event()
+    order = []
+
+    def keep() -> tuple[()]:
+        begun.set()
+        go.wait()
+        return ()
+
+    def stop() -> None:
+        watch.stop()
+        order.append("stopped")
+
+    watch = watch_above(50, keep, on_sweep=lambda _: order.append("swept"))
+    with safe_point():
+        leak_elsewhere(program)
+        begun.wait()
+        thread = start(stop)
+        time.sleep(0.1)
+        go.set()
+        thread.join()
+        assert order == ["swept", "stopped"]
+        assert "stopped, 1 sweeps" in repr(watch)
+        assert not watch._thread.is_alive()
+        program.leak = mebibytes(100)
+        watch.stop()
+        time.sleep(5 * SOON)
+    assert watch.sweeps == 1
+    assert not is_purged(program.leak)
+
+
+@pytest.mark.parametrize("by", ["the watch's thread", "the program's"])
+def test_a_watch_can_be_stopped_by_what_it_calls(program: Any, by: str) -> None:
+    watch: Watch = watch_above(50, on_sweep=lambda _: watch.stop())
+    program.leak = mebibytes(100)
+    if by == "the program's":
+        until(lambda: is_due(watch))
+    with safe_point():
+        until(lambda: "stopped" in repr(watch))
+    watch.stop()
+    assert watch.sweeps == 1
+
+
+def test_the_reports_of_the_last_sweeps_are_there_and_no_more(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_REPORTS", 2)
+    with watch_above(20) as watch:
+        for sweeps in range(1, 4):
+            program.leak = mebibytes(100)
+            with safe_point():
+                until(lambda sweeps=sweeps: watch.sweeps >= sweeps)  # type: ignore[misc]
+    assert watch.sweeps == 3
+    assert len(watch.reports) == 2
+
+
+def test_several_watches_sweep_each_in_its_own_way(program: Any) -> None:
+    program.small = torch.ones(7)
+    program.leak = mebibytes(300)
+    with (
+        watch_above(-250, label="one", min_bytes=MIB) as one,
+        watch_above(-200, lambda: [program.small, program.leak], label="other") as other,
+        safe_point(),
+    ):
+        until(lambda: one.sweeps)
+        readings(one, 5)
+        readings(other, 5)
+    assert one.reports[0].label == "one"
+    assert {report.label for report in other.reports} <= {"other"}
+    assert is_purged(program.leak)
+    assert program.small.tolist() == [1] * 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_alive() -> None:
+    program = """
+        import os, threading, time, torch, fastpurge
+        begun = threading.Event()
+        def keep():
+            begun.set()
+            time.sleep(0.5)
+            return ()
+        def until(condition):
+            while not condition():
+                time.sleep(0.01)
+        leak = [torch.ones(1 << 20)]
+        watch = fastpurge.watch(above=1 << 20, keep=keep, every=0.01)
+        def wait():
+            with fastpurge.safe_point():
+                begun.wait()
+        thread = threading.Thread(target=wait)
+        thread.start()
+        begun.wait()  # and the gate is held
+        if os.fork() == 0:
+            assert "stopped" in repr(watch), watch
+            watch.stop()
+            with fastpurge.safe_point():
+                with fastpurge.watch(above=1 << 20, keep=tuple, every=0.01) as mine:
+                    until(lambda: mine.sweeps)
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.wait()[1]))
+        thread.join()
+        fastpurge.watch(above=1 << 20, keep=tuple, every=0.01)
+        point = fastpurge.safe_point()
+        point.__enter__()
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
