@@ -82,7 +82,8 @@ fn type_table(criterion: &mut Criterion) {
                 let mut table = TypeTable::new(Wanted {
                     scanned: vec![record],
                     ..Wanted::default()
-                });
+                })
+                .unwrap();
                 // SAFETY: `names` keeps what was made here alive, and the interpreter the rest.
                 let is_scanned = |&&at: &&*mut ffi::PyObject| unsafe { table.of(at) }.scanned;
                 objects.iter().filter(is_scanned).count()

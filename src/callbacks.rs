@@ -11,8 +11,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::gc::{GcPause, Stream};
 use crate::interpreter::Functions;
+use crate::room::{try_collect, try_entry, try_insert, try_push};
 use crate::types::{TypeTable, Wanted};
 
 /// The functions, bound methods and instances of other types that C code holds, and that are not what
@@ -38,7 +39,7 @@ pub fn callbacks<'py>(
             .chain([function, method])
             .collect(),
         ..Wanted::default()
-    });
+    })?;
     let running = running_codes(py)?;
 
     let mut references = References::default();
@@ -48,11 +49,7 @@ pub fn callbacks<'py>(
             let is_one = types.of(object).container
                 && !(ffi::Py_TYPE(object) == function && functions.holds_nothing(object));
             if is_one {
-                references
-                    .0
-                    .try_reserve(1)
-                    .map_err(|_| Failure::OutOfMemory)?;
-                references.0.insert(object as usize, 0);
+                try_insert(&mut references.0, object as usize, 0)?;
             }
         }
         Ok(())
@@ -78,17 +75,15 @@ pub fn callbacks<'py>(
             let more = ffi::Py_REFCNT(object) - seen;
             if more > 0 {
                 let code = functions.code_of(object, function, method) as usize;
-                *surplus.entry(code).or_default() += more;
+                *try_entry(&mut surplus, code)? += more;
                 try_push(&mut held, (object, code))?;
             }
         }
     }
     held.retain(|(_, code)| surplus[code] > running.get(code).copied().unwrap_or(0));
     // SAFETY: live, as above; the first list is made when all are owned.
-    let held: Vec<_> = held
-        .into_iter()
-        .map(|(object, _)| unsafe { Bound::from_borrowed_ptr(py, object) })
-        .collect();
+    let own = |(object, _)| unsafe { Bound::from_borrowed_ptr(py, object) };
+    let held = try_collect(held.into_iter().map(own))?;
     PyList::new(py, held)
 }
 
@@ -115,7 +110,7 @@ fn running_codes(py: Python<'_>) -> PyResult<FxHashMap<usize, ffi::Py_ssize_t>> 
         let mut at = frame;
         while !at.is_none() {
             let code = at.getattr("f_code")?.as_ptr() as usize;
-            *codes.entry(code).or_default() += 1;
+            *try_entry(&mut codes, code)? += 1;
             at = at.getattr("f_back")?;
         }
     }

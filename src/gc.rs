@@ -40,16 +40,6 @@ impl From<Failure> for PyErr {
     }
 }
 
-/// Pushes, with running out of memory as an error.
-#[inline]
-pub fn try_push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
-    if list.len() == list.capacity() {
-        list.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
-    }
-    list.push(item);
-    Ok(())
-}
-
 /// Keeps the cyclic collector from running, and with it every finalizer, until dropped.
 pub struct GcPause<'py> {
     was_enabled: bool,

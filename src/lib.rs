@@ -17,6 +17,7 @@ mod paths;
 mod prefetch;
 mod reach;
 mod reading;
+mod room;
 pub mod scan;
 mod state;
 mod strays;

@@ -8,9 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::gc::{Failure, GcPause, Stream};
 use crate::idset::Addresses;
 use crate::prefetch::{prefetch, prefetch_contents};
+use crate::room::{try_entry, try_insert, try_push};
 use crate::scan::type_pointers;
 use crate::strays::Strays;
 use crate::types::{TypeTable, Wanted, each_referent};
@@ -47,7 +48,7 @@ pub fn paths<'py>(
         stream.fill()?;
     }
     let hidden_from = pairs(hidden)?;
-    let mut types = TypeTable::new(Wanted::default());
+    let mut types = TypeTable::new(Wanted::default())?;
     let mut forest = Forest::new(&mut types, &hidden_from);
     for target in targets.iter_borrowed() {
         forest.targets.insert(target.as_ptr())?;
@@ -60,14 +61,13 @@ pub fn paths<'py>(
     // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
     unsafe { forest.grow(roots)? };
     let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
-    let found: FxHashMap<usize, u32> = forest
-        .found
-        .iter()
-        .map(|&at| (forest.objects[at as usize] as usize, at))
-        .collect();
+    let mut found: FxHashMap<usize, u32> = FxHashMap::default();
+    for &at in &forest.found {
+        try_insert(&mut found, forest.objects[at as usize] as usize, at)?;
+    }
     for target in targets.iter_borrowed() {
         let way = match found.get(&(target.as_ptr() as usize)) {
-            Some(&at) => ("root", forest.way_to(at)),
+            Some(&at) => ("root", forest.way_to(at)?),
             None => ("nothing", Vec::new()),
         };
         try_push(&mut ways, way)?;
@@ -89,7 +89,7 @@ pub fn paths<'py>(
         for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
             if way.0 == "nothing" {
                 // SAFETY: as above.
-                *way = unsafe { strays.way_to(target.as_ptr()) };
+                *way = unsafe { strays.way_to(target.as_ptr()) }?;
             }
         }
     }
@@ -134,11 +134,11 @@ pub fn holdings<'py>(
         reported: type_pointers(types)?,
         containers: type_pointers(through)?,
         ..Wanted::default()
-    });
+    })?;
     let mut forest = Forest::new(&mut types, &hidden_from);
     // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
     unsafe { forest.grow(roots)? };
-    let above = forest.holders();
+    let above = forest.holders()?;
     let mut found = Vec::new();
     for at in std::mem::take(&mut forest.found) {
         let (root, holder) = above[at as usize];
@@ -186,11 +186,14 @@ fn pairs(hidden: Option<&Bound<'_, PyList>>) -> PyResult<Hidden> {
     for pair in hidden.into_iter().flatten() {
         let pair = pair.cast_into::<PyTuple>()?;
         let (holder, held) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
-        let held_by = by_holder.entry(holder.as_ptr() as usize).or_default();
-        held_by.push(held.as_ptr());
+        let held_by = try_entry(&mut by_holder, holder.as_ptr() as usize)?;
+        try_push(held_by, held.as_ptr())?;
     }
     Ok(by_holder)
 }
+
+/// Which of the caller's roots is above an object, and its nearest holder that counts.
+type Above = (usize, Option<*mut ffi::PyObject>);
 
 /// Everything that roots lead to, each object beneath the one that it was met from first: breadth first,
 /// so that the way up is a shortest one.
@@ -239,7 +242,9 @@ impl<'a> Forest<'a> {
         unsafe {
             for (at, root) in roots.iter().enumerate() {
                 self.take(root.as_ptr(), NO_PARENT)?;
-                self.roots.resize(self.objects.len(), at);
+                while self.roots.len() < self.objects.len() {
+                    try_push(&mut self.roots, at)?;
+                }
             }
             let mut at = 0;
             while !self.is_done() {
@@ -343,19 +348,19 @@ impl<'a> Forest<'a> {
     }
 
     /// The objects from a root down to the one at a place.
-    fn way_to(&self, mut at: u32) -> Vec<*mut ffi::PyObject> {
+    fn way_to(&self, mut at: u32) -> Result<Vec<*mut ffi::PyObject>, Failure> {
         let mut way = Vec::new();
         while at != NO_PARENT {
-            way.push(self.objects[at as usize]);
+            try_push(&mut way, self.objects[at as usize])?;
             at = self.parents[at as usize];
         }
         way.reverse();
-        way
+        Ok(way)
     }
 
     /// Which of the caller's roots is above the object at each place, and its nearest holder that counts.
-    fn holders(&mut self) -> Vec<(usize, Option<*mut ffi::PyObject>)> {
-        let mut above: Vec<(usize, Option<*mut ffi::PyObject>)> = Vec::new();
+    fn holders(&mut self) -> Result<Vec<Above>, Failure> {
+        let mut above: Vec<Above> = Vec::new();
         for at in 0..self.objects.len() {
             // What holds an object was met before it.
             let holding = match self.parents[at] {
@@ -368,8 +373,8 @@ impl<'a> Forest<'a> {
                     (root, if passed_over { further } else { Some(holder) })
                 }
             };
-            above.push(holding);
+            try_push(&mut above, holding)?;
         }
-        above
+        Ok(above)
     }
 }

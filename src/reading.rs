@@ -4,7 +4,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::gc::GcPause;
+use crate::gc::{Failure, GcPause};
+use crate::room::{try_collect, try_extend, try_push};
 
 /// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
 ///
@@ -31,12 +32,12 @@ pub fn read_unless_inside<'py>(
         let Some(value) = read(&function, &object)? else {
             continue;
         };
-        for item in items(value) {
+        for item in items(value)? {
             match &then {
-                None => values.push(item),
+                None => try_push(&mut values, item)?,
                 Some(then) => {
                     for function in then {
-                        values.extend(read(function, &item)?);
+                        try_extend(&mut values, read(function, &item)?)?;
                     }
                 }
             }
@@ -54,7 +55,7 @@ pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
     let mut others = Vec::new();
     for (thread, frame) in frames.iter() {
         if !thread.eq(&this)? {
-            others.push(frame);
+            try_push(&mut others, frame)?;
         }
     }
     Ok(others)
@@ -81,12 +82,12 @@ fn read<'py>(
     }
 }
 
-fn items(value: Bound<'_, PyAny>) -> Vec<Bound<'_, PyAny>> {
+fn items(value: Bound<'_, PyAny>) -> Result<Vec<Bound<'_, PyAny>>, Failure> {
     if let Ok(list) = value.cast_exact::<PyList>() {
-        return list.iter().collect();
+        return try_collect(list.iter());
     }
     match value.cast_exact::<PyTuple>() {
-        Ok(tuple) => tuple.iter().collect(),
-        Err(_) => vec![value],
+        Ok(tuple) => try_collect(tuple.iter()),
+        Err(_) => try_collect([value]),
     }
 }

@@ -6,11 +6,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::gc::{GcPause, Stream, try_push};
+use crate::gc::{GcPause, Stream};
 use crate::held::{Accounted, Census, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
 use crate::reach::Reach;
+use crate::room::{try_collect, try_push};
 use crate::types::{Role, TypeTable, Wanted};
 
 /// What was kept and what was not, at one moment.
@@ -141,16 +142,16 @@ impl<'py> Question<'_, 'py> {
                 .unwrap_or_default(),
             whole: self.outside.map(Outside::whole).unwrap_or_default(),
             ..Wanted::default()
-        });
+        })?;
 
-        let mut census = self.outside.map(|outside| {
-            outside.census(Accounted {
-                frames: &frames,
-                self_held: self.self_held.map(IdSet::addresses),
-                lists: self.lists,
-                expected: self.met,
-            })
-        });
+        let accounted = Accounted {
+            frames: &frames,
+            self_held: self.self_held.map(IdSet::addresses),
+            lists: self.lists,
+            expected: self.met,
+        };
+        let census = self.outside.map(|outside| outside.census(accounted));
+        let mut census = census.transpose()?;
         let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
         for root in self.named.iter_borrowed() {
@@ -176,7 +177,7 @@ impl<'py> Question<'_, 'py> {
         if let Some(census) = census.filter(|_| !candidates.is_empty()) {
             let whole = heap.whole.into_iter();
             let unmet = whole.filter(|&object| !reach.has_met(object));
-            let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
+            let suspects = try_collect(candidates.iter().copied().chain(unmet))?;
             let found = census.holds(&stream, &suspects, &heap.namespaces, |object| {
                 reach.has_met(object)
             })?;
@@ -217,7 +218,7 @@ pub fn closure(
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default());
+    let mut types = TypeTable::new(Wanted::default())?;
     let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
@@ -239,7 +240,7 @@ pub fn reached(
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default());
+    let mut types = TypeTable::new(Wanted::default())?;
     let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     let mut answers = Vec::new();
@@ -271,7 +272,7 @@ pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound
     let mut types = TypeTable::new(Wanted {
         scanned: type_pointers(types)?,
         ..Wanted::default()
-    });
+    })?;
     let heap = Heap::walk(py, &stream, &mut types, None)?;
     PyList::new(py, own(py, &heap.found)?)
 }

@@ -12,11 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, try_push};
+use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
 use crate::library::{Entry, Judge, Libraries, imported_modules};
 use crate::prefetch::prefetch;
+use crate::room::{try_insert, try_push, try_table};
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -52,13 +53,13 @@ pub fn library_state<'py>(
             wrappers: pointers(&wrappers),
             caches: pointers(&caches),
             ..Wanted::default()
-        }),
+        })?,
         functions: Functions::new(py),
         own_classes: FxHashMap::default(),
         depth,
         namespaces: Addresses::default(),
         seen: FxHashMap::default(),
-        recent: Box::new([(ptr::null_mut(), Distance::default()); RECENT]),
+        recent: try_table((ptr::null_mut(), Distance::default()))?,
         level: Vec::new(),
         from: ptr::null_mut(),
         found: Vec::new(),
@@ -195,14 +196,17 @@ impl State<'_, '_> {
     /// # Safety
     /// As for `take_all`.
     unsafe fn run(&mut self) -> Result<(), Failure> {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = [(ptr::null_mut(), Distance::default()); BATCH];
         while !self.level.is_empty() {
-            batch.extend(self.level.drain(self.level.len().saturating_sub(BATCH)..));
+            let kept = self.level.len().saturating_sub(BATCH);
+            let count = self.level.len() - kept;
+            batch[..count].copy_from_slice(&self.level[kept..]);
+            self.level.truncate(kept);
             // Most are cold. Loads that do not depend on each other overlap.
-            for &(value, _) in &batch {
+            for &(value, _) in &batch[..count] {
                 prefetch(value);
             }
-            for (value, at) in batch.drain(..) {
+            for &(value, at) in &batch[..count] {
                 // SAFETY: by this function's contract.
                 unsafe { self.look_at(value, at)? };
             }
@@ -223,7 +227,7 @@ impl State<'_, '_> {
             if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
                 return Ok(()); // most of what modules and classes hold
             }
-            let known = self.seen.insert(value as usize, at);
+            let known = try_insert(&mut self.seen, value as usize, at)?;
             if kind == Kind::Found {
                 return match known {
                     Some(_) => Ok(()),
@@ -360,7 +364,9 @@ impl State<'_, '_> {
         }
         // SAFETY: by this function's contract.
         let answer = unsafe { self.judge.is_library_type(of.cast()) };
-        self.own_classes.insert(of as usize, answer);
+        if self.own_classes.try_reserve(1).is_ok() {
+            self.own_classes.insert(of as usize, answer);
+        }
         answer
     }
 }
