@@ -1,6 +1,6 @@
 """Prompt after prompt: memory, objects, open files and threads stay flat.
 
-``FASTPURGE_COMFYUI_PROMPTS`` is how many; ``FASTPURGE_COMFYUI_SERIES`` a file for what the server held meanwhile.
+``FASTPURGE_COMFYUI_PROMPTS`` is how many; to ``FASTPURGE_COMFYUI_SERIES``, a file, goes what the server held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Threads that compute and check while another sweeps. A program, run by `test_threads.py` and `benches/soak.py`.
+"""Threads that compute and check while another sweeps.
+
+A program, run by `test_threads.py` and `benches/soak.py`.
 
     python tests/unit/stress.py --sweeps 20000
 
@@ -159,14 +161,14 @@ LEAK: list[Any] = []
 
 def leak() -> None:
     """What a sweep could leave behind: objects, memory, an open file."""
-    LEAK.append(([[] for _ in range(10)], b"leaked" * 200_000, Path(__file__).open("rb")))
+    LEAK.append(([[] for _ in range(10)], b"leaked" * 200_000, Path(__file__).open("rb")))  # noqa: SIM115
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=50, help="how often to look at what the process holds")
-    parser.add_argument("--pause", type=float, default=0, help="seconds that a thread rests between two results")
+    parser.add_argument("--pause", type=float, default=0, help="seconds that a thread rests between results")
     parser.add_argument("--leak", action="store_true", help="leak, to see that it is seen")
     return parser.parse_args()
 
@@ -190,6 +192,16 @@ def main() -> int:
     ]
     for thread in threads:
         thread.start()
+    released = sweep_until(stop, asked, program, log)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    sys.stdout.write(json.dumps({**log, "sweeps": released}) + "\n")
+    return 1 if log["errors"] else 0
+
+
+def sweep_until(stop: threading.Event, asked: argparse.Namespace, program: Any, log: dict[str, Any]) -> int:
+    """Sweep as often as asked; how often what was forgotten was released."""
     released = 0
     for number in range(asked.sweeps):
         if stop.is_set():
@@ -206,11 +218,7 @@ def main() -> int:
             if item.shape != (200, 200) and "may be a gradient" not in str(item.reason):
                 log["errors"].append(f"skipped: {item}")
                 stop.set()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    sys.stdout.write(json.dumps({**log, "sweeps": released}) + "\n")
-    return 1 if log["errors"] else 0
+    return released
 
 
 if __name__ == "__main__":
