@@ -11,6 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
+use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
 use crate::held::Outside;
 use crate::idset::IdSet;
@@ -45,48 +46,51 @@ pub fn exchange<'py>(
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
     mut met: Vec<usize>,
-) -> PyResult<Vec<(usize, Option<Bound<'py, PyAny>>)>> {
-    let _pause = GcPause::new(py);
-    // The blanks are of a scanned type too.
-    try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
-    let question = Question {
-        named,
-        roots,
-        scan_for,
-        report: None,
-        libraries,
-        guarded: None,
-        outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
-        self_held: Some(self_held),
-        lists: &[objects.as_ptr(), blanks.as_ptr()],
-        met: &met,
-    };
-    let tools = Tools {
-        py,
-        set_class: set_class.as_ptr(),
-        type_with_implementation: implementation.0.as_type_ptr(),
-        swap: implementation.1.as_ptr(),
-    };
-    let both = objects.iter().zip(blanks.iter());
-    let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        // The blanks are of a scanned type too.
+        try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
+        let question = Question {
+            named,
+            roots,
+            scan_for,
+            report: None,
+            libraries,
+            guarded: None,
+            outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
+            self_held: Some(self_held),
+            lists: &[objects.as_ptr(), blanks.as_ptr()],
+            met: &met,
+        };
+        let tools = Tools {
+            py,
+            set_class: set_class.as_ptr(),
+            type_with_implementation: implementation.0.as_type_ptr(),
+            swap: implementation.1.as_ptr(),
+        };
+        let both = objects.iter().zip(blanks.iter());
+        let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
 
-    let closure = question.look(py)?.closure;
-    let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
-    let protected = protected.enumerate();
-    let mut refused =
-        try_collect(protected.filter_map(|(index, protected)| protected.then_some((index, None))))?;
-    if refused.is_empty() {
-        // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
-        refused = unsafe { tools.exchange_all(&pairs) }?;
-    }
-    // To give exceptions to Python may let other threads run, so it comes last.
-    let exceptions = refused.into_iter().map(|(index, error)| {
-        (
-            index,
-            error.map(|error| error.into_value(py).into_bound(py).into_any()),
-        )
-    });
-    Ok(exceptions.collect())
+        let closure = question.look(py)?.closure;
+        let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
+        let protected = protected.enumerate();
+        let mut refused = try_collect(
+            protected.filter_map(|(index, protected)| protected.then_some((index, None))),
+        )?;
+        if refused.is_empty() {
+            // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
+            refused = unsafe { tools.exchange_all(&pairs) }?;
+        }
+        // To give exceptions to Python may let other threads run, so it comes last.
+        let exceptions = refused.into_iter().map(|(index, error)| {
+            (
+                index,
+                error.map(|error| error.into_value(py).into_bound(py).into_any()),
+            )
+        });
+        Ok(exceptions.collect::<Vec<_>>())
+    })
 }
 
 type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);

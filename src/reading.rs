@@ -4,6 +4,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
 use crate::room::{try_collect, try_extend, try_push};
 
@@ -19,32 +20,34 @@ pub fn read_unless_inside<'py>(
     reads: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     unless_inside: &Bound<'py, PyAny>,
     then: Option<Vec<Bound<'py, PyAny>>>,
-) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
-    // A finalizer could let another thread in.
-    let _pause = GcPause::new(py);
-    for frame in other_threads(py)? {
-        if is_inside(frame, unless_inside)? {
-            return Ok(None);
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        // A finalizer could let another thread in.
+        let _pause = GcPause::new(py);
+        for frame in other_threads(py)? {
+            if is_inside(frame, unless_inside)? {
+                return Ok(None);
+            }
         }
-    }
-    let mut values = Vec::new();
-    for (function, object) in reads {
-        let Some(value) = read(&function, &object)? else {
-            continue;
-        };
-        for item in items(value)? {
-            match &then {
-                None => try_push(&mut values, item)?,
-                Some(then) => {
-                    for function in then {
-                        try_extend(&mut values, read(function, &item)?)?;
+        let mut values = Vec::new();
+        for (function, object) in reads {
+            let Some(value) = read(&function, &object)? else {
+                continue;
+            };
+            for item in items(value)? {
+                match &then {
+                    None => try_push(&mut values, item)?,
+                    Some(then) => {
+                        for function in then {
+                            try_extend(&mut values, read(function, &item)?)?;
+                        }
                     }
                 }
             }
         }
-    }
-    values.retain(|value| !value.is_none());
-    Ok(Some(values))
+        values.retain(|value| !value.is_none());
+        Ok(Some(values))
+    })
 }
 
 /// The frames of the other threads that run Python code, or C code called by it.

@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 use rustc_hash::FxHashMap;
 
+use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
@@ -42,36 +43,39 @@ pub fn library_state<'py>(
     wrappers: Vec<Bound<'py, PyType>>,
     caches: Vec<Bound<'py, PyType>>,
     modules: Option<HashSet<String>>,
-) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
-    let pointers = |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
-    let _pause = GcPause::new(py);
-    let mut state = State {
-        judge: Judge::new(py, libraries)?,
-        types: TypeTable::new(Wanted {
-            scanned: pointers(&types),
-            containers: pointers(&containers),
-            wrappers: pointers(&wrappers),
-            caches: pointers(&caches),
-            ..Wanted::default()
-        })?,
-        functions: Functions::new(py),
-        own_classes: FxHashMap::default(),
-        depth,
-        namespaces: Addresses::default(),
-        seen: FxHashMap::default(),
-        recent: try_table((ptr::null_mut(), Distance::default()))?,
-        level: Vec::new(),
-        from: ptr::null_mut(),
-        found: Vec::new(),
-    };
-    // SAFETY: what is in `sys.modules` is live until Python code runs.
-    unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
-    let found = state.found.into_iter();
-    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
-    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
-    Ok(found
-        .map(|(object, name)| (own(object), own(name)))
-        .collect())
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let pointers =
+            |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
+        let _pause = GcPause::new(py);
+        let mut state = State {
+            judge: Judge::new(py, libraries)?,
+            types: TypeTable::new(Wanted {
+                scanned: pointers(&types),
+                containers: pointers(&containers),
+                wrappers: pointers(&wrappers),
+                caches: pointers(&caches),
+                ..Wanted::default()
+            })?,
+            functions: Functions::new(py),
+            own_classes: FxHashMap::default(),
+            depth,
+            namespaces: Addresses::default(),
+            seen: FxHashMap::default(),
+            recent: try_table((ptr::null_mut(), Distance::default()))?,
+            level: Vec::new(),
+            from: ptr::null_mut(),
+            found: Vec::new(),
+        };
+        // SAFETY: what is in `sys.modules` is live until Python code runs.
+        unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
+        let found = state.found.into_iter();
+        // SAFETY: live: no Python code has run since each was met, and the collector is paused.
+        let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+        Ok(found
+            .map(|(object, name)| (own(object), own(name)))
+            .collect::<Vec<_>>())
+    })
 }
 
 /// How far from a module something was met.

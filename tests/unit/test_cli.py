@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,3 +93,24 @@ def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
     assert cli.main(["comfyui", "install", str(tmp_path)]) == 0
     assert str(pack) in capsys.readouterr().out
     compile((pack / "__init__.py").read_text(), "pack", "exec")
+
+
+DOCTOR = [sys.executable, "-m", "fastpurge", "doctor"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_is_said_without_a_traceback(options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*DOCTOR, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "fastpurge: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes as Unix has them")
+def test_a_reader_that_has_gone_is_no_error_to_read_of() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(DOCTOR, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
