@@ -16,6 +16,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
 from tests.flat import MiB, rising
 
 STRESS = Path(__file__).parents[1] / "tests" / "unit" / "stress.py"
@@ -28,7 +29,7 @@ LABELS = {
 }
 SCALES = {"rss": MiB, "objects": 1000}
 GREY = "#808080"
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": GREY,
     "axes.facecolor": "none",
     "axes.labelcolor": GREY,
@@ -44,7 +45,14 @@ STYLE = {
 
 def soak(sweeps: int, pause: float, *options: str) -> dict[str, Any]:
     """Run the sweeps in a process of their own."""
-    command = [sys.executable, STRESS, f"--sweeps={sweeps}", f"--pause={pause}", "--samples=200", *options]
+    command = [
+        sys.executable,
+        str(STRESS),
+        f"--sweeps={sweeps}",
+        f"--pause={pause}",
+        "--samples=200",
+        *options,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -71,10 +79,12 @@ def draw(runs: dict[str, list[dict[str, float]]], file: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=10_000)
-    parser.add_argument("--pause", type=float, default=0.02, help="seconds that a thread rests between results")
+    parser.add_argument(
+        "--pause", type=float, default=0.02, help="seconds that a thread rests between results"
+    )
     parser.add_argument("--plot", type=Path, default=Path("soak.svg"))
     parser.add_argument("--prompts", type=Path, help="the series of a ComfyUI, to draw beside it")
-    parser.add_argument("--from-json", type=Path, help="judge and draw figures that are there, and sweep not at all")
+    parser.add_argument("--from-json", type=Path, help="figures to judge and draw, instead")
     asked = parser.parse_args()
     found = json.loads(asked.from_json.read_text()) if asked.from_json else soak(asked.sweeps, asked.pause)
     asked.plot.with_suffix(".json").write_text(json.dumps(found) + "\n")
@@ -83,7 +93,9 @@ def main() -> int:
         runs["prompts of a ComfyUI"] = json.loads(asked.prompts.read_text())["series"]
     draw(runs, asked.plot)
     grown = rising(found["series"])
-    print(f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked, wrong: {found['errors'] or 'none'}")
+    print(
+        f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked, wrong: {found['errors'] or 'none'}"
+    )
     print(f"risen: {grown or 'nothing'}")
     return 1 if grown or found["errors"] else 0
 

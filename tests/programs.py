@@ -33,6 +33,7 @@ CONTAINERS = (
 HOLDERS_OF_NOTHING = ("weak reference", "weak dict")
 KINDS = ("tensor", "leaf", "product", "module", "cycle", *SHARERS, *CONTAINERS, *HOLDERS_OF_NOTHING)
 
+
 class Slotted:
     __slots__ = ("held",)
 

@@ -20,7 +20,9 @@ def _refuse(*_: object, **__: object) -> NoReturn:
     raise HostileError
 
 
-_ASKED = "__bool__ __eq__ __ne__ __lt__ __gt__ __le__ __ge__ __hash__ __len__ __index__ __repr__ __str__ __format__"
+_ASKED = """
+    __bool__ __eq__ __ne__ __lt__ __gt__ __le__ __ge__ __hash__ __len__ __index__ __repr__ __str__ __format__
+"""
 _REFUSALS: dict[str, Any] = {**dict.fromkeys(_ASKED.split(), _refuse), "__class__": property(_refuse)}
 
 
@@ -46,7 +48,9 @@ MAKERS: tuple[Callable[[Choices], Any], ...] = (
     lambda c: c.one_of([0, -1, 1, 2**63, -(2**63) - 1, 10**400, c.number(256)]),
     lambda c: c.one_of([float("nan"), float("inf"), -0.0, 1e308, 1j]),
     lambda c: c.text(),
-    lambda c: c.one_of(["cpu", "cuda", "cuda:0", "cuda:-1", "cuda:99999999999999999999", "meta", "xpu:3", "mps", "CPU"]),
+    lambda c: c.one_of(
+        ["cpu", "cuda", "cuda:0", "cuda:-1", "cuda:99999999999999999999", "meta", "xpu:3", "mps", "CPU"]
+    ),
     lambda c: c.one_of(["auto", "", "\0", "\ud800", "cpu:0\n", "a" * 5000, "{}", "%s"]),
     lambda c: c.text().encode("utf-8", "replace"),
     lambda c: _refusing("Silent", object),

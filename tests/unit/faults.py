@@ -2,7 +2,8 @@
 
     python tests/unit/faults.py memory 1 2 3
 
-The first argument is what goes wrong, the others say where. Prints one line of JSON: how often each outcome came.
+The first argument is what goes wrong, the others say where. Prints one line of
+JSON: how often each outcome came.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def calls(program: Program) -> dict[str, Callable[[], Any]]:
 
 def nth_allocation(program: Program, number: int) -> str:
     """Every allocation of the interpreter from the given one on fails, a hundred of them."""
-    import _testcapi
+    import _testcapi  # type: ignore[import-not-found]
 
     call = list(calls(program).values())[number % 4]
     outcome = "done"

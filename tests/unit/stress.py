@@ -150,7 +150,7 @@ def sample(sweep: int) -> dict[str, float]:
         "seconds": round(time.monotonic() - STARTED, 2),
         "rss": process.memory_info().rss,
         "objects": len(gc.get_objects()),
-        "handles": process.num_handles() if sys.platform == "win32" else process.num_fds(),
+        "handles": process.num_fds(),
         "threads": process.num_threads(),
     }
 

@@ -102,7 +102,9 @@ DOCTOR = [sys.executable, "-m", "fastpurge", "doctor"]
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_full_disk_is_said_without_a_traceback(options: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([*DOCTOR, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            [*DOCTOR, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
     assert done.returncode == 1
     assert done.stderr == "fastpurge: [Errno 28] No space left on device\n"
 
