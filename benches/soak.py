@@ -93,9 +93,8 @@ def main() -> int:
         runs["prompts of a ComfyUI"] = json.loads(asked.prompts.read_text())["series"]
     draw(runs, asked.plot)
     grown = rising(found["series"])
-    print(
-        f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked, wrong: {found['errors'] or 'none'}"
-    )
+    print(f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked")
+    print(f"wrong: {found['errors'] or 'nothing'}")
     print(f"risen: {grown or 'nothing'}")
     return 1 if grown or found["errors"] else 0
 

@@ -29,7 +29,8 @@ class Program:
     """What a program keeps and what it forgets, and whether all of it is whole or a tombstone."""
 
     def __init__(self) -> None:
-        self.module: Any = types.ModuleType("forgetful_program")
+        module: Any = types.ModuleType("forgetful_program")
+        self.module = module
         sys.modules[self.module.__name__] = self.module
         self.module.kept = [torch.arange(1000.0), torch.nn.Linear(8, 8)]
         self.expected = [self.module.kept[0].clone(), self.module.kept[1](torch.ones(8)).detach()]
