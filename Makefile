@@ -8,7 +8,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants wheel clean
+.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants fuzz wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
 
 mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 	$(BIN)/python tests/mutants.py
+
+FUZZ_SECONDS ?= 60
+fuzz: $(READY)  ## Fuzz arguments and programs, FUZZ_SECONDS=60 each
+	$(BIN)/nox -s wheel fuzz -- $(FUZZ_SECONDS)
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/nox -s wheel

@@ -151,6 +151,18 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benches.seeing")
 
 
+@nox.session(python="3.12")
+def fuzz(session: nox.Session) -> None:
+    """Arguments and programs by a fuzzer that sees what code they reach; one number: seconds for each."""
+    install(session, "fuzz")
+    seconds = session.posargs[0] if session.posargs else "60"
+    for check in ("arguments", "graphs"):
+        found = Path(session.create_tmp()).absolute() / check
+        found.mkdir(exist_ok=True)
+        options = [f"-max_total_time={seconds}", "-max_len=150", f"-artifact_prefix={found}-", str(found)]
+        session.run("python", "-m", "tests.fuzz.run", check, *options, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Style, types, the stub of the core against the core, and the workflows."""

@@ -82,7 +82,8 @@ fn type_table(criterion: &mut Criterion) {
                 let mut table = TypeTable::new(Wanted {
                     scanned: vec![record],
                     ..Wanted::default()
-                });
+                })
+                .unwrap();
                 // SAFETY: `names` keeps what was made here alive, and the interpreter the rest.
                 let is_scanned = |&&at: &&*mut ffi::PyObject| unsafe { table.of(at) }.scanned;
                 objects.iter().filter(is_scanned).count()
@@ -115,7 +116,7 @@ fn walks(criterion: &mut Criterion) {
             BenchmarkId::new("scan", count),
             &record,
             |bencher, types| {
-                bencher.iter(|| black_box(scan(py, types).unwrap().len()));
+                bencher.iter(|| black_box(scan(py, types).unwrap().len().unwrap()));
             },
         );
         group.bench_with_input(

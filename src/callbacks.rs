@@ -11,8 +11,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::answer::answer;
+use crate::gc::{GcPause, Stream};
 use crate::interpreter::Functions;
+use crate::room::{try_collect, try_entry, try_insert, try_push};
 use crate::types::{TypeTable, Wanted};
 
 /// The functions, bound methods and instances of other types that C code holds, and that are not what
@@ -26,70 +28,66 @@ pub fn callbacks<'py>(
     function: &Bound<'py, PyType>,
     method: &Bound<'py, PyType>,
     others: Vec<Bound<'py, PyType>>,
-) -> PyResult<Bound<'py, PyList>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    let functions = Functions::new(py);
-    let (function, method) = (function.as_type_ptr(), method.as_type_ptr());
-    let mut types = TypeTable::new(Wanted {
-        containers: others
-            .iter()
-            .map(Bound::as_type_ptr)
-            .chain([function, method])
-            .collect(),
-        ..Wanted::default()
-    });
-    let running = running_codes(py)?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        let functions = Functions::new(py);
+        let (function, method) = (function.as_type_ptr(), method.as_type_ptr());
+        let mut types = TypeTable::new(Wanted {
+            containers: others
+                .iter()
+                .map(Bound::as_type_ptr)
+                .chain([function, method])
+                .collect(),
+            ..Wanted::default()
+        })?;
+        let running = running_codes(py)?;
 
-    let mut references = References::default();
-    stream.walk(|object| {
-        // SAFETY: the walk hands on live objects, and this thread is attached.
-        unsafe {
-            let is_one = types.of(object).container
-                && !(ffi::Py_TYPE(object) == function && functions.holds_nothing(object));
-            if is_one {
-                references
-                    .0
-                    .try_reserve(1)
-                    .map_err(|_| Failure::OutOfMemory)?;
-                references.0.insert(object as usize, 0);
+        let mut references = References::default();
+        stream.walk(|object| {
+            // SAFETY: the walk hands on live objects, and this thread is attached.
+            unsafe {
+                let is_one = types.of(object).container
+                    && !(ffi::Py_TYPE(object) == function && functions.holds_nothing(object));
+                if is_one {
+                    try_insert(&mut references.0, object as usize, 0)?;
+                }
             }
-        }
-        Ok(())
-    })?;
-    stream.walk(|object| {
-        // SAFETY: as above; the visitor panics as little as it allocates.
-        unsafe {
-            if let Some(traverse) = types.of(object).traverse {
-                traverse(object, count, (&raw mut references).cast());
+            Ok(())
+        })?;
+        stream.walk(|object| {
+            // SAFETY: as above; the visitor panics as little as it allocates.
+            unsafe {
+                if let Some(traverse) = types.of(object).traverse {
+                    traverse(object, count, (&raw mut references).cast());
+                }
             }
-        }
-        Ok(())
-    })?;
+            Ok(())
+        })?;
 
-    // Which function of a code a frame runs cannot be told: if more are held than frames run it, any of
-    // them may be what C code is to call.
-    let mut held = Vec::new();
-    let mut surplus: FxHashMap<usize, ffi::Py_ssize_t> = FxHashMap::default();
-    for (&at, &seen) in &references.0 {
-        let object = at as *mut ffi::PyObject;
-        // SAFETY: nothing has been let go since the first walk.
-        unsafe {
-            let more = ffi::Py_REFCNT(object) - seen;
-            if more > 0 {
-                let code = functions.code_of(object, function, method) as usize;
-                *surplus.entry(code).or_default() += more;
-                try_push(&mut held, (object, code))?;
+        // Which function of a code a frame runs cannot be told: if more are held than frames run it, any of
+        // them may be what C code is to call.
+        let mut held = Vec::new();
+        let mut surplus: FxHashMap<usize, ffi::Py_ssize_t> = FxHashMap::default();
+        for (&at, &seen) in &references.0 {
+            let object = at as *mut ffi::PyObject;
+            // SAFETY: nothing has been let go since the first walk.
+            unsafe {
+                let more = ffi::Py_REFCNT(object) - seen;
+                if more > 0 {
+                    let code = functions.code_of(object, function, method) as usize;
+                    *try_entry(&mut surplus, code)? += more;
+                    try_push(&mut held, (object, code))?;
+                }
             }
         }
-    }
-    held.retain(|(_, code)| surplus[code] > running.get(code).copied().unwrap_or(0));
-    // SAFETY: live, as above; the first list is made when all are owned.
-    let held: Vec<_> = held
-        .into_iter()
-        .map(|(object, _)| unsafe { Bound::from_borrowed_ptr(py, object) })
-        .collect();
-    PyList::new(py, held)
+        held.retain(|(_, code)| surplus[code] > running.get(code).copied().unwrap_or(0));
+        // SAFETY: live, as above; the first list is made when all are owned.
+        let own = |(object, _)| unsafe { Bound::from_borrowed_ptr(py, object) };
+        let held = try_collect(held.into_iter().map(own))?;
+        PyList::new(py, held)
+    })
 }
 
 /// How many references tracked objects hold, by address.
@@ -115,7 +113,7 @@ fn running_codes(py: Python<'_>) -> PyResult<FxHashMap<usize, ffi::Py_ssize_t>> 
         let mut at = frame;
         while !at.is_none() {
             let code = at.getattr("f_code")?.as_ptr() as usize;
-            *codes.entry(code).or_default() += 1;
+            *try_entry(&mut codes, code)? += 1;
             at = at.getattr("f_back")?;
         }
     }

@@ -11,11 +11,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::gc::GcPause;
+use crate::answer::answer;
+use crate::gc::{Failure, GcPause};
 use crate::held::Outside;
 use crate::idset::IdSet;
 use crate::library::Libraries;
 use crate::reading::other_threads;
+use crate::room::{try_collect, try_extend, try_repeat, try_room};
 use crate::scan::Question;
 
 /// Exchanges class, attributes and implementation of each object with those of its blank, if all of
@@ -44,54 +46,74 @@ pub fn exchange<'py>(
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
     mut met: Vec<usize>,
-) -> PyResult<Vec<(usize, Option<Bound<'py, PyAny>>)>> {
-    let _pause = GcPause::new(py);
-    // The blanks are of a scanned type too.
-    met.extend(blanks.iter().map(|blank| blank.as_ptr() as usize));
-    let question = Question {
-        named,
-        roots,
-        scan_for,
-        report: None,
-        libraries,
-        guarded: None,
-        outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
-        self_held: Some(self_held),
-        lists: &[objects.as_ptr(), blanks.as_ptr()],
-        met: &met,
-    };
-    let tools = Tools {
-        py,
-        set_class: set_class.as_ptr(),
-        type_with_implementation: implementation.0.as_type_ptr(),
-        swap: implementation.1.as_ptr(),
-    };
-    let pairs: Vec<_> = objects
-        .iter()
-        .zip(blanks.iter())
-        .map(|(object, blank)| (object.as_ptr(), blank.as_ptr()))
-        .collect();
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        // The blanks are of a scanned type too.
+        try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
+        let question = Question {
+            named,
+            roots,
+            scan_for,
+            report: None,
+            libraries,
+            guarded: None,
+            outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
+            self_held: Some(self_held),
+            lists: &[objects.as_ptr(), blanks.as_ptr()],
+            met: &met,
+        };
+        let tools = Tools {
+            py,
+            set_class: set_class.as_ptr(),
+            type_with_implementation: implementation.0.as_type_ptr(),
+            swap: implementation.1.as_ptr(),
+        };
+        let both = objects.iter().zip(blanks.iter());
+        let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
 
-    let closure = question.look(py)?.closure;
-    let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
-    let mut refused: Vec<_> = (protected.enumerate())
-        .filter_map(|(index, protected)| protected.then_some((index, None)))
-        .collect();
-    if refused.is_empty() {
-        // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
-        refused = unsafe { tools.exchange_all(&pairs) };
-    }
-    // To give exceptions to Python may let other threads run, so it comes last.
-    let exceptions = refused.into_iter().map(|(index, error)| {
-        (
-            index,
-            error.map(|error| error.into_value(py).into_bound(py).into_any()),
-        )
-    });
-    Ok(exceptions.collect())
+        let closure = question.look(py)?.closure;
+        let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
+        let protected = protected.enumerate();
+        let mut refused = try_collect(
+            protected.filter_map(|(index, protected)| protected.then_some((index, None))),
+        )?;
+        if refused.is_empty() {
+            // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
+            refused = unsafe { tools.exchange_all(&pairs) }?;
+        }
+        // To give exceptions to Python may let other threads run, so it comes last.
+        let exceptions = refused.into_iter().map(|(index, error)| {
+            (
+                index,
+                error.map(|error| error.into_value(py).into_bound(py).into_any()),
+            )
+        });
+        Ok(exceptions.collect::<Vec<_>>())
+    })
 }
 
 type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);
+
+/// The index of a pair, with the exception, or `None` if the object is in use.
+type Refusal = (usize, Option<PyErr>);
+
+/// Bytes that are kept for going back.
+const SPARE: usize = 1 << 16;
+
+/// Does what undoes something else, again if it failed: a small allocation may succeed the next time.
+fn insist<E>(action: impl Fn() -> Result<(), E>) -> Result<(), E> {
+    let mut outcome = action();
+    for _ in 0..TRIES {
+        if outcome.is_ok() {
+            break;
+        }
+        outcome = action();
+    }
+    outcome
+}
+
+const TRIES: usize = 8;
 
 struct Tools<'py> {
     py: Python<'py>,
@@ -105,26 +127,29 @@ impl Tools<'_> {
     ///
     /// # Safety
     /// All pointers are to live objects, which stay alive.
-    unsafe fn exchange_all(&self, pairs: &[Pair]) -> Vec<(usize, Option<PyErr>)> {
+    unsafe fn exchange_all(&self, pairs: &[Pair]) -> Result<Vec<Refusal>, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             let count = |&(object, _): &Pair| ffi::Py_REFCNT(object);
-            let counts: Vec<_> = pairs.iter().map(count).collect();
-            let mut done = Vec::new();
-            let mut refused = Vec::new();
+            let counts = try_collect(pairs.iter().map(count))?;
+            // All the room there will be need of, now that there is a way back.
+            let (mut done, mut refused) = (try_room(pairs.len())?, try_room(pairs.len())?);
+            let spare = try_repeat(0_u8, SPARE)?;
             for (index, (&pair, &count)) in pairs.iter().zip(&counts).enumerate() {
                 match self.exchange(pair, Some(count)) {
                     Ok(()) => done.push(pair),
                     Err(error) => refused.push((index, error)),
                 }
             }
+            // What was refused for want of memory must not keep the others from going back.
+            drop(spare);
             if !refused.is_empty() {
                 for &pair in done.iter().rev() {
                     // The inverse of an exchange that went well: it has no reason to fail.
-                    let _ = self.exchange(pair, None);
+                    let _ = insist(|| self.exchange(pair, None));
                 }
             }
-            refused
+            Ok(refused)
         }
     }
 
@@ -152,7 +177,7 @@ impl Tools<'_> {
                     .map_err(Some)
             };
             if done.is_err() {
-                self.become_a(object, &own_class)?;
+                insist(|| self.become_a(object, &own_class))?;
             }
             done
         }
@@ -178,8 +203,8 @@ impl Tools<'_> {
                 .become_a(blank, own_class)
                 .and_then(|()| self.exchange_attributes(object, blank));
             if done.is_err() {
-                self.become_a(blank, &blank_class)?;
-                swap()?;
+                insist(|| self.become_a(blank, &blank_class))?;
+                insist(swap)?;
             }
             done
         }
@@ -208,7 +233,7 @@ impl Tools<'_> {
             };
             let (own, other) = (attributes(object)?, attributes(blank)?);
             set(object, &other)?;
-            set(blank, &own).or_else(|error| set(object, &own).and(Err(error)))
+            set(blank, &own).or_else(|error| insist(|| set(object, &own)).and(Err(error)))
         }
     }
 

@@ -7,6 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use crate::answer::answer;
 use crate::gc::GcPause;
 use crate::interpreter::c_function;
 
@@ -27,24 +28,26 @@ type GetVar = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *m
 pub fn frame_locals<'py>(
     py: Python<'py>,
     frame: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyDict>> {
-    // No finalizer may run the function's own code in between.
-    let _pause = GcPause::new(py);
-    let locals = PyDict::new(py);
-    let code = frame.getattr("f_code")?;
-    let version = py.version_info();
-    if code.getattr("co_flags")?.extract::<u32>()? & OPTIMIZED == 0 {
-        if let Ok(namespace) = frame.getattr("f_locals")?.cast::<PyDict>() {
-            locals.update(namespace.as_mapping())?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        // No finalizer may run the function's own code in between.
+        let _pause = GcPause::new(py);
+        let locals = PyDict::new(py);
+        let code = frame.getattr("f_code")?;
+        let version = py.version_info();
+        if code.getattr("co_flags")?.extract::<u32>()? & OPTIMIZED == 0 {
+            if let Ok(namespace) = frame.getattr("f_locals")?.cast::<PyDict>() {
+                locals.update(namespace.as_mapping())?;
+            }
+        } else if version >= (3, 13) {
+            locals.update(frame.getattr("f_locals")?.cast()?)?;
+        } else if version >= (3, 12) {
+            take_by_name(frame, &code, &locals)?;
+        } else if !is_traced(frame, &code)? {
+            take_from_dict(frame, &code, &locals)?;
         }
-    } else if version >= (3, 13) {
-        locals.update(frame.getattr("f_locals")?.cast()?)?;
-    } else if version >= (3, 12) {
-        take_by_name(frame, &code, &locals)?;
-    } else if !is_traced(frame, &code)? {
-        take_from_dict(frame, &code, &locals)?;
-    }
-    Ok(locals)
+        Ok(locals)
+    })
 }
 
 fn names_of<'py>(code: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyString>>> {

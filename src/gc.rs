@@ -10,12 +10,13 @@ use std::cell::OnceCell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use pyo3::exceptions::{PyImportError, PyMemoryError};
+use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 
+use crate::answer::memory_error;
 use crate::interpreter::c_function;
 
 pub type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
@@ -32,22 +33,11 @@ pub enum Failure {
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::OutOfMemory => {
-                PyMemoryError::new_err("fastpurge ran out of memory while walking the heap")
-            }
+            // What walks is attached. An error that PyO3 would make later could not be made for want of memory.
+            Failure::OutOfMemory => Python::attach(memory_error),
             Failure::Panic(panic) => resume_unwind(panic),
         }
     }
-}
-
-/// Pushes, with running out of memory as an error.
-#[inline]
-pub fn try_push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
-    if list.len() == list.capacity() {
-        list.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
-    }
-    list.push(item);
-    Ok(())
 }
 
 /// Keeps the cyclic collector from running, and with it every finalizer, until dropped.
@@ -226,6 +216,7 @@ pub fn object_stream(py: Python<'_>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pyo3::exceptions::PyMemoryError;
     use pyo3::types::PyDict;
 
     #[test]

@@ -14,9 +14,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyType};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, Stream, try_push};
+use crate::gc::{Failure, Stream};
 use crate::idset::Addresses;
 use crate::prefetch::{prefetch, prefetch_contents};
+use crate::room::{try_add, try_collect, try_entry, try_extend, try_push, try_table};
 use crate::types::{TypeTable, Wanted, each_unshown};
 
 /// How to look for what is held from outside.
@@ -74,7 +75,7 @@ impl Outside {
 
     /// Begins to count. What is expected, suspects and containers around them, is counted along in the
     /// first walk over the heap, whatever that is for.
-    pub fn census<'a>(&'a self, accounted: Accounted<'a>) -> Census<'a> {
+    pub fn census<'a>(&'a self, accounted: Accounted<'a>) -> Result<Census<'a>, Failure> {
         let executing = self.executing.iter();
         let mut census = Census {
             outside: self,
@@ -82,9 +83,9 @@ impl Outside {
                 containers: pointers(&self.containers),
                 container_bases: pointers(&self.container_bases),
                 ..Wanted::default()
-            }),
+            })?,
             nodes: FxHashMap::default(),
-            sieve: Sieve::default(),
+            sieve: Sieve(try_table(0)?),
             round: 1,
             executing: executing
                 .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
@@ -92,17 +93,17 @@ impl Outside {
             accounted,
             holder: ptr::null_mut(),
             shown: false,
-            batch: Vec::with_capacity(BATCH),
+            batch: Vec::new(),
             found: Vec::new(),
             confirmed: Vec::new(),
             outcome: Ok(()),
         };
         for &address in accounted.expected {
-            let node = census.nodes.entry(address).or_default();
+            let node = try_entry(&mut census.nodes, address)?;
             (node.round, node.is_rumour) = (1, true);
             census.sieve.add(address);
         }
-        census
+        Ok(census)
     }
 }
 
@@ -221,28 +222,30 @@ impl Census<'_> {
         // SAFETY: what is in the batch was met since Python code ran last.
         unsafe { self.drain(namespaces) }?;
         self.leave_out(|container| namespaces.contains(container) || kept(container));
-        let (counted, fresh): (Vec<_>, Vec<_>) = suspects.iter().partition(|&&suspect| {
-            let node = self.nodes.get(&(suspect as usize));
-            node.is_some_and(|node| node.round == self.round)
-        });
         let mut outside = Vec::new();
         let mut targets = mem::take(&mut self.confirmed);
-        targets.extend(counted);
-        self.sort_out(&targets, stream, &mut outside);
+        let mut fresh = Vec::new();
+        for &suspect in suspects {
+            let node = self.nodes.get(&(suspect as usize));
+            let is_counted = node.is_some_and(|node| node.round == self.round);
+            let whither = if is_counted { &mut targets } else { &mut fresh };
+            try_push(whither, suspect)?;
+        }
+        self.sort_out(&targets, stream, &mut outside)?;
         targets = fresh;
-        targets.append(&mut self.found);
+        try_extend(&mut targets, mem::take(&mut self.found))?;
         while !targets.is_empty() {
-            self.open(&targets);
+            self.open(&targets)?;
             // SAFETY: the walk hands on live objects, and this thread is attached.
             stream.walk(|object| unsafe { self.feed(object, namespaces) })?;
             // SAFETY: as above.
             unsafe { self.drain(namespaces) }?;
-            self.sort_out(&targets, stream, &mut outside);
+            self.sort_out(&targets, stream, &mut outside)?;
             targets = mem::take(&mut self.found);
         }
         Ok(Held {
-            suspects: self.beneath(outside, suspects),
-            holders: self.holders(),
+            suspects: self.beneath(outside, suspects)?,
+            holders: self.holders()?,
         })
     }
 
@@ -252,12 +255,12 @@ impl Census<'_> {
         targets: &[*mut ffi::PyObject],
         stream: &Stream<'_>,
         outside: &mut Vec<*mut ffi::PyObject>,
-    ) {
+    ) -> Result<(), Failure> {
         // SAFETY: nothing has been let go since the targets were met.
         let held = |target: &&*mut ffi::PyObject| unsafe {
             self.is_held(**target, stream.references()) || self.outside.is_scheduled(**target)
         };
-        outside.extend(targets.iter().filter(held));
+        try_extend(outside, targets.iter().filter(held).copied())
     }
 
     /// Leaves out containers that the first walk has met although they are of no interest.
@@ -273,12 +276,13 @@ impl Census<'_> {
     }
 
     /// Starts a round, in which the references to these are counted.
-    fn open(&mut self, targets: &[*mut ffi::PyObject]) {
+    fn open(&mut self, targets: &[*mut ffi::PyObject]) -> Result<(), Failure> {
         self.round += 1;
         for &target in targets {
-            self.nodes.entry(target as usize).or_default().round = self.round;
+            try_entry(&mut self.nodes, target as usize)?.round = self.round;
             self.sieve.add(target as usize);
         }
+        Ok(())
     }
 
     /// Whether more references to a target of this round exist than were counted, and than the stream has.
@@ -305,7 +309,7 @@ impl Census<'_> {
         namespaces: &Addresses,
     ) -> Result<(), Failure> {
         prefetch(object);
-        self.batch.push(object);
+        try_push(&mut self.batch, object)?;
         if self.batch.len() < BATCH {
             return Ok(());
         }
@@ -435,17 +439,17 @@ impl Census<'_> {
         {
             return Ok(());
         }
-        let holder = self.nodes.entry(self.holder as usize).or_insert_with(|| {
-            self.found.push(self.holder);
-            Node::default()
-        });
+        if !self.nodes.contains_key(&(self.holder as usize)) {
+            try_push(&mut self.found, self.holder)?;
+        }
+        let holder = try_entry(&mut self.nodes, self.holder as usize)?;
         try_push(&mut holder.holds, referent as usize)
     }
 
     /// Where containers of suspects are.
-    fn holders(&self) -> Vec<usize> {
+    fn holders(&self) -> Result<Vec<usize>, Failure> {
         let holds = |(&at, node): (&usize, &Node)| (!node.holds.is_empty()).then_some(at);
-        self.nodes.iter().filter_map(holds).collect()
+        try_collect(self.nodes.iter().filter_map(holds))
     }
 
     /// The suspects among some objects and everything that these hold through containers.
@@ -453,16 +457,16 @@ impl Census<'_> {
         &self,
         outside: Vec<*mut ffi::PyObject>,
         suspects: &[*mut ffi::PyObject],
-    ) -> Vec<*mut ffi::PyObject> {
+    ) -> Result<Vec<*mut ffi::PyObject>, Failure> {
         let mut reached = FxHashSet::default();
-        let mut pending: Vec<usize> = outside.into_iter().map(|at| at as usize).collect();
+        let mut pending = try_collect(outside.into_iter().map(|at| at as usize))?;
         while let Some(at) = pending.pop() {
-            if reached.insert(at) {
-                pending.extend(&self.nodes[&at].holds);
+            if try_add(&mut reached, at)? {
+                try_extend(&mut pending, self.nodes[&at].holds.iter().copied())?;
             }
         }
         let held = |at: &&*mut ffi::PyObject| reached.contains(&(**at as usize));
-        suspects.iter().filter(held).copied().collect()
+        try_collect(suspects.iter().filter(held).copied())
     }
 }
 
@@ -470,12 +474,6 @@ impl Census<'_> {
 struct Sieve(Box<[u64; SIEVE / 64]>);
 
 const SIEVE: usize = 1 << 17;
-
-impl Default for Sieve {
-    fn default() -> Self {
-        Self(Box::new([0; SIEVE / 64]))
-    }
-}
 
 impl Sieve {
     #[inline]

@@ -3,7 +3,8 @@
 use pyo3::prelude::*;
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, try_push};
+use crate::gc::Failure;
+use crate::room::try_push;
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
 const ALIGNMENT: usize = 8;
@@ -21,7 +22,7 @@ const NO_PAGE: usize = usize::MAX;
 pub struct Addresses {
     pages: FxHashMap<usize, u32>,
     bits: Vec<Bits>,
-    front: Box<[(usize, u32); FRONT]>,
+    front: [(usize, u32); FRONT],
     len: usize,
 }
 
@@ -30,7 +31,7 @@ impl Default for Addresses {
         Self {
             pages: FxHashMap::default(),
             bits: Vec::new(),
-            front: Box::new([(NO_PAGE, 0); FRONT]),
+            front: [(NO_PAGE, 0); FRONT],
             len: 0,
         }
     }

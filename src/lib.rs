@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 // What benches/core.rs measures is public.
+mod answer;
 mod callbacks;
 mod exchange;
 mod frames;
@@ -17,6 +18,7 @@ mod paths;
 mod prefetch;
 mod reach;
 mod reading;
+mod room;
 pub mod scan;
 mod state;
 mod strays;

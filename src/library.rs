@@ -12,7 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, try_push};
+use crate::gc::Failure;
+use crate::room::try_push;
 use crate::types::each_item;
 
 /// What counts as a library: folders, and the names of modules that have no file.
@@ -165,7 +166,12 @@ impl<'py, 'a> Judge<'py, 'a> {
             return known;
         }
         let answer = self.look_up(name);
-        self.by_name.insert(name.to_owned(), answer);
+        // What there is no memory to remember is looked up again.
+        let mut key = String::new();
+        if key.try_reserve_exact(name.len()).is_ok() && self.by_name.try_reserve(1).is_ok() {
+            key.push_str(name);
+            self.by_name.insert(key, answer);
+        }
         answer
     }
 

@@ -8,9 +8,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, Stream, try_push};
+use crate::answer::answer;
+use crate::gc::{Failure, GcPause, Stream};
 use crate::idset::Addresses;
 use crate::prefetch::{prefetch, prefetch_contents};
+use crate::room::{try_entry, try_insert, try_push};
 use crate::scan::type_pointers;
 use crate::strays::Strays;
 use crate::types::{TypeTable, Wanted, each_referent};
@@ -19,9 +21,6 @@ use crate::types::{TypeTable, Wanted, each_referent};
 const AHEAD: usize = 16;
 
 const NO_PARENT: u32 = u32::MAX;
-
-/// What one object is held by: how, and the objects from there down to it.
-type Way<'py> = (&'static str, Vec<Bound<'py, PyAny>>);
 
 /// For each target, how it is held: ``("root", [...])``, with the objects on a shortest way from a root.
 ///
@@ -40,77 +39,70 @@ pub fn paths<'py>(
     besides: Option<&Bound<'py, PyList>>,
     hidden: Option<&Bound<'py, PyList>>,
     strays: bool,
-) -> PyResult<Vec<Way<'py>>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    if strays {
-        stream.fill()?;
-    }
-    let hidden_from = pairs(hidden)?;
-    let mut types = TypeTable::new(Wanted::default());
-    let mut forest = Forest::new(&mut types, &hidden_from);
-    for target in targets.iter_borrowed() {
-        forest.targets.insert(target.as_ptr())?;
-        // SAFETY: the tuple holds it.
-        forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
-    }
-    for holder in besides.into_iter().flatten() {
-        forest.besides.insert(holder.as_ptr())?;
-    }
-    // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
-    unsafe { forest.grow(roots)? };
-    let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
-    let found: FxHashMap<usize, u32> = forest
-        .found
-        .iter()
-        .map(|&at| (forest.objects[at as usize] as usize, at))
-        .collect();
-    for target in targets.iter_borrowed() {
-        let way = match found.get(&(target.as_ptr() as usize)) {
-            Some(&at) => ("root", forest.way_to(at)),
-            None => ("nothing", Vec::new()),
-        };
-        try_push(&mut ways, way)?;
-    }
-    if strays && found.len() < forest.targets.count() {
-        let (met, targets_met) = (forest.met, forest.targets);
-        let mut strays = Strays::new(&mut types, &met, &targets_met);
-        // SAFETY: as above.
-        unsafe {
-            strays.account_for(targets.as_ptr())?;
-            for list in [Some(roots), besides, hidden].into_iter().flatten() {
-                strays.account_for(list.as_ptr())?;
-            }
-            for pair in hidden.into_iter().flatten() {
-                strays.account_for(pair.as_ptr())?;
-            }
-            strays.walk(&stream)?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        if strays {
+            stream.fill()?;
         }
-        for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
-            if way.0 == "nothing" {
-                // SAFETY: as above.
-                *way = unsafe { strays.way_to(target.as_ptr()) };
+        let hidden_from = pairs(hidden)?;
+        let mut types = TypeTable::new(Wanted::default())?;
+        let mut forest = Forest::new(&mut types, &hidden_from);
+        for target in targets.iter_borrowed() {
+            forest.targets.insert(target.as_ptr())?;
+            // SAFETY: the tuple holds it.
+            forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
+        }
+        for holder in besides.into_iter().flatten() {
+            forest.besides.insert(holder.as_ptr())?;
+        }
+        // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
+        unsafe { forest.grow(roots)? };
+        let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
+        let mut found: FxHashMap<usize, u32> = FxHashMap::default();
+        for &at in &forest.found {
+            try_insert(&mut found, forest.objects[at as usize] as usize, at)?;
+        }
+        for target in targets.iter_borrowed() {
+            let way = match found.get(&(target.as_ptr() as usize)) {
+                Some(&at) => ("root", forest.way_to(at)?),
+                None => ("nothing", Vec::new()),
+            };
+            try_push(&mut ways, way)?;
+        }
+        if strays && found.len() < forest.targets.count() {
+            let (met, targets_met) = (forest.met, forest.targets);
+            let mut strays = Strays::new(&mut types, &met, &targets_met);
+            // SAFETY: as above.
+            unsafe {
+                strays.account_for(targets.as_ptr())?;
+                for list in [Some(roots), besides, hidden].into_iter().flatten() {
+                    strays.account_for(list.as_ptr())?;
+                }
+                for pair in hidden.into_iter().flatten() {
+                    strays.account_for(pair.as_ptr())?;
+                }
+                strays.walk(&stream)?;
+            }
+            for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
+                if way.0 == "nothing" {
+                    // SAFETY: as above.
+                    *way = unsafe { strays.way_to(target.as_ptr()) }?;
+                }
             }
         }
-    }
-    // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
-    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
-    Ok(ways
-        .into_iter()
-        .map(|(how, way)| (how, way.into_iter().map(own).collect()))
-        .collect())
+        // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
+        let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+        Ok(ways
+            .into_iter()
+            .map(|(how, way)| (how, way.into_iter().map(own).collect::<Vec<_>>()))
+            .collect::<Vec<_>>())
+    })
 }
 
-/// An object, which root leads to it by the shortest way, the type of its nearest holder on that way, and
-/// whether it is garbage.
-type Holding<'py> = (
-    Bound<'py, PyAny>,
-    Option<usize>,
-    Option<Bound<'py, PyAny>>,
-    bool,
-);
-
-/// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it.
+/// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it: each with which
+/// root leads to it by the shortest way, the type of its nearest holder on that way, and whether it is garbage.
 ///
 /// A holder of a type in ``through``, by exact type, is passed over for the one that holds it. What no root
 /// leads to is garbage, unless it is held from outside the heap; it is looked for only if ``strays``.
@@ -123,59 +115,61 @@ pub fn holdings<'py>(
     through: &Bound<'py, PyTuple>,
     hidden: Option<&Bound<'py, PyList>>,
     strays: bool,
-) -> PyResult<Vec<Holding<'py>>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    if strays {
-        stream.fill()?;
-    }
-    let hidden_from = pairs(hidden)?;
-    let mut types = TypeTable::new(Wanted {
-        reported: type_pointers(types)?,
-        containers: type_pointers(through)?,
-        ..Wanted::default()
-    });
-    let mut forest = Forest::new(&mut types, &hidden_from);
-    // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
-    unsafe { forest.grow(roots)? };
-    let above = forest.holders();
-    let mut found = Vec::new();
-    for at in std::mem::take(&mut forest.found) {
-        let (root, holder) = above[at as usize];
-        try_push(
-            &mut found,
-            (forest.objects[at as usize], Some(root), holder, false),
-        )?;
-    }
-    if strays {
-        let (met, nothing) = (forest.met, Addresses::default());
-        let mut strays = Strays::new(&mut types, &met, &nothing);
-        // SAFETY: as above.
-        unsafe {
-            for list in [Some(roots), hidden].into_iter().flatten() {
-                strays.account_for(list.as_ptr())?;
-            }
-            for pair in hidden.into_iter().flatten() {
-                strays.account_for(pair.as_ptr())?;
-            }
-            strays.walk(&stream)?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        if strays {
+            stream.fill()?;
         }
-        for stray in strays.reported()? {
+        let hidden_from = pairs(hidden)?;
+        let mut types = TypeTable::new(Wanted {
+            reported: type_pointers(types)?,
+            containers: type_pointers(through)?,
+            ..Wanted::default()
+        })?;
+        let mut forest = Forest::new(&mut types, &hidden_from);
+        // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
+        unsafe { forest.grow(roots)? };
+        let above = forest.holders()?;
+        let mut found = Vec::new();
+        for at in std::mem::take(&mut forest.found) {
+            let (root, holder) = above[at as usize];
             try_push(
                 &mut found,
-                (stray.object, None, stray.holder, stray.is_garbage),
+                (forest.objects[at as usize], Some(root), holder, false),
             )?;
         }
-    }
-    // SAFETY: nothing has been let go since each was met; the type of a live object is live.
-    let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
-    Ok(found
-        .into_iter()
-        .map(|(object, root, holder, is_garbage)| {
-            let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
-            (own(object), root, of, is_garbage)
-        })
-        .collect())
+        if strays {
+            let (met, nothing) = (forest.met, Addresses::default());
+            let mut strays = Strays::new(&mut types, &met, &nothing);
+            // SAFETY: as above.
+            unsafe {
+                for list in [Some(roots), hidden].into_iter().flatten() {
+                    strays.account_for(list.as_ptr())?;
+                }
+                for pair in hidden.into_iter().flatten() {
+                    strays.account_for(pair.as_ptr())?;
+                }
+                strays.walk(&stream)?;
+            }
+            for stray in strays.reported()? {
+                try_push(
+                    &mut found,
+                    (stray.object, None, stray.holder, stray.is_garbage),
+                )?;
+            }
+        }
+        // SAFETY: nothing has been let go since each was met; the type of a live object is live.
+        let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
+        Ok(found
+            .into_iter()
+            .map(|(object, root, holder, is_garbage)| {
+                let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
+                (own(object), root, of, is_garbage)
+            })
+            .collect::<Vec<_>>())
+    })
 }
 
 /// What pairs of a holder and what it holds say, by holder: borrowed pointers, which the list keeps alive.
@@ -186,11 +180,14 @@ fn pairs(hidden: Option<&Bound<'_, PyList>>) -> PyResult<Hidden> {
     for pair in hidden.into_iter().flatten() {
         let pair = pair.cast_into::<PyTuple>()?;
         let (holder, held) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
-        let held_by = by_holder.entry(holder.as_ptr() as usize).or_default();
-        held_by.push(held.as_ptr());
+        let held_by = try_entry(&mut by_holder, holder.as_ptr() as usize)?;
+        try_push(held_by, held.as_ptr())?;
     }
     Ok(by_holder)
 }
+
+/// Which of the caller's roots is above an object, and its nearest holder that counts.
+type Above = (usize, Option<*mut ffi::PyObject>);
 
 /// Everything that roots lead to, each object beneath the one that it was met from first: breadth first,
 /// so that the way up is a shortest one.
@@ -239,7 +236,9 @@ impl<'a> Forest<'a> {
         unsafe {
             for (at, root) in roots.iter().enumerate() {
                 self.take(root.as_ptr(), NO_PARENT)?;
-                self.roots.resize(self.objects.len(), at);
+                while self.roots.len() < self.objects.len() {
+                    try_push(&mut self.roots, at)?;
+                }
             }
             let mut at = 0;
             while !self.is_done() {
@@ -343,19 +342,19 @@ impl<'a> Forest<'a> {
     }
 
     /// The objects from a root down to the one at a place.
-    fn way_to(&self, mut at: u32) -> Vec<*mut ffi::PyObject> {
+    fn way_to(&self, mut at: u32) -> Result<Vec<*mut ffi::PyObject>, Failure> {
         let mut way = Vec::new();
         while at != NO_PARENT {
-            way.push(self.objects[at as usize]);
+            try_push(&mut way, self.objects[at as usize])?;
             at = self.parents[at as usize];
         }
         way.reverse();
-        way
+        Ok(way)
     }
 
     /// Which of the caller's roots is above the object at each place, and its nearest holder that counts.
-    fn holders(&mut self) -> Vec<(usize, Option<*mut ffi::PyObject>)> {
-        let mut above: Vec<(usize, Option<*mut ffi::PyObject>)> = Vec::new();
+    fn holders(&mut self) -> Result<Vec<Above>, Failure> {
+        let mut above: Vec<Above> = Vec::new();
         for at in 0..self.objects.len() {
             // What holds an object was met before it.
             let holding = match self.parents[at] {
@@ -368,8 +367,8 @@ impl<'a> Forest<'a> {
                     (root, if passed_over { further } else { Some(holder) })
                 }
             };
-            above.push(holding);
+            try_push(&mut above, holding)?;
         }
-        above
+        Ok(above)
     }
 }

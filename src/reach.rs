@@ -8,10 +8,11 @@ use std::ptr;
 
 use pyo3::ffi;
 
-use crate::gc::{Failure, try_push};
+use crate::gc::Failure;
 use crate::idset::Addresses;
 use crate::library::Judge;
 use crate::prefetch::{prefetch, prefetch_contents};
+use crate::room::try_push;
 use crate::types::{Role, TypeTable, each_unshown};
 
 /// How many referents are on their way at a time: enough to hide a load from memory.

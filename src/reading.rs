@@ -4,7 +4,9 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::gc::GcPause;
+use crate::answer::answer;
+use crate::gc::{Failure, GcPause};
+use crate::room::{try_collect, try_extend, try_push};
 
 /// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
 ///
@@ -18,32 +20,34 @@ pub fn read_unless_inside<'py>(
     reads: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
     unless_inside: &Bound<'py, PyAny>,
     then: Option<Vec<Bound<'py, PyAny>>>,
-) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
-    // A finalizer could let another thread in.
-    let _pause = GcPause::new(py);
-    for frame in other_threads(py)? {
-        if is_inside(frame, unless_inside)? {
-            return Ok(None);
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        // A finalizer could let another thread in.
+        let _pause = GcPause::new(py);
+        for frame in other_threads(py)? {
+            if is_inside(frame, unless_inside)? {
+                return Ok(None);
+            }
         }
-    }
-    let mut values = Vec::new();
-    for (function, object) in reads {
-        let Some(value) = read(&function, &object)? else {
-            continue;
-        };
-        for item in items(value) {
-            match &then {
-                None => values.push(item),
-                Some(then) => {
-                    for function in then {
-                        values.extend(read(function, &item)?);
+        let mut values = Vec::new();
+        for (function, object) in reads {
+            let Some(value) = read(&function, &object)? else {
+                continue;
+            };
+            for item in items(value)? {
+                match &then {
+                    None => try_push(&mut values, item)?,
+                    Some(then) => {
+                        for function in then {
+                            try_extend(&mut values, read(function, &item)?)?;
+                        }
                     }
                 }
             }
         }
-    }
-    values.retain(|value| !value.is_none());
-    Ok(Some(values))
+        values.retain(|value| !value.is_none());
+        Ok(Some(values))
+    })
 }
 
 /// The frames of the other threads that run Python code, or C code called by it.
@@ -54,7 +58,7 @@ pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
     let mut others = Vec::new();
     for (thread, frame) in frames.iter() {
         if !thread.eq(&this)? {
-            others.push(frame);
+            try_push(&mut others, frame)?;
         }
     }
     Ok(others)
@@ -81,12 +85,12 @@ fn read<'py>(
     }
 }
 
-fn items(value: Bound<'_, PyAny>) -> Vec<Bound<'_, PyAny>> {
+fn items(value: Bound<'_, PyAny>) -> Result<Vec<Bound<'_, PyAny>>, Failure> {
     if let Ok(list) = value.cast_exact::<PyList>() {
-        return list.iter().collect();
+        return try_collect(list.iter());
     }
     match value.cast_exact::<PyTuple>() {
-        Ok(tuple) => tuple.iter().collect(),
-        Err(_) => vec![value],
+        Ok(tuple) => try_collect(tuple.iter()),
+        Err(_) => try_collect([value]),
     }
 }

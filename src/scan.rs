@@ -1,16 +1,19 @@
 //! One walk over all objects, and the closure beside it: the snapshot a sweep decides by.
 #![allow(unsafe_code)]
 
+use pyo3::IntoPyObjectExt;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::gc::{GcPause, Stream, try_push};
+use crate::answer::answer;
+use crate::gc::{GcPause, Stream};
 use crate::held::{Accounted, Census, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
 use crate::reach::Reach;
+use crate::room::{try_collect, try_push};
 use crate::types::{Role, TypeTable, Wanted};
 
 /// What was kept and what was not, at one moment.
@@ -28,9 +31,9 @@ pub struct Snapshot {
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
     /// Addresses of the candidates, and of containers around them as far as these were looked for.
-    met: Vec<usize>,
+    met: Py<PyAny>,
     /// How many objects the collector tracked.
-    objects_scanned: usize,
+    objects_scanned: Py<PyAny>,
     /// Everything in the closure that can itself hold a reference.
     closure: Py<IdSet>,
 }
@@ -54,8 +57,8 @@ impl Snapshot {
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
 #[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=vec![]))]
-pub fn snapshot(
-    py: Python<'_>,
+pub fn snapshot<'py>(
+    py: Python<'py>,
     named: &Bound<'_, PyTuple>,
     roots: &Bound<'_, PyList>,
     scan_for: &Bound<'_, PyTuple>,
@@ -65,34 +68,36 @@ pub fn snapshot(
     outside: Option<&Outside>,
     self_held: Option<&IdSet>,
     met: Vec<usize>,
-) -> PyResult<Snapshot> {
-    let _pause = GcPause::new(py);
-    let question = Question {
-        named,
-        roots,
-        scan_for,
-        report: Some(report),
-        libraries,
-        guarded,
-        outside,
-        self_held,
-        lists: &[],
-        met: &met,
-    };
-    let sight = question.look(py)?;
-    // All are owned before the first list is made: from then on they could be let go elsewhere.
-    let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
-    let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
-    let spared = own(py, &sight.spared)?;
-    Ok(Snapshot {
-        kept: PyList::new(py, kept)?.unbind(),
-        candidates: PyList::new(py, candidates)?.unbind(),
-        spared: PyList::new(py, spared)?.unbind(),
-        held: PyList::new(py, held)?.unbind(),
-        running: PyList::new(py, running)?.unbind(),
-        met: sight.met,
-        objects_scanned: sight.seen,
-        closure: Py::new(py, IdSet::from(sight.closure))?,
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let question = Question {
+            named,
+            roots,
+            scan_for,
+            report: Some(report),
+            libraries,
+            guarded,
+            outside,
+            self_held,
+            lists: &[],
+            met: &met,
+        };
+        let sight = question.look(py)?;
+        // All are owned before the first list is made: from then on they could be let go elsewhere.
+        let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
+        let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
+        let spared = own(py, &sight.spared)?;
+        Ok(Snapshot {
+            kept: PyList::new(py, kept)?.unbind(),
+            candidates: PyList::new(py, candidates)?.unbind(),
+            spared: PyList::new(py, spared)?.unbind(),
+            held: PyList::new(py, held)?.unbind(),
+            running: PyList::new(py, running)?.unbind(),
+            met: sight.met.into_py_any(py)?,
+            objects_scanned: sight.seen.into_py_any(py)?,
+            closure: Py::new(py, IdSet::from(sight.closure))?,
+        })
     })
 }
 
@@ -141,16 +146,16 @@ impl<'py> Question<'_, 'py> {
                 .unwrap_or_default(),
             whole: self.outside.map(Outside::whole).unwrap_or_default(),
             ..Wanted::default()
-        });
+        })?;
 
-        let mut census = self.outside.map(|outside| {
-            outside.census(Accounted {
-                frames: &frames,
-                self_held: self.self_held.map(IdSet::addresses),
-                lists: self.lists,
-                expected: self.met,
-            })
-        });
+        let accounted = Accounted {
+            frames: &frames,
+            self_held: self.self_held.map(IdSet::addresses),
+            lists: self.lists,
+            expected: self.met,
+        };
+        let census = self.outside.map(|outside| outside.census(accounted));
+        let mut census = census.transpose()?;
         let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
         for root in self.named.iter_borrowed() {
@@ -176,7 +181,7 @@ impl<'py> Question<'_, 'py> {
         if let Some(census) = census.filter(|_| !candidates.is_empty()) {
             let whole = heap.whole.into_iter();
             let unmet = whole.filter(|&object| !reach.has_met(object));
-            let suspects: Vec<_> = candidates.iter().copied().chain(unmet).collect();
+            let suspects = try_collect(candidates.iter().copied().chain(unmet))?;
             let found = census.holds(&stream, &suspects, &heap.namespaces, |object| {
                 reach.has_met(object)
             })?;
@@ -209,71 +214,77 @@ impl<'py> Question<'_, 'py> {
 /// Everything reachable from the roots that can itself hold a reference.
 #[pyfunction]
 #[pyo3(signature = (named, *, libraries))]
-pub fn closure(
-    py: Python<'_>,
+pub fn closure<'py>(
+    py: Python<'py>,
     named: &Bound<'_, PyTuple>,
     libraries: &Libraries,
-) -> PyResult<IdSet> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default());
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
-    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-    for root in named.iter_borrowed() {
-        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
-        unsafe { reach.name(root.as_ptr()) }?;
-    }
-    Ok(reach.finish().0.into())
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        let judge = Judge::new(py, libraries)?;
+        let mut types = TypeTable::new(Wanted::default())?;
+        let heap = Heap::walk(py, &stream, &mut types, None)?;
+        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        for root in named.iter_borrowed() {
+            // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
+            unsafe { reach.name(root.as_ptr()) }?;
+        }
+        Ok(IdSet::from(reach.finish().0))
+    })
 }
 
 /// For each root, the targets reachable from it, by their indices; one walk over the heap for all.
 #[pyfunction]
 #[pyo3(signature = (roots, targets, *, libraries))]
-pub fn reached(
-    py: Python<'_>,
+pub fn reached<'py>(
+    py: Python<'py>,
     roots: &Bound<'_, PyTuple>,
     targets: &Bound<'_, PyTuple>,
     libraries: &Libraries,
-) -> PyResult<Vec<Vec<usize>>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default());
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
-    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-    let mut answers = Vec::new();
-    for root in roots.iter_borrowed() {
-        reach.begin();
-        // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
-        unsafe { reach.name(root.as_ptr()) }?;
-        let mut answer = Vec::new();
-        for (at, target) in targets.iter_borrowed().enumerate() {
-            if reach.has_met(target.as_ptr()) {
-                try_push(&mut answer, at)?;
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        let judge = Judge::new(py, libraries)?;
+        let mut types = TypeTable::new(Wanted::default())?;
+        let heap = Heap::walk(py, &stream, &mut types, None)?;
+        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        let mut answers = Vec::new();
+        for root in roots.iter_borrowed() {
+            reach.begin();
+            // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
+            unsafe { reach.name(root.as_ptr()) }?;
+            let mut answer = Vec::new();
+            for (at, target) in targets.iter_borrowed().enumerate() {
+                if reach.has_met(target.as_ptr()) {
+                    try_push(&mut answer, at)?;
+                }
             }
+            // What leads to no target from one root leads to none from any: it need not be walked again.
+            if !answer.is_empty() {
+                reach.forget();
+            }
+            try_push(&mut answers, answer)?;
         }
-        // What leads to no target from one root leads to none from any: it need not be walked again.
-        if !answer.is_empty() {
-            reach.forget();
-        }
-        try_push(&mut answers, answer)?;
-    }
-    Ok(answers)
+        Ok(answers)
+    })
 }
 
 /// The objects of the given types (or of subtypes) that the collector tracks.
 #[pyfunction]
 #[pyo3(signature = (types, /))]
-pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    let mut types = TypeTable::new(Wanted {
-        scanned: type_pointers(types)?,
-        ..Wanted::default()
-    });
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
-    PyList::new(py, own(py, &heap.found)?)
+pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let _pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        let mut types = TypeTable::new(Wanted {
+            scanned: type_pointers(types)?,
+            ..Wanted::default()
+        })?;
+        let heap = Heap::walk(py, &stream, &mut types, None)?;
+        PyList::new(py, own(py, &heap.found)?)
+    })
 }
 
 /// What one walk over the heap gives: borrowed pointers, good until Python code runs again.

@@ -12,11 +12,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, try_push};
+use crate::answer::answer;
+use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
 use crate::library::{Entry, Judge, Libraries, imported_modules};
 use crate::prefetch::prefetch;
+use crate::room::{try_insert, try_push, try_table};
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -41,36 +43,39 @@ pub fn library_state<'py>(
     wrappers: Vec<Bound<'py, PyType>>,
     caches: Vec<Bound<'py, PyType>>,
     modules: Option<HashSet<String>>,
-) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
-    let pointers = |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
-    let _pause = GcPause::new(py);
-    let mut state = State {
-        judge: Judge::new(py, libraries)?,
-        types: TypeTable::new(Wanted {
-            scanned: pointers(&types),
-            containers: pointers(&containers),
-            wrappers: pointers(&wrappers),
-            caches: pointers(&caches),
-            ..Wanted::default()
-        }),
-        functions: Functions::new(py),
-        own_classes: FxHashMap::default(),
-        depth,
-        namespaces: Addresses::default(),
-        seen: FxHashMap::default(),
-        recent: Box::new([(ptr::null_mut(), Distance::default()); RECENT]),
-        level: Vec::new(),
-        from: ptr::null_mut(),
-        found: Vec::new(),
-    };
-    // SAFETY: what is in `sys.modules` is live until Python code runs.
-    unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
-    let found = state.found.into_iter();
-    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
-    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
-    Ok(found
-        .map(|(object, name)| (own(object), own(name)))
-        .collect())
+) -> PyResult<Bound<'py, PyAny>> {
+    answer(py, || {
+        let pointers =
+            |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
+        let _pause = GcPause::new(py);
+        let mut state = State {
+            judge: Judge::new(py, libraries)?,
+            types: TypeTable::new(Wanted {
+                scanned: pointers(&types),
+                containers: pointers(&containers),
+                wrappers: pointers(&wrappers),
+                caches: pointers(&caches),
+                ..Wanted::default()
+            })?,
+            functions: Functions::new(py),
+            own_classes: FxHashMap::default(),
+            depth,
+            namespaces: Addresses::default(),
+            seen: FxHashMap::default(),
+            recent: try_table((ptr::null_mut(), Distance::default()))?,
+            level: Vec::new(),
+            from: ptr::null_mut(),
+            found: Vec::new(),
+        };
+        // SAFETY: what is in `sys.modules` is live until Python code runs.
+        unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
+        let found = state.found.into_iter();
+        // SAFETY: live: no Python code has run since each was met, and the collector is paused.
+        let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+        Ok(found
+            .map(|(object, name)| (own(object), own(name)))
+            .collect::<Vec<_>>())
+    })
 }
 
 /// How far from a module something was met.
@@ -195,14 +200,17 @@ impl State<'_, '_> {
     /// # Safety
     /// As for `take_all`.
     unsafe fn run(&mut self) -> Result<(), Failure> {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = [(ptr::null_mut(), Distance::default()); BATCH];
         while !self.level.is_empty() {
-            batch.extend(self.level.drain(self.level.len().saturating_sub(BATCH)..));
+            let kept = self.level.len().saturating_sub(BATCH);
+            let count = self.level.len() - kept;
+            batch[..count].copy_from_slice(&self.level[kept..]);
+            self.level.truncate(kept);
             // Most are cold. Loads that do not depend on each other overlap.
-            for &(value, _) in &batch {
+            for &(value, _) in &batch[..count] {
                 prefetch(value);
             }
-            for (value, at) in batch.drain(..) {
+            for &(value, at) in &batch[..count] {
                 // SAFETY: by this function's contract.
                 unsafe { self.look_at(value, at)? };
             }
@@ -223,7 +231,7 @@ impl State<'_, '_> {
             if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
                 return Ok(()); // most of what modules and classes hold
             }
-            let known = self.seen.insert(value as usize, at);
+            let known = try_insert(&mut self.seen, value as usize, at)?;
             if kind == Kind::Found {
                 return match known {
                     Some(_) => Ok(()),
@@ -360,7 +368,9 @@ impl State<'_, '_> {
         }
         // SAFETY: by this function's contract.
         let answer = unsafe { self.judge.is_library_type(of.cast()) };
-        self.own_classes.insert(of as usize, answer);
+        if self.own_classes.try_reserve(1).is_ok() {
+            self.own_classes.insert(of as usize, answer);
+        }
         answer
     }
 }

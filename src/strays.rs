@@ -4,14 +4,13 @@
 //! to more often than the heap accounts for is held by running code or by C code.
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
-
 use pyo3::PyResult;
 use pyo3::ffi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, Stream, try_push};
+use crate::gc::{Failure, Stream};
 use crate::idset::Addresses;
+use crate::room::{try_add, try_collect, try_entry, try_extend, try_insert, try_push, try_repeat};
 use crate::types::{Facts, TypeTable, each_shown, each_unshown};
 
 /// An object of a reported type, and what holds it.
@@ -58,12 +57,12 @@ impl<'a> Strays<'a> {
     /// # Safety
     /// `container` is live, the thread is attached, and no Python code runs while the strays are used.
     pub unsafe fn account_for(&mut self, container: *mut ffi::PyObject) -> Result<(), Failure> {
-        self.own.insert(container as usize);
+        try_add(&mut self.own, container as usize)?;
         // SAFETY: by this function's contract.
         unsafe {
             if let Some(traverse) = self.types.of(container).traverse {
                 each_shown(container, traverse, |held| {
-                    *self.owned.entry(held as usize).or_default() += 1;
+                    *try_entry(&mut self.owned, held as usize)? += 1;
                     Ok(())
                 })?;
             }
@@ -102,9 +101,7 @@ impl<'a> Strays<'a> {
             return Ok(at);
         }
         let at = u32::try_from(self.objects.len()).map_err(|_| Failure::OutOfMemory)?;
-        let room = self.index.try_reserve(1);
-        room.map_err(|_| Failure::OutOfMemory)?;
-        self.index.insert(object as usize, at);
+        try_insert(&mut self.index, object as usize, at)?;
         try_push(&mut self.objects, object)?;
         let known = self.owned.get(&(object as usize)).copied();
         try_push(&mut self.known, known.unwrap_or(0))?;
@@ -169,12 +166,12 @@ impl<'a> Strays<'a> {
     }
 
     /// The holders of each, by place.
-    fn holders(&self) -> Vec<Vec<u32>> {
-        let mut holders = vec![Vec::new(); self.objects.len()];
+    fn holders(&self) -> Result<Vec<Vec<u32>>, Failure> {
+        let mut holders = try_repeat(Vec::new(), self.objects.len())?;
         for &(holder, held) in &self.edges {
-            holders[held as usize].push(holder);
+            try_push(&mut holders[held as usize], holder)?;
         }
-        holders
+        Ok(holders)
     }
 
     /// The shortest way to a target from something that is held from outside, or else around a cycle.
@@ -184,32 +181,32 @@ impl<'a> Strays<'a> {
     pub unsafe fn way_to(
         &self,
         target: *mut ffi::PyObject,
-    ) -> (&'static str, Vec<*mut ffi::PyObject>) {
+    ) -> Result<(&'static str, Vec<*mut ffi::PyObject>), Failure> {
         let Some(&target) = self.index.get(&(target as usize)) else {
-            return ("nothing", Vec::new());
+            return Ok(("nothing", Vec::new()));
         };
-        let holders = self.holders();
+        let holders = self.holders()?;
         let mut towards: FxHashMap<u32, u32> = FxHashMap::default();
-        let mut pending = VecDeque::from([target]);
-        towards.insert(target, target);
-        while let Some(at) = pending.pop_front() {
+        let mut met = try_collect([target])?;
+        try_insert(&mut towards, target, target)?;
+        let mut next = 0;
+        while let Some(&at) = met.get(next) {
+            next += 1;
             if self.is_held(at) {
-                return ("outside", self.way_down(at, target, &towards));
+                return Ok(("outside", self.way_down(at, target, &towards)?));
             }
             for &holder in &holders[at as usize] {
-                towards.entry(holder).or_insert_with(|| {
-                    pending.push_back(holder);
-                    at
-                });
+                if !towards.contains_key(&holder) {
+                    try_push(&mut met, holder)?;
+                    try_insert(&mut towards, holder, at)?;
+                }
             }
         }
-        match holders[target as usize].first() {
-            Some(_) => (
-                "cycle",
-                self.way_down(self.in_cycle(target, &holders), target, &towards),
-            ),
-            None => ("nothing", Vec::new()),
+        if holders[target as usize].is_empty() {
+            return Ok(("nothing", Vec::new()));
         }
+        let start = self.in_cycle(target, &holders)?;
+        Ok(("cycle", self.way_down(start, target, &towards)?))
     }
 
     fn way_down(
@@ -217,32 +214,32 @@ impl<'a> Strays<'a> {
         mut at: u32,
         target: u32,
         towards: &FxHashMap<u32, u32>,
-    ) -> Vec<*mut ffi::PyObject> {
-        let mut way = vec![self.objects[at as usize]];
+    ) -> Result<Vec<*mut ffi::PyObject>, Failure> {
+        let mut way = try_collect([self.objects[at as usize]])?;
         while at != target {
             at = towards[&at];
-            way.push(self.objects[at as usize]);
+            try_push(&mut way, self.objects[at as usize])?;
         }
-        way
+        Ok(way)
     }
 
     /// Somewhere in a cycle from which there is a way to a target: nothing above it is held by anything else.
-    fn in_cycle(&self, target: u32, holders: &[Vec<u32>]) -> u32 {
+    fn in_cycle(&self, target: u32, holders: &[Vec<u32>]) -> Result<u32, Failure> {
         let (mut at, mut seen) = (target, FxHashSet::default());
-        while seen.insert(at) {
+        while try_add(&mut seen, at)? {
             match holders[at as usize].first() {
                 Some(&holder) => at = holder,
                 None => break,
             }
         }
-        at
+        Ok(at)
     }
 
     /// The objects of reported types, with the nearest holder of each that counts.
     pub fn reported(&mut self) -> Result<Vec<Holder>, Failure> {
-        let holders = self.holders();
-        let counting = self.counting_holders(&holders);
-        let held = self.beneath_held();
+        let holders = self.holders()?;
+        let counting = self.counting_holders(&holders)?;
+        let held = self.beneath_held()?;
         let mut found = Vec::new();
         for (at, is_held) in held.into_iter().enumerate() {
             let object = self.objects[at];
@@ -260,25 +257,29 @@ impl<'a> Strays<'a> {
     }
 
     /// Whether each is held from outside, or beneath what is.
-    fn beneath_held(&self) -> Vec<bool> {
-        let mut beneath = vec![Vec::new(); self.objects.len()];
+    fn beneath_held(&self) -> Result<Vec<bool>, Failure> {
+        let mut beneath = try_repeat(Vec::new(), self.objects.len())?;
         for &(holder, held) in &self.edges {
-            beneath[holder as usize].push(held);
+            try_push(&mut beneath[holder as usize], held)?;
         }
-        let mut held = vec![false; self.objects.len()];
+        let mut held = try_repeat(false, self.objects.len())?;
         let places = 0..u32::try_from(self.objects.len()).unwrap_or(u32::MAX);
-        let mut pending: Vec<u32> = places.filter(|&at| self.is_held(at)).collect();
+        let mut pending = try_collect(places.filter(|&at| self.is_held(at)))?;
         while let Some(at) = pending.pop() {
             if !std::mem::replace(&mut held[at as usize], true) {
-                pending.extend(&beneath[at as usize]);
+                try_extend(&mut pending, beneath[at as usize].iter().copied())?;
             }
         }
-        held
+        Ok(held)
     }
 
     /// The nearest holder of each that counts, if there is one.
-    fn counting_holders(&mut self, holders: &[Vec<u32>]) -> Vec<Option<*mut ffi::PyObject>> {
-        let mut known: Vec<Option<Option<*mut ffi::PyObject>>> = vec![None; self.objects.len()];
+    fn counting_holders(
+        &mut self,
+        holders: &[Vec<u32>],
+    ) -> Result<Vec<Option<*mut ffi::PyObject>>, Failure> {
+        let mut known: Vec<Option<Option<*mut ffi::PyObject>>> =
+            try_repeat(None, self.objects.len())?;
         let mut passed = Vec::new();
         for start in 0..self.objects.len() {
             let mut at = start;
@@ -287,7 +288,7 @@ impl<'a> Strays<'a> {
                     break answer;
                 }
                 known[at] = Some(None); // until more is known: in a cycle of containers there is none
-                passed.push(at);
+                try_push(&mut passed, at)?;
                 let Some(&holder) = holders[at].first() else {
                     break None;
                 };
@@ -301,6 +302,6 @@ impl<'a> Strays<'a> {
                 known[at] = Some(answer);
             }
         }
-        known.into_iter().map(Option::flatten).collect()
+        try_collect(known.into_iter().map(Option::flatten))
     }
 }

@@ -9,6 +9,7 @@ use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
+use crate::room::try_table;
 
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,17 +102,16 @@ pub struct TypeTable {
 }
 
 impl TypeTable {
-    pub fn new(wanted: Wanted) -> Self {
-        Self {
-            front: Box::new(
-                [Slot {
-                    of: ptr::null_mut(),
-                    facts: Facts::NONE,
-                }; FRONT],
-            ),
+    /// Fails if there is no memory for it.
+    pub fn new(wanted: Wanted) -> Result<Self, Failure> {
+        Ok(Self {
+            front: try_table(Slot {
+                of: ptr::null_mut(),
+                facts: Facts::NONE,
+            })?,
             all: FxHashMap::default(),
             wanted,
-        }
+        })
     }
 
     /// The facts of an object's C type.
@@ -135,11 +135,13 @@ impl TypeTable {
     /// `of` is a live type and the thread is attached.
     #[cold]
     unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> Facts {
-        let facts = *self
-            .all
-            .entry(of as usize)
-            // SAFETY: by this function's contract.
-            .or_insert_with(|| unsafe { study(of, &self.wanted) });
+        let known = self.all.get(&(of as usize)).copied();
+        // SAFETY: by this function's contract.
+        let facts = known.unwrap_or_else(|| unsafe { study(of, &self.wanted) });
+        // What there is no memory to remember is studied again.
+        if known.is_none() && self.all.try_reserve(1).is_ok() {
+            self.all.insert(of as usize, facts);
+        }
         self.front[(of as usize >> 4) % FRONT] = Slot { of, facts };
         facts
     }

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,26 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 1 if a check failed."""
+    """Run the command line and return the exit status: 0, or 1 if a check failed or nothing could be written.
+
+    If nobody reads the output any more it is 141, which is what a shell says of SIGPIPE.
+    """
     options = _parser().parse_args(arguments)
-    status: int = options.run(options)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        return 141 if isinstance(error, BrokenPipeError) else _fail(error)
     return status
+
+
+def _drop_output() -> None:
+    """Let go of what could not be written, which would be tried once more at exit."""
+    with suppress(OSError, ValueError):  # there may be no file beneath it
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from rich.text import Text
 from fastpurge import _core, guards, keep, memory, paths, roots
 from fastpurge.memory import MemoryReading
 from fastpurge.report import Told, human, right
+from fastpurge.request import parse_count
 from fastpurge.roots import Root
 from fastpurge.spelling import shown
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
@@ -172,10 +173,7 @@ def census(top: int = 20) -> Census:
         "__main__.cache['sdxl'][0].weight"
 
     """
-    if isinstance(top, bool) or not isinstance(top, int):
-        raise TypeError(f"top must be an int, not {type(top).__name__}")
-    if top < 0:
-        raise ValueError(f"top must be 0 or more, not {top}")
+    top = parse_count("top", top, "an int", "0 or more")
     started = perf_counter()
     found = _count(sys._getframe(1), top)
     largest = sorted(found, key=lambda one: -one.nbytes)[:top]

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
 from fastpurge.guards import Guard
+from fastpurge.tensors import is_a, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
 """One device or several; ``None`` means all."""
@@ -55,19 +56,18 @@ def parse(
     """
     _check_bool("models", models)
     _check_bool("wipe", wipe)
-    if isinstance(min_bytes, bool) or not isinstance(min_bytes, int):
-        raise TypeError(f"min_bytes must be an int (bytes), not {type(min_bytes).__name__}")
-    if min_bytes < 0:
-        raise ValueError(f"min_bytes must be 0 or more (bytes), not {min_bytes}")
-    if not isinstance(guards, Guard):
+    min_bytes = parse_count("min_bytes", min_bytes, "an int (bytes)", "0 or more (bytes)")
+    if not is_a(guards, Guard):
         names = ", ".join(f"Guard.{guard.name}" for guard in Guard)
         raise TypeError(
-            f"guards must be a fastpurge.Guard ({names}, or several joined by |), not {type(guards).__name__}"
+            f"guards must be a fastpurge.Guard ({names}, or several joined by |), not {type_name(guards)}"
         )
-    if collect is not True and collect is not False and collect != "auto":
-        raise ValueError(f"collect must be True, False or 'auto', not {collect!r}")
-    if label is not None and not isinstance(label, str):
-        raise TypeError(f"label must be a str or None, not {type(label).__name__}")
+    if is_a(collect, str):
+        collect = cast(Collect, str.__str__(cast(str, collect)))
+    if not is_a(collect, str, bool) or collect not in (True, False, "auto"):
+        raise ValueError(f"collect must be True, False or 'auto', not {_show(collect)}")
+    if label is not None and not is_a(label, str):
+        raise TypeError(f"label must be a str or None, not {type_name(label)}")
     return Request(
         keep=keep,
         devices=parse_devices(devices),
@@ -76,39 +76,58 @@ def parse(
         min_bytes=min_bytes,
         guards=guards,
         collect=collect,
-        label=label or caller,
+        label=caller if label is None else str.__str__(label) or caller,
     )
 
 
 def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
+    if not is_a(value, bool):
+        raise TypeError(f"{name} must be True or False, not {type_name(value)}")
+
+
+def parse_count(name: str, value: int, kind: str, meaning: str) -> int:
+    """A number that is not negative, as a plain int. Raises `TypeError` and `ValueError` as `parse` does."""
+    if is_a(value, bool) or not is_a(value, int):
+        raise TypeError(f"{name} must be {kind}, not {type_name(value)}")
+    plain = int.__index__(value)
+    if plain < 0:
+        raise ValueError(f"{name} must be {meaning}, not {_show(plain)}")
+    return plain
+
+
+def _show(value: object) -> str:
+    """A value as an error tells it, if it is one that can; its type otherwise."""
+    try:
+        return repr(value) if type(value) in (str, int, float, type(None)) else type_name(value)
+    except ValueError:  # an int of too many digits (`sys.set_int_max_str_digits`)
+        return type_name(value)
 
 
 def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
     """Devices in one form. Raises `TypeError` and `ValueError` as `parse` does."""
     if devices is None:
         return None
-    if isinstance(devices, str | torch.device):
+    if is_a(devices, str, torch.device):
         return (_parse_device(devices),)
-    if not isinstance(devices, Iterable):
+    if not hasattr(type(devices), "__iter__"):
         raise TypeError(
             "devices must be None (all), a device such as 'cpu' or 'cuda:1', a torch.device, "
-            f"or several of them, not {type(devices).__name__}"
+            f"or several of them, not {type_name(devices)}"
         )
-    parsed = tuple(_parse_device(device) for device in devices)
+    parsed = tuple(_parse_device(device) for device in cast(Iterable[object], devices))
     if not parsed:
         raise ValueError("devices names no device; leave it out (None) to mean all")
     return parsed
 
 
 def _parse_device(device: object) -> torch.device:
-    if isinstance(device, torch.device):
-        return device
-    if not isinstance(device, str):
-        raise TypeError(f"devices must hold str or torch.device, not {type(device).__name__}")
+    if is_a(device, torch.device):
+        return cast(torch.device, device)
+    if not is_a(device, str):
+        raise TypeError(f"devices must hold str or torch.device, not {type_name(device)}")
+    name = str.__str__(cast(str, device))
     try:
-        return torch.device(device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"devices: {device!r} is not a device ({reason})") from None
+        return torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"devices: {name!r} is not a device ({reason})") from None

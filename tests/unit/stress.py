@@ -1,8 +1,10 @@
-"""Threads that compute and check while another sweeps. A program, run by `test_threads.py`.
+"""Threads that compute and check while another sweeps.
+
+A program, run by `test_threads.py` and `benches/soak.py`.
 
     python tests/unit/stress.py --sweeps 20000
 
-Prints one line of JSON: sweeps, results checked, errors, and the resident set at a fifth and at the end.
+Prints one line of JSON: sweeps, results checked, errors, and what the process held from time to time.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ import itertools
 import json
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fastpurge
@@ -116,10 +120,12 @@ def backward(seed: int) -> float:
 JOBS = (temporaries, containers, training, arrays, detached, shared, backward)
 
 
-def work(number: int, expected: dict[Any, float], stop: threading.Event, log: dict[str, Any]) -> None:
+def work(
+    number: int, expected: dict[Any, float], stop: threading.Event, log: dict[str, Any], pause: float
+) -> None:
     try:
         for job, seed in itertools.cycle(itertools.product(JOBS, range(3))):
-            if stop.is_set():
+            if stop.wait(pause) if pause else stop.is_set():
                 return
             if (result := job(seed)) != expected[job, seed]:
                 raise AssertionError(f"{job.__name__}({seed}): {result} != {expected[job, seed]}")
@@ -135,10 +141,40 @@ def forget(program: Any) -> None:
     program.VIEW = torch.ones(1000)[:1]
 
 
-def main() -> int:
+def sample(sweep: int) -> dict[str, float]:
+    """What the process holds now: bytes, tracked objects that are no garbage, open files, threads."""
+    gc.collect()
+    process = psutil.Process()
+    return {
+        "at": sweep,
+        "seconds": round(time.monotonic() - STARTED, 2),
+        "rss": process.memory_info().rss,
+        "objects": len(gc.get_objects()),
+        "handles": process.num_fds(),
+        "threads": process.num_threads(),
+    }
+
+
+STARTED = time.monotonic()
+LEAK: list[Any] = []
+
+
+def leak() -> None:
+    """What a sweep could leave behind: objects, memory, an open file."""
+    LEAK.append(([[] for _ in range(10)], b"leaked" * 200_000, Path(__file__).open("rb")))  # noqa: SIM115
+
+
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweeps", type=int, default=1000)
-    sweeps = parser.parse_args().sweeps
+    parser.add_argument("--samples", type=int, default=50, help="how often to look at what the process holds")
+    parser.add_argument("--pause", type=float, default=0, help="seconds that a thread rests between results")
+    parser.add_argument("--leak", action="store_true", help="leak, to see that it is seen")
+    return parser.parse_args()
+
+
+def main() -> int:
+    asked = options()
     torch.set_num_threads(1)
     sys.setswitchinterval(1e-4)
     program: Any = types.ModuleType("forgetful_program")
@@ -149,31 +185,40 @@ def main() -> int:
     gc.freeze()
 
     stop = threading.Event()
-    log: dict[str, Any] = {"checked": [0] * THREADS, "errors": [], "resident": []}
+    log: dict[str, Any] = {"checked": [0] * THREADS, "errors": [], "series": []}
     threads = [
-        threading.Thread(target=work, daemon=True, args=(n, expected, stop, log)) for n in range(THREADS)
+        threading.Thread(target=work, daemon=True, args=(n, expected, stop, log, asked.pause))
+        for n in range(THREADS)
     ]
     for thread in threads:
         thread.start()
-    released = 0
-    for number in range(sweeps):
-        if stop.is_set():
-            break
-        forget(program)
-        report = fastpurge.sweep(keep=(), wipe=number % 2 == 0)
-        released += fastpurge.is_purged(program.VIEW) and fastpurge.is_purged(program.CACHE["model"])
-        if number in (sweeps // 5, sweeps - 1):
-            log["resident"].append(psutil.Process().memory_info().rss)
-        # What the threads take up while the sweep is under way is theirs, and so may be what holds itself.
-        for item in report.skipped:
-            if item.shape != (200, 200) and "may be a gradient" not in str(item.reason):
-                log["errors"].append(f"skipped: {item}")
-                stop.set()
+    released = sweep_until(stop, asked, program, log)
     stop.set()
     for thread in threads:
         thread.join()
     sys.stdout.write(json.dumps({**log, "sweeps": released}) + "\n")
     return 1 if log["errors"] else 0
+
+
+def sweep_until(stop: threading.Event, asked: argparse.Namespace, program: Any, log: dict[str, Any]) -> int:
+    """Sweep as often as asked; how often what was forgotten was released."""
+    released = 0
+    for number in range(asked.sweeps):
+        if stop.is_set():
+            break
+        forget(program)
+        report = fastpurge.sweep(keep=(), wipe=number % 2 == 0)
+        released += fastpurge.is_purged(program.VIEW) and fastpurge.is_purged(program.CACHE["model"])
+        if asked.leak:
+            leak()
+        if number % -(-asked.sweeps // asked.samples) == 0:
+            log["series"].append(sample(number))
+        # What the threads take up while the sweep is under way is theirs, and so may be what holds itself.
+        for item in report.skipped:
+            if item.shape != (200, 200) and "may be a gradient" not in str(item.reason):
+                log["errors"].append(f"skipped: {item}")
+                stop.set()
+    return released
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -146,3 +147,26 @@ def test_what_somebody_else_has_put_there_is_neither_removed_nor_replaced(
 def _comfyui(folder: Path) -> Path:
     (folder / "custom_nodes").mkdir()
     return folder
+
+
+DOCTOR = [sys.executable, "-m", "fastpurge", "doctor"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_is_said_without_a_traceback(options: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*DOCTOR, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr == "fastpurge: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes as Unix has them")
+def test_a_reader_that_has_gone_is_no_error_to_read_of() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(DOCTOR, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

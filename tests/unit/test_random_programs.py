@@ -5,203 +5,22 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
-import sys
-import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
-import fastpurge
 import pytest
-import torch
-from fastpurge import is_purged
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.programs import KINDS, check
+
 PROGRAMS = int(os.environ.get("FASTPURGE_PROGRAMS", "500"))
 
-SHARERS = ("view", "detach", "as_strided", "dtype view", "set_", "numpy", "storage")
-CONTAINERS = (
-    "list",
-    "tuple",
-    "dict",
-    "slots",
-    "instance",
-    "closure",
-    "partial",
-    "method",
-    "generator",
-    "own class",
-)
-KINDS = ("tensor", "leaf", "product", "module", "cycle", *SHARERS, *CONTAINERS)
 STEPS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 99), max_size=3)), min_size=1, max_size=25
 )
 KEEP = st.lists(st.integers(0, 99), max_size=3)
-
-
-class Slotted:
-    __slots__ = ("held",)
-
-    def __init__(self, held: object) -> None:
-        self.held = held
-
-    def method(self) -> None: ...
-
-
-class Instance:
-    def __init__(self, held: object) -> None:
-        self.held = held
-
-
-@dataclass
-class Node:
-    """What the model knows of one object of the program; it never looks at the object."""
-
-    kind: str
-    holds: set[int] = field(default_factory=set)
-    storage: int | None = None
-    lent: bool = False  # a NumPy array reads the storage
-    floats: bool = True
-    requires_grad: bool = False
-    is_leaf: bool = True
-    graph: set[int] = field(default_factory=set)  # what backward needs
-
-    @property
-    def is_tensor(self) -> bool:
-        return self.storage is not None and self.kind not in ("numpy", "storage")
-
-
-class Model:
-    """Says what must survive, from how the program was built."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-
-    def survivors(self, keep: list[int]) -> set[int]:
-        lent = {n.storage for n in self.nodes if n.lent}
-        alive: set[int] = set()
-        pending = [k % len(self.nodes) for k in keep]
-        pending += [i for i, n in enumerate(self.nodes) if n.is_tensor and n.storage in lent]
-        while pending:
-            if (at := pending.pop()) in alive:
-                continue
-            alive.add(at)
-            node = self.nodes[at]
-            pending += node.holds | node.graph
-            if node.storage is not None:
-                pending += [i for i, n in enumerate(self.nodes) if n.storage == node.storage]
-        return alive
-
-
-def build(steps: list[tuple[str, list[int]]], objects: list[Any], model: Model) -> None:
-    """Build a program: its objects, in a list that is not a local variable here, and its model."""
-    for kind, indices in [("tensor", []), *steps]:
-        at = [i % len(objects) for i in indices] if objects else []
-        node = Node(kind)
-        tensors = [i for i in at if model.nodes[i].is_tensor]
-        if kind in SHARERS or kind in ("product", "leaf", "tensor"):
-            _add_tensor(kind, tensors, objects, model, node)
-        elif kind == "module":
-            _add_module(tensors, objects, node)
-        else:
-            _add_container(kind, at, objects, model, node)
-        model.nodes.append(node)
-
-
-def _add_tensor(kind: str, tensors: list[int], objects: list[Any], model: Model, node: Node) -> None:
-    node.storage = len(objects)
-    if kind == "product" and (floats := [i for i in tensors if model.nodes[i].floats]):
-        _add_product(floats[0], floats[-1], objects, model, node)
-    elif kind in SHARERS and tensors:
-        _add_sharer(kind, tensors[0], objects, model, node)
-    else:
-        node.kind = "leaf" if kind == "leaf" else "tensor"
-        node.requires_grad = kind == "leaf"
-        objects.append(torch.arange(8.0, requires_grad=node.requires_grad))
-
-
-def _add_product(a: int, b: int, objects: list[Any], model: Model, node: Node) -> None:
-    # The derivative of a product to one factor is the other one: that is what autograd saves.
-    if a == b:
-        node.kind = "tensor"
-        objects.append(objects[a].detach().clone())
-        return
-    objects.append(objects[a].sum() * objects[b].sum())
-    for one in (a, b):
-        other = model.nodes[one]
-        if other.requires_grad:
-            node.requires_grad, node.is_leaf = True, False
-            node.graph |= {one} if other.is_leaf else other.graph
-
-
-def _add_sharer(kind: str, base: int, objects: list[Any], model: Model, node: Node) -> None:
-    tensor = objects[base].detach()
-    node.storage, node.floats = model.nodes[base].storage, model.nodes[base].floats
-    if kind == "view":
-        objects.append(tensor[:1] if tensor.dim() else tensor.view(1))
-    elif kind == "detach":
-        objects.append(tensor.detach())
-    elif kind == "as_strided":
-        objects.append(tensor.as_strided((1,), (1,)))
-    elif kind == "dtype view":
-        objects.append(tensor.reshape(-1).view(torch.uint8))
-        node.floats = False
-    elif kind == "set_":
-        objects.append(torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage()))
-    elif kind == "storage":
-        objects.append(tensor.untyped_storage())
-    else:
-        objects.append(tensor.numpy())
-        node.lent = True
-
-
-def _add_module(tensors: list[int], objects: list[Any], node: Node) -> None:
-    objects.append(torch.nn.Linear(2, 2))
-    for number, i in enumerate(tensors):
-        # Past `register_buffer`, which takes no non-leaf: a module may hold anything.
-        objects[-1].__dict__[f"held{number}"] = objects[i]
-        node.holds.add(i)
-
-
-def _add_container(kind: str, at: list[int], objects: list[Any], model: Model, node: Node) -> None:
-    node.holds = set(at)
-    if kind == "cycle" and model.nodes and model.nodes[-1].kind in ("list", "cycle"):
-        model.nodes[-1].holds.add(len(objects))
-        node.holds.add(len(objects) - 1)
-        objects.append([objects[i] for i in at] + [objects[-1]])
-        objects[-2].append(objects[-1])
-    else:
-        objects.append(_container(kind, [objects[i] for i in at]))
-
-
-def _container(kind: str, held: list[Any]) -> Any:
-    makers: dict[str, Any] = {
-        "tuple": tuple,
-        "dict": lambda held: dict(enumerate(held)),
-        "slots": Slotted,
-        "instance": Instance,
-        "closure": lambda held: lambda: held,
-        "partial": lambda held: functools.partial(print, *held),
-        "method": lambda held: Slotted(held).method,
-        "generator": _suspended,
-        "own class": lambda held: type("Own", (), {"held": held}),
-    }
-    return makers.get(kind, list)(held)
-
-
-def _suspended(held: list[Any]) -> Any:
-    def generator() -> Any:
-        local = list(held)
-        yield
-        yield local
-
-    started = generator()
-    next(started)
-    return started
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +32,6 @@ def frozen_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
-def _values(objects: list[Any], model: Model) -> list[Any]:
-    return [x.tolist() if model.nodes[i].is_tensor else None for i, x in enumerate(objects)]
-
-
 @pytest.mark.usefixtures("frozen_heap")
 @settings(deadline=None, max_examples=PROGRAMS, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS, keep=KEEP, wipe=st.booleans())
@@ -226,27 +41,4 @@ def _values(objects: list[Any], model: Model) -> list[Any]:
 def test_what_must_survive_survives_and_the_rest_goes(
     steps: list[tuple[str, list[int]]], keep: list[int], wipe: bool
 ) -> None:
-    program: Any = types.ModuleType("random_program")
-    program.objects = []
-    sys.modules["random_program"] = program
-    model = Model()
-    build(steps, program.objects, model)
-    expected = _values(program.objects, model)
-    survivors = model.survivors(keep)
-
-    report = fastpurge.sweep(keep=[program.objects[i % len(program.objects)] for i in keep], wipe=wipe)
-
-    assert report.skipped == ()
-    releasable = [i for i, n in enumerate(model.nodes) if n.is_tensor or n.kind == "module"]
-    purged = {i for i in releasable if is_purged(program.objects[i])}
-    assert purged == {i for i in releasable if i not in survivors}
-    for i in releasable:
-        if i in survivors and model.nodes[i].is_tensor:
-            assert program.objects[i].tolist() == expected[i]
-            _check_backward(program.objects[i], model.nodes[i])
-    program.objects.clear()
-
-
-def _check_backward(tensor: torch.Tensor, node: Node) -> None:
-    if node.requires_grad and not node.is_leaf:
-        tensor.sum().backward(retain_graph=True)
+    check(steps, keep, wipe=wipe)

@@ -16,13 +16,15 @@ import pytest
 import torch
 from fastpurge import is_purged
 
+from tests.flat import rising
+
 STRESS = Path(__file__).with_name("stress.py")
 SWEEPS = int(os.environ.get("FASTPURGE_STRESS_SWEEPS", "250"))
 
 
-def _run(sweeps: int, *options: str, **env: str) -> dict[str, Any]:
+def _run(*arguments: str, interpreter: tuple[str, ...] = (), **env: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, *options, STRESS, f"--sweeps={sweeps}"],
+        [sys.executable, *interpreter, STRESS, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -34,18 +36,23 @@ def _run(sweeps: int, *options: str, **env: str) -> dict[str, Any]:
 
 
 def test_threads_compute_the_same_while_another_sweeps() -> None:
-    result = _run(SWEEPS)
+    result = _run(f"--sweeps={SWEEPS}")
     assert result["errors"] == []
     assert result["sweeps"] == SWEEPS
     assert min(result["checked"]) > 0
-    early, late = result["resident"]
-    assert late < early * 1.05 + (20 << 20)
+    assert rising(result["series"]) == {}
+
+
+def test_a_leak_does_not_go_unseen() -> None:
+    result = _run("--sweeps=60", "--samples=20", "--pause=0.02", "--leak")
+    assert set(rising(result["series"])) == {"rss", "objects", "handles"}
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
     # Freed memory is overwritten and bounds are checked: a use after free does not go unseen.
-    result = _run(20, "-X", "dev", "-W", "ignore", PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
+    options = ("-X", "dev", "-W", "ignore")
+    result = _run("--sweeps=20", interpreter=options, PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
     assert result["errors"] == []
     assert result["sweeps"] == 20
 

@@ -523,6 +523,8 @@ class Stats(_Node):
         objects = gc.get_objects()
         stats = {
             "rss": psutil.Process().memory_info().rss,
+            "handles": psutil.Process().num_fds(),
+            "threads": psutil.Process().num_threads(),
             "objects": len(objects),
             "tensors": sum(issubclass(type(one), torch.Tensor) for one in objects),
             "tombstones": sum(fastpurge.is_purged(one) for one in objects),

@@ -1,0 +1,75 @@
+//! Room for what a walk gathers: running out of memory is an error, and not the end of the process.
+//!
+//! Collections of Rust abort where there is no memory. A sweep is called for when there is little.
+
+use std::hash::Hash;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::gc::Failure;
+
+#[inline]
+pub fn try_push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {
+    if list.len() == list.capacity() {
+        list.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+    }
+    list.push(item);
+    Ok(())
+}
+
+pub fn try_extend<T>(list: &mut Vec<T>, items: impl IntoIterator<Item = T>) -> Result<(), Failure> {
+    items.into_iter().try_for_each(|item| try_push(list, item))
+}
+
+pub fn try_collect<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>, Failure> {
+    let mut list = Vec::new();
+    try_extend(&mut list, items)?;
+    Ok(list)
+}
+
+/// An empty list, with room for as many as asked for.
+pub fn try_room<T>(count: usize) -> Result<Vec<T>, Failure> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count)
+        .map_err(|_| Failure::OutOfMemory)?;
+    Ok(list)
+}
+
+/// As many as asked for, all the same.
+pub fn try_repeat<T: Clone>(item: T, count: usize) -> Result<Vec<T>, Failure> {
+    let mut list = try_room(count)?;
+    list.resize(count, item);
+    Ok(list)
+}
+
+/// A table of a fixed size, outside the stack.
+pub fn try_table<T: Clone, const SIZE: usize>(item: T) -> Result<Box<[T; SIZE]>, Failure> {
+    let table = try_repeat(item, SIZE)?.into_boxed_slice();
+    table.try_into().map_err(|_| Failure::OutOfMemory)
+}
+
+/// What is known of a key, which is made if it is not there.
+#[inline]
+pub fn try_entry<K: Eq + Hash, V: Default>(
+    map: &mut FxHashMap<K, V>,
+    key: K,
+) -> Result<&mut V, Failure> {
+    map.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+    Ok(map.entry(key).or_default())
+}
+
+#[inline]
+pub fn try_insert<K: Eq + Hash, V>(
+    map: &mut FxHashMap<K, V>,
+    key: K,
+    value: V,
+) -> Result<Option<V>, Failure> {
+    map.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+    Ok(map.insert(key, value))
+}
+
+/// Adds to a set; whether it was not there.
+pub fn try_add<K: Eq + Hash>(set: &mut FxHashSet<K>, key: K) -> Result<bool, Failure> {
+    set.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
+    Ok(set.insert(key))
+}

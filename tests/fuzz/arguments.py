@@ -1,0 +1,67 @@
+"""Public calls with values that nobody would pass: they work, or say which argument is wrong.
+
+`check` takes the bytes of one input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import fastpurge
+
+from .choices import Choices
+from .hostile import HostileError, value
+
+OPTIONS = ("devices", "models", "wipe", "min_bytes", "guards", "collect", "label")
+GOOD: dict[str, Any] = {"collect": False, "guards": fastpurge.Guard.ALL}
+
+
+def _plan(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
+    # One or two at a time: of several wrong ones only the first is named.
+    asked = {choices.one_of(OPTIONS): value(choices) for _ in range(1 + choices.number(2))}
+    kept = value(choices)
+    # Without the guards a sweep would take away what torch itself stands on.
+    call: Any = fastpurge.plan if "guards" in asked else choices.one_of([fastpurge.plan, fastpurge.sweep])
+    return lambda: str(call(keep=kept, **{**GOOD, **asked})), tuple(asked)
+
+
+def _census(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
+    top = value(choices)
+    return lambda: fastpurge.census(top).to_dict(), ("top",)
+
+
+def _why(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
+    objects = choices.several(2, lambda: value(choices))
+    return lambda: [str(fastpurge.why(*objects))], ("object",)
+
+
+def _let_go(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
+    error = value(choices)
+    return lambda: str(fastpurge.let_go(error)), ("error",)
+
+
+def _is_purged(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
+    obj = value(choices)
+    return lambda: fastpurge.is_purged(obj), ()
+
+
+# What takes a walk over the heap is called less often.
+CALLS = (_plan, _plan, _plan, _plan, _census, _why, _let_go, _is_purged)
+
+
+def check(data: bytes) -> None:
+    """Call, and see that what is raised is a TypeError or ValueError that names an argument."""
+    choices = Choices(data)
+    call, names = choices.one_of(CALLS)(choices)
+    try:
+        said = call()
+    except (TypeError, ValueError) as error:
+        # An iterable of devices may raise what it likes.
+        if str(error) != "in the middle" and not any(name in str(error) for name in names):
+            raise AssertionError(f"an error that names none of {names}: {error!r}") from error
+    except HostileError as error:
+        raise AssertionError("code of a value was run") from error
+    else:
+        json.dumps(said)

@@ -1,0 +1,31 @@
+"""Choices by bytes: what a fuzzer changes a byte of is another choice, and the rest stays as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Choices:
+    """One byte for each choice; zeros when the bytes have run out."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = iter(data)
+
+    def number(self, limit: int) -> int:
+        """A number below a limit."""
+        return next(self._data, 0) % limit
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """One of several."""
+        return options[self.number(len(options))]
+
+    def several(self, limit: int, make: Callable[[], Any]) -> list[Any]:
+        """Up to a limit of them, made one by one."""
+        return [make() for _ in range(self.number(limit + 1))]
+
+    def text(self) -> str:
+        """Any characters, surrogates among them."""
+        return "".join(self.several(12, lambda: chr(self.number(256) << self.number(9) & 0xFFFF)))

@@ -1,0 +1,22 @@
+"""Programs by bytes: what is kept stays to the bit, the rest goes, and what went is loud.
+
+`check` takes the bytes of one input.
+"""
+
+from __future__ import annotations
+
+from tests import programs
+
+from .choices import Choices
+
+
+def check(data: bytes) -> None:
+    """Build a program, sweep it, and compare with the model."""
+    choices = Choices(data)
+    wipe = choices.one_of([False, True])
+    keep = choices.several(3, lambda: choices.number(100))
+    steps = choices.several(
+        25,
+        lambda: (choices.one_of(programs.KINDS), choices.several(3, lambda: choices.number(100))),
+    )
+    programs.check(steps, keep, wipe=wipe)
