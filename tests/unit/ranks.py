@@ -1,12 +1,11 @@
 """Four ranks of a gloo group, in processes of their own, that sweep together. Run by test_distributed.py.
 
 Each rank goes through all the scenes and writes what came of each to a file, a line at a time: some of them
-are killed on the way. The processes are forks of one that has imported torch, which takes its time.
+are killed on the way.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -14,7 +13,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -139,13 +138,6 @@ def collectives_in_flight(rank: int) -> Any:
     return {"sums": sums, "purged": purged, "under_way": rank == 3 or under_way}
 
 
-@contextlib.contextmanager
-def _power_sgd(model: DistributedDataParallel) -> Iterator[None]:
-    state = power_sgd.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
-    model.register_comm_hook(state, power_sgd.powerSGD_hook)
-    yield
-
-
 def _train(rank: int, *, sweeping: bool, hook: bool, **options: Any) -> list[Any]:
     torch.manual_seed(5)
     net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.BatchNorm1d(30), torch.nn.Linear(30, 20))
@@ -257,16 +249,5 @@ def _act(rank: int, folder: Path) -> None:
             act(scene)
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    children = []
-    for rank in range(RANKS):
-        if (child := os.fork()) == 0:
-            _act(rank, folder)
-            return
-        children.append(child)
-    print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
-
-
 if __name__ == "__main__":
-    main()
+    _act(int(sys.argv[1]), Path(sys.argv[2]))
