@@ -1,4 +1,4 @@
-"""All ranks of a process group sweep, or none, and each gets the reports of all. The scenes are in ranks.py."""
+"""All ranks of a process group sweep, or none, and each gets the reports of all: as played in ranks.py."""
 
 from __future__ import annotations
 
