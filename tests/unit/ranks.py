@@ -1,7 +1,7 @@
 """Four ranks of a gloo group, in processes of their own, that sweep together. Run by test_distributed.py.
 
 Each rank goes through all the scenes and writes what came of each to a file, a line at a time: some of them
-are killed on the way.
+are killed on the way. They are forks of one process that has imported what they need, which takes time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from typing import Any
 
 import fastpurge
 import torch
+import torch._dynamo  # what DistributedDataParallel imports
 import torch.distributed as dist
+import torch.distributed.tensor  # and this as well
 from fastpurge.distributed import DistributedSweepError, sweep
 from fastpurge.meeting import meeting_of
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
@@ -247,5 +249,18 @@ def _act(rank: int, folder: Path) -> None:
             act(scene)
 
 
+def main() -> None:
+    """Fork the ranks, and print how each of them ended."""
+    children = []
+    for rank in range(RANKS):
+        if (child := os.fork()) == 0:
+            _act(rank, Path(sys.argv[1]))
+            return
+        children.append(child)
+    sys.stdout.write(
+        json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]) + "\n"
+    )
+
+
 if __name__ == "__main__":
-    _act(int(sys.argv[1]), Path(sys.argv[2]))
+    main()
