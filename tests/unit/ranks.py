@@ -150,22 +150,22 @@ def _train(rank: int, *, sweeping: bool, hook: bool, **options: Any) -> list[Any
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     seen: list[Any] = []
 
-    def forget() -> None:
-        if sweeping:
+    def forget(place: int) -> None:
+        if sweeping and place == step % 3:
             program.leak = [torch.ones(50, 50)]
             assert any(item.shape == (50, 50) for item in sweep(keep=[model], timeout=60)[rank].released)
 
     for step in range(4):
         torch.manual_seed(100 * rank + step)
         loss = model(torch.randn(8, 20)).square().mean()
-        forget()
+        forget(0)
         loss.backward()
-        forget()
+        forget(1)
         seen.append([parameter.grad.tolist() for parameter in model.parameters()])
         optimizer.step()
         optimizer.zero_grad()
         del loss
-        forget()
+        forget(2)
     return [*seen, [value.tolist() for value in model.state_dict().values()]]
 
 
