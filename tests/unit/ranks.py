@@ -28,6 +28,7 @@ from fastpurge.meeting import meeting_of
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
 from torch.nn.parallel import DistributedDataParallel
 
+_TCPStore: Any = vars(dist)["TCPStore"]  # which torch's types do not name
 RANKS = 4
 SHORT = 2.0  # seconds to wait for those who do not come
 program: Any = types.ModuleType("forgetful_program")
@@ -69,7 +70,7 @@ def all_sweep(rank: int) -> Any:
 def a_large_report(rank: int) -> Any:
     with meeting_of(None).round(60) as this:
         heard, silent = this.exchange(os.urandom(9 << 20))
-    left = dist.distributed_c10d._get_process_group_store(dist.group.WORLD).check(["fastpurge/1/0/closed"])
+    left = dist.distributed_c10d._get_default_store().check(["fastpurge/1/0/closed"])
     return {"sizes": [len(told) for told in heard.values()], "silent": silent, "left": left}
 
 
@@ -84,7 +85,7 @@ def a_subgroup(rank: int) -> Any:
 
 def a_bad_argument(rank: int) -> Any:
     program.forgotten = torch.ones(3000)
-    bad = {"min_bytes": -1} if rank == 2 else {}
+    bad: dict[str, Any] = {"min_bytes": -1} if rank == 2 else {}
     return _error(lambda: sweep(keep=(), timeout=60, **bad)) | {"left": program.forgotten.sum().item()}
 
 
@@ -161,7 +162,7 @@ def _train(rank: int, *, sweeping: bool, hook: bool, **options: Any) -> list[Any
         forget(0)
         loss.backward()
         forget(1)
-        seen.append([parameter.grad.tolist() for parameter in model.parameters()])
+        seen.append([one.grad.tolist() for one in model.parameters() if one.grad is not None])
         optimizer.step()
         optimizer.zero_grad()
         del loss
@@ -232,13 +233,13 @@ def _store(rank: int, folder: Path) -> Any:
     """A store that rank 0 holds, at a port that the system gives it."""
     at = folder / "port"
     if rank == 0:
-        store = dist.distributed_c10d.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+        store = _TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
         (folder / "port.new").write_text(str(store.port))
         (folder / "port.new").rename(at)
         return store
     while not at.exists():
         time.sleep(0.01)
-    return dist.distributed_c10d.TCPStore("127.0.0.1", int(at.read_text()), None, is_master=False)
+    return _TCPStore("127.0.0.1", int(at.read_text()), None, is_master=False)
 
 
 def _act(rank: int, folder: Path) -> None:

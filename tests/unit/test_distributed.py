@@ -28,7 +28,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     """What each of four ranks tells of each scene."""
     folder = tmp_path_factory.mktemp("ranks")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, RANKS, folder]
+    command = [sys.executable, str(RANKS), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400, env=env)
     assert done.stdout == "[-9, 0, 0, -9]\n", done.stdout + done.stderr
     return [dict(map(json.loads, (folder / f"rank{rank}").read_text().splitlines())) for rank in range(4)]
