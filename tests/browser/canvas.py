@@ -87,7 +87,8 @@ class Canvas:
         self.page.wait_for_function(
             """kind => app.graph.nodes.filter((node) => node.type === kind).every((node) => {
                 const shown = document.querySelector(`[data-node-id="${node.id}"]`);
-                return !shown || shown.offsetHeight === Math.round(node.size[1]) + LiteGraph.NODE_TITLE_HEIGHT;
+                const height = Math.round(node.size[1]) + LiteGraph.NODE_TITLE_HEIGHT;
+                return !shown || shown.offsetHeight === height;
             })""",
             arg=kind,
         )
