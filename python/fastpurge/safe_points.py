@@ -33,8 +33,12 @@ def safe_point(*, wait: float = 0.0) -> "SafePoint":
         TypeError: ``wait`` is not a number.
         ValueError: ``wait`` is negative or not finite.
 
-    >>> with safe_point():
-    ...     pass  # job = jobs.get()
+    Examples:
+        >>> import queue
+        >>> jobs = queue.Queue()
+        >>> jobs.put("a job")
+        >>> with safe_point():
+        ...     job = jobs.get()
 
     """
     if wait != 0:

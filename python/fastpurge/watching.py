@@ -74,11 +74,16 @@ def watch(
         TypeError: an argument has the wrong type. Nothing was started.
         ValueError: an argument has no meaning, or the device is not there. Nothing was started.
 
-    >>> with watch(above="90%", keep=lambda: [model]) as watching:  # doctest: +SKIP
-    ...     while True:
-    ...         with safe_point():
-    ...             job = jobs.get()
-    ...         model(job)
+    Examples:
+        >>> import queue, torch
+        >>> model, jobs = torch.nn.Linear(8, 8), queue.Queue()
+        >>> jobs.put(torch.ones(8))
+        >>> with watch(above="99.9%", keep=lambda: [model]) as watching:
+        ...     with safe_point():  # the loop of a service: wait here, and compute below
+        ...         job = jobs.get()
+        ...     answer = model(job)
+        >>> watching.sweeps
+        0
 
     """
     gauge, mark = pressure.parse(above, below, device)

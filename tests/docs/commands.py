@@ -34,7 +34,9 @@ def check(block: Block, folder: Path) -> str:
 def _check_command(words: list[str], folder: Path) -> str:
     program, *arguments = words
     match Path(program).name, arguments:
-        case "make", [target]:
+        case "make", [target, *settings]:
+            makefile = (ROOT / "Makefile").read_text()
+            assert all(f"$({one.split('=')[0]})" in makefile for one in settings), settings
             subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, check=True)
         case ("pip", ["install", *wanted]) | ("python", ["-m", "pip", "install", *wanted]):
             for one in wanted:

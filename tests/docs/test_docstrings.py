@@ -17,6 +17,7 @@ from tests.docs.running import PRELUDE, check_output, run_script
 def documented() -> Iterator[tuple[str, str]]:
     """Public names and their docstrings, those of methods as well."""
     yield "fastpurge", str(fastpurge.__doc__)
+    yield "distributed.sweep", str(fastpurge.distributed.sweep.__doc__)
     for name in fastpurge.__all__:
         value = getattr(fastpurge, name)
         yield name, value.__doc__ or ""
@@ -30,7 +31,7 @@ EXAMPLES = {name: found for name, doc in documented() if (found := doctest.DocTe
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_of_a_docstring_run_and_print_what_it_shows(name: str, tmp_path: Path) -> None:
-    lines = [f"{PRELUDE}\nfrom sys import displayhook as _show\nfrom fastpurge import *"]
+    lines = [f"{PRELUDE}\nfrom sys import displayhook as _show\nimport fastpurge\nfrom fastpurge import *"]
     for example in EXAMPLES[name]:
         assert not example.options, "an example that is skipped shows nothing"
         shows = isinstance(ast.parse(example.source).body[0], ast.Expr)

@@ -63,10 +63,6 @@ def purge(kind: Kind, *, label: str, min_bytes: int | None = None, wait: float =
         RuntimeError: this ComfyUI is made otherwise than those that are known. Nothing was done.
         TypeError, ValueError: an argument is not what it has to be. Nothing was done.
 
-    Example:
-        >>> purge("ram", label="my orchestrator").report.freed_bytes  # doctest: +SKIP
-        2147483648
-
     """
     _check(kind, label, min_bytes)
     if kind == "vram":
