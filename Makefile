@@ -8,7 +8,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-comfyui lint format bench mutants wheel clean
+.PHONY: help setup demo test test-comfyui lint format bench mutants versions wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
 
 mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 	$(BIN)/python tests/mutants.py
+
+versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GB)
+	$(BIN)/nox -s wheel versions
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/nox -s wheel

