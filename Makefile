@@ -8,7 +8,7 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants fuzz wheel clean
+.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants fuzz versions wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)  ## Fuzz arguments and programs, FUZZ_SECONDS=60 each
 	$(BIN)/nox -s wheel fuzz -- $(FUZZ_SECONDS)
+
+versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GB)
+	$(BIN)/nox -s wheel versions
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/nox -s wheel

