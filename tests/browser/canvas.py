@@ -86,9 +86,8 @@ class Canvas:
         """Wait until a Vue node has grown to what its widgets need, and the workflow knows."""
         self.page.wait_for_function(
             """kind => app.graph.nodes.filter((node) => node.type === kind).every((node) => {
-                const shown = document.querySelector(`[data-node-id="${node.id}"]`);
-                const height = Math.round(node.size[1]) + LiteGraph.NODE_TITLE_HEIGHT;
-                return !shown || shown.offsetHeight === height;
+                const height = document.querySelector(`[data-node-id="${node.id}"]`)?.offsetHeight;
+                return !height || height === Math.round(node.size[1]) + LiteGraph.NODE_TITLE_HEIGHT;
             })""",
             arg=kind,
         )
