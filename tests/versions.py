@@ -32,9 +32,9 @@ COLUMNS = (
 HEAD = """# Versions
 
 What the tests of the core (`tests/core`) and of the package (`tests/unit`) gave, each in an environment
-of its own. `make versions` runs them and writes this page from their results (`docs/versions.json`); `make
-lint` sees that the two agree. Nothing here is filled in by hand. What is not in the table was not run to its
-end.
+of its own. `make versions` runs them and writes this page from their results (`docs/versions.json`), and
+`make lint` sees that the two agree. Nothing here is filled in by hand. What is not in the table was not
+run to its end.
 """
 
 

@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000
 # Of the crate and the package, what a build reads; what the tests read; and what people do.
 SOURCE = """
     Cargo.* LICENSE PKG-INFO README.md pyproject.toml src/*.rs benches/core.rs python/fastpurge/*
-    tests/* benches/*.py examples/comfyui/*.json noxfile.py Makefile __init__.py requirements.txt node_list.json
+    tests/* benches/*.py examples/*.py examples/comfyui/*.json noxfile.py mkdocs.yml Makefile __init__.py requirements.txt node_list.json
     docs/* CHANGELOG.md CONTRIBUTING.md SECURITY.md deny.toml
 """.split()
 JUNK = "*.so *.pyd *.pyc *.whl *.zip *.log .* */.*".split()
