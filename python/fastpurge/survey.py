@@ -17,7 +17,16 @@ from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
-from fastpurge.tensors import Extent, facts_of, is_a, reason_of, storage_of, tensors_within, type_name
+from fastpurge.tensors import (
+    Extent,
+    facts_of,
+    has_cpp_owner,
+    is_a,
+    reason_of,
+    storage_of,
+    tensors_within,
+    type_name,
+)
 from fastpurge.tombstones import has_room_for_tombstone, is_purged
 
 
@@ -161,11 +170,8 @@ class _Search:
         return self.add(chain(keep.hidden(kept, graphs=self.graphs), gradients or ()))
 
     def may_be_gradients(self, candidates: list[Candidate]) -> list[bool]:
-        """Which of them may be the gradient of something kept, because there was no way to ask.
-
-        A gradient holds itself, and is seen to be held unless one of its owners could be read.
-        """
-        return [self._gradients_unread and one.obj in self._self_held for one in candidates]
+        """Which of them may be the gradient of something kept, because there was no way to ask."""
+        return [self._gradients_unread and has_cpp_owner(one.obj) for one in candidates]
 
     def exchange(
         self, candidates: list[Candidate], blanks: list[object]

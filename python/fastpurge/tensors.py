@@ -19,6 +19,7 @@ _shape = cast(Any, TensorBase.shape).__get__
 _dtype = cast(Any, TensorBase.dtype).__get__
 _device = cast(Any, TensorBase.device).__get__
 _layout = cast(Any, TensorBase.layout).__get__
+_use_count = cast(Any, TensorBase)._use_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,12 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
             return TensorBase.untyped_storage(tensor)
     except (RuntimeError, NotImplementedError):
         return None
+
+
+def has_cpp_owner(obj: object) -> bool:
+    """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
+    with DisableTorchFunctionSubclass():
+        return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
 
 
 def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
