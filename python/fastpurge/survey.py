@@ -18,6 +18,7 @@ from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
 from fastpurge.tensors import (
+    OWNED_TENSORS_HOLD_THEMSELVES,
     Extent,
     facts_of,
     has_cpp_owner,
@@ -177,7 +178,7 @@ class _Search:
         self, candidates: list[Candidate], blanks: list[object]
     ) -> list[tuple[int, BaseException | None]]:
         """Exchange candidates with blanks, as `Survey.exchange` says."""
-        spare_held = Guard.RUNNING in self.request.guards
+        look_through = Guard.RUNNING in self.request.guards
         return _core.exchange(
             self._named,
             self._roots,
@@ -185,9 +186,9 @@ class _Search:
             blanks,
             scan_for=self.scan_for,
             libraries=keep.libraries(),
-            outside=guards.outside(look_through=spare_held),
+            outside=guards.outside(look_through=look_through),
             self_held=self._self_held,
-            spare_held=spare_held,
+            spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
             set_class=_set_class,
             implementation=(torch.Tensor, torch._C._swap_tensor_impl),
             met=self._met,
@@ -374,10 +375,10 @@ def _skip_held(search: _Search, view: _View) -> None:
 
     A tensor that a NumPy array stands on: `Tensor.numpy` makes a tensor the base of the array and the
     storage unresizable, and nothing else ties the two together (torch/csrc/utils/tensor_numpy.cpp). And,
-    if other threads run, what any of them may be inside an operation on. Both are known by a reference
-    that no visible object accounts for.
+    if other threads run, what any of them may be inside an operation on; or, if this torch is such,
+    what may be owned by C++ alone. All are known by a reference that no visible object accounts for.
     """
-    alone = len(sys._current_frames()) == 1
+    alone = len(sys._current_frames()) == 1 and OWNED_TENSORS_HOLD_THEMSELVES
     if alone and not any(_may_be_lent(one) for one in view.asked):
         return
     search.outside = guards.outside(look_through=False)

@@ -5,6 +5,7 @@ Every accessor here is the one of `TensorBase` or of `nn.Module` itself: a subcl
 `__torch_dispatch__` with a custom size or device policy, may raise; callers expect that.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -101,6 +102,20 @@ def has_cpp_owner(obj: object) -> bool:
     """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
     with DisableTorchFunctionSubclass():
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
+
+
+def _hold_themselves_if_owned() -> bool:
+    base, other = torch.empty(0), torch.empty(0)
+    view = base.view(0)  # holds its base in C++
+    held = sys.getrefcount(base) > sys.getrefcount(other)
+    del view
+    return held
+
+
+OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
+"""Whether a tensor with an owner in C++ holds a reference to its own Python object
+(https://github.com/pytorch/pytorch/pull/167564). Before, a tensor that C++ alone owned was the owner of its
+Python object, by a flag that `torch._C._swap_tensor_impl` leaves behind: to exchange it corrupts memory."""
 
 
 def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
