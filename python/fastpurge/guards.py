@@ -32,7 +32,8 @@ class Guard(Flag):
     """What running code holds: locals of running functions in any thread, values on their stacks, and
     exceptions being handled; directly, or through plain containers, closures and iterators. So is what
     else the collector cannot see, such as a tensor that a NumPy array stands on. Switched off, what is
-    held directly is left alone all the same while other threads run: one may be using it right now."""
+    held directly is left alone all the same while other threads run: one may be using it right now; and
+    with a torch before 2.10."""
 
     ALL = AUTOGRAD | LIBRARY | ALIAS | RUNNING
     NONE = 0
