@@ -165,6 +165,10 @@ impl Tools<'_> {
     ) -> Result<(), Option<PyErr>> {
         // SAFETY: by this function's contract. The classes are held here: the objects let go of them.
         unsafe {
+            if count.is_some() {
+                self.detach_attributes(object)?;
+                self.detach_attributes(blank)?;
+            }
             let own_class = self.class_of(object);
             let blank_class = self.class_of(blank);
             let has_implementation =
@@ -180,6 +184,39 @@ impl Tools<'_> {
                 insist(|| self.become_a(object, &own_class))?;
             }
             done
+        }
+    }
+
+    /// Has the dict of an object own its values, before class or dict are assigned.
+    ///
+    /// From CPython 3.13 on the values may lie in the object. Both assignments then take them out first, and if
+    /// there is no memory for that they leave an empty dict (gh-124547). A dict that takes a key that is no str
+    /// takes them out as well (`dictresize` in Objects/dictobject.c), and without memory is as it was.
+    ///
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn detach_attributes(&self, of: *mut ffi::PyObject) -> PyResult<()> {
+        if self.py.version_info() < (3, 13) {
+            return Ok(());
+        }
+        // SAFETY: by this function's contract. The key is a new plain `object`, which is equal to no other.
+        unsafe {
+            let dict = self.attributes(of)?;
+            let key = ffi::PyObject_CallNoArgs((&raw mut ffi::PyBaseObject_Type).cast());
+            let key = Bound::from_owned_ptr_or_err(self.py, key)?;
+            let (dict, key) = (dict.as_ptr(), key.as_ptr());
+            self.check(ffi::PyDict_SetItem(dict, key, ffi::Py_None()))?;
+            self.check(ffi::PyDict_DelItem(dict, key))
+        }
+    }
+
+    /// # Safety
+    /// As for `exchange_all`.
+    unsafe fn attributes(&self, of: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let dict = ffi::PyObject_GenericGetDict(of, ptr::null_mut());
+            Bound::from_owned_ptr_or_err(self.py, dict)
         }
     }
 
@@ -220,10 +257,6 @@ impl Tools<'_> {
         // SAFETY: by this function's contract. Whole dicts change places, so that one that somebody
         // else holds as well stays as it is.
         unsafe {
-            let attributes = |of| {
-                let dict = ffi::PyObject_GenericGetDict(of, ptr::null_mut());
-                Bound::from_owned_ptr_or_err(self.py, dict)
-            };
             let set = |of, dict: &Bound<'_, PyAny>| {
                 self.check(ffi::PyObject_GenericSetDict(
                     of,
@@ -231,7 +264,7 @@ impl Tools<'_> {
                     ptr::null_mut(),
                 ))
             };
-            let (own, other) = (attributes(object)?, attributes(blank)?);
+            let (own, other) = (self.attributes(object)?, self.attributes(blank)?);
             set(object, &other)?;
             set(blank, &own).or_else(|error| insist(|| set(object, &own)).and(Err(error)))
         }

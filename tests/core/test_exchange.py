@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import operator
 import subprocess
 import sys
@@ -38,7 +39,14 @@ class Holder:
 def exchange(
     objects: list[Any], *, keep: tuple[object, ...] = (), spare_held: bool = True
 ) -> list[tuple[int, BaseException | None]]:
-    return _core.exchange(
+    return exchanging(objects, keep=keep, spare_held=spare_held)()
+
+
+def exchanging(
+    objects: list[Any], *, keep: tuple[object, ...] = (), spare_held: bool = True
+) -> Callable[[], list[tuple[int, BaseException | None]]]:
+    return functools.partial(
+        _core.exchange,
         keep,
         [],
         objects,
@@ -125,6 +133,43 @@ def test_one_that_cannot_be_exchanged_leaves_all_as_they_were(holder: Any) -> No
     assert "layout" in str(error)
     assert [type(x) for x in vars(holder).values()] == [Base, Slotted, Base]
     assert holder.one.value == holder.two.value == holder.three.value == 1
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("_testcapi"), reason="needs the tests of the interpreter")
+@pytest.mark.parametrize("length", [1, 100])
+def test_one_without_memory_leaves_all_as_they_were(length: int) -> None:
+    program = f"""
+import gc, sys, _testcapi
+sys.path.insert(0, {sys.path[0]!r})
+from test_exchange import Base, Blank, Holder, exchanging
+last = 0
+for number in range(100):
+    holder = Holder()
+    holder.all = [Base() for _ in range(5)]
+    for one in holder.all:
+        one.value = [number]
+        vars(one)  # from 3.13 on a dict whose values lie in the object
+    del one
+    call = exchanging(holder.all)
+    _testcapi.set_nomemory(number, number + {length})
+    try:
+        refused = call()
+    except MemoryError:
+        refused = True
+    finally:
+        _testcapi.remove_mem_hooks()
+    del call
+    gc.collect()
+    last = number if refused else last
+    for one in holder.all:
+        assert type(one) is (Base if refused else Blank), (number, refused)
+        assert vars(one) == ({{"value": [number]}} if refused else {{}}), (number, refused)
+        one.value = 2  # it can be written as it can be read
+        assert (one.value, vars(one)) == (2, {{"value": 2}})
+    del one
+print(0 < last < 99)
+"""
+    assert _output(program) == "True\n"
 
 
 def test_an_audit_hook_that_takes_an_object_up_makes_it_refuse() -> None:
