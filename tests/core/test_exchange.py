@@ -143,7 +143,7 @@ import gc, sys, _testcapi
 sys.path.insert(0, {sys.path[0]!r})
 from test_exchange import Base, Blank, Holder, exchanging
 last = 0
-for number in range(100):
+for number in range(400):
     holder = Holder()
     holder.all = [Base() for _ in range(5)]
     for one in holder.all:
@@ -167,7 +167,7 @@ for number in range(100):
         one.value = 2  # it can be written as it can be read
         assert (one.value, vars(one)) == (2, {{"value": 2}})
     del one
-print(0 < last < 99)
+print(0 < last < 399)
 """
     assert _output(program) == "True\n"
 
