@@ -16,19 +16,6 @@ def test_import_imports_nothing_that_takes_time() -> None:
     assert done.stdout == "set()\n"
 
 
-def test_import_takes_less_than_ten_milliseconds() -> None:
-    # The best of several, each in a process of its own: how busy the machine is counts only upwards.
-    program = """
-from time import perf_counter
-started = perf_counter()
-import fastpurge
-print(perf_counter() - started)
-"""
-    command = [sys.executable, "-c", program]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(5)]
-    assert min(float(run.stdout) for run in runs) < 0.01
-
-
 def test_every_public_name_is_there() -> None:
     for name in fastpurge.__all__:
         assert getattr(fastpurge, name).__doc__
