@@ -122,7 +122,8 @@ def memcheck(session: nox.Session) -> None:
     options = ["--quiet", "--error-exitcode=9", "--suppressions=tests/core/valgrind.supp"]
     tests = ["python", "-m", "pytest", "tests/core", "-k", NOT_FOR_VALGRIND, *session.posargs]
     # pymalloc carves up its own arenas, in which valgrind sees nothing.
-    session.run("valgrind", *options, *tests, env={"PYTHONMALLOC": "malloc"}, external=True)
+    env = {"PYTHONMALLOC": "malloc", "FASTPURGE_GRAPHS": "50"}
+    session.run("valgrind", *options, *tests, env=env, external=True)
     session.run("pytest", "tests/instructions")
 
 
@@ -133,6 +134,7 @@ def package(session: nox.Session) -> None:
     env = {"OMP_NUM_THREADS": "1"}
     if session.python == "3.13":
         install(session, "newest")
+        env["FASTPURGE_STRESS_SWEEPS"] = FEWER["FASTPURGE_STRESS_SWEEPS"]
         tests = ["tests/unit", "tests/zoo", "--cov", "--cov-report=term"]
     else:
         install(session, "test")
@@ -167,7 +169,8 @@ def comfyui(session: nox.Session) -> None:
     # What serves a test is told apart by file: a server is started for each.
     workers = ["-n2", "--dist=loadfile"]
     cover = ["--cov", "--cov-config=tests/comfyui/coverage.toml", "--cov-report=term"]
-    session.run("pytest", "tests/comfyui", "tests/browser", *workers, *cover, *session.posargs)
+    env = {"FASTPURGE_COMFYUI_PROMPTS": "100"}
+    session.run("pytest", "tests/comfyui", "tests/browser", *workers, *cover, *session.posargs, env=env)
 
 
 @nox.session(python="3.13")

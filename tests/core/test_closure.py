@@ -6,6 +6,7 @@ import collections
 import functools
 import gc
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,8 @@ import pytest
 from fastpurge._core import IdSet, Libraries, closure, reached
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+GRAPHS = int(os.environ.get("FASTPURGE_GRAPHS", "300"))
 
 
 class Thing:
@@ -347,7 +350,7 @@ def _reference(root: object) -> set[int]:
     return seen
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=GRAPHS)
 @given(steps=STEPS, root=st.integers(0, 10**6))
 def test_agrees_with_plain_python_on_random_graphs(steps: list[tuple[str, list[int]]], root: int) -> None:
     nodes = _build(steps)
@@ -361,7 +364,7 @@ def test_the_closure_is_an_idset(libraries: Libraries) -> None:
     assert len(closure((), libraries=libraries)) == 0
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=GRAPHS // 5)
 @given(steps=STEPS)
 def test_what_each_of_several_roots_reaches_is_what_its_closure_holds(
     steps: list[tuple[str, list[int]]],
