@@ -66,6 +66,13 @@ MUTANTS = (
         f"{SWEEPING} {GUARDS}",
     ),
     Mutant(
+        "tensors that another library reads released",
+        "survey.py",
+        "    if search.add(addresses.lent()):",
+        "    if False:",
+        "tests/unit/test_addresses.py",
+    ),
+    Mutant(
         "parts of the skipped released",
         "survey.py",
         "    if view.asked and view.skipped:",

@@ -26,7 +26,9 @@ class Guard(Flag):
     """What imported libraries keep at module or class level; and what `torch.compile` has compiled."""
 
     ALIAS = auto()
-    """What stands on the memory of a kept tensor, storage or NumPy array."""
+    """What stands on the memory of a kept tensor, storage or NumPy array; and, while there is a graph to
+    replay (`torch.cuda.CUDAGraph`), whatever is on its kind of device or pinned: what it reads it does not
+    say."""
 
     RUNNING = auto()
     """What running code holds: locals of running functions in any thread, values on their stacks, and

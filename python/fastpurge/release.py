@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch._C import DisableTorchFunctionSubclass, TensorBase
 
+from fastpurge import addresses
 from fastpurge.report import Item
 from fastpurge.survey import Candidate, Survey
 from fastpurge.tensors import reason_of, storage_of
@@ -38,6 +39,7 @@ def release(found: Survey, label: str, *, wipe: bool) -> tuple[tuple[Item, ...],
         refusals = dict(found.exchange(blanks))
         if not refusals:
             _drop_hooks(found.planned)
+            addresses.wait_for(one.item.device for one in found.planned if one.item.device)
             del blanks  # here the memory is let go
             break
         refused += [_why(found.planned[index].item, error) for index, error in refusals.items()]

@@ -27,7 +27,7 @@ class Item:
     Attributes:
         kind: ``"tensor"`` or ``"module"``.
         type_name: the name of its class.
-        shape: its shape; ``None`` for a module.
+        shape: its shape; ``None`` for a module, and for a nested tensor, which has no single one.
         dtype: such as ``"float32"``; ``None`` for a module.
         device: such as ``"cuda:0"``; ``None`` for a module.
         nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
@@ -48,9 +48,10 @@ class Item:
 
     def describe(self) -> str:
         """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
-        if self.kind == "module" or self.shape is None:
+        if self.dtype is None:
             return f"{self.kind} {self.type_name}"
-        return f"{self.dtype} {self.type_name} of shape {self.shape} on {self.device}"
+        shape = "" if self.shape is None else f" of shape {self.shape}"  # a nested tensor has no single one
+        return f"{self.dtype} {self.type_name}{shape} on {self.device}"
 
 
 class Told:

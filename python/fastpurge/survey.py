@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from fastpurge import _core, compiled, guards, keep
+from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
@@ -23,6 +23,7 @@ from fastpurge.tensors import (
     facts_of,
     has_cpp_owner,
     is_a,
+    is_pinned,
     reason_of,
     storage_of,
     tensors_within,
@@ -297,6 +298,8 @@ def _without_protected(search: _Search, view: _View, spared: dict[str, int], *, 
             view = _apply(guard, spare, search, view, spared)
     if view.asked and thorough and Guard.RUNNING not in guards_asked:
         _skip_held(search, view)
+    if view.asked:
+        _skip_borrowed(search, view)
     view.skip(search.may_be_gradients(view.asked), "another thread is inside a backward: may be a gradient")
     if view.asked and view.skipped:
         view = _skip_parts(search, view)
@@ -349,6 +352,17 @@ def _spare_aliases(search: _Search, view: _View) -> bool:
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
 
 
+def _spare_replayed(search: _Search, view: _View) -> bool:
+    """What a graph reads it does not say, so whatever is where it can read counts as read."""
+    replayed = addresses.replayed()
+    return bool(replayed) and search.add(one.obj for one in view.asked if _is_read_by(one, replayed))
+
+
+def _is_read_by(candidate: Candidate, kinds: set[str]) -> bool:
+    kind = str(candidate.item.device).partition(":")[0]
+    return kind in kinds or (kind == "cpu" and is_pinned(candidate.obj))
+
+
 def _spare_running(search: _Search, _: _View) -> bool:
     if search.outside is not None:
         return False
@@ -364,6 +378,7 @@ _STAGES = (
     (Guard.AUTOGRAD, _spare_graphs),
     (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_aliases),
+    (Guard.ALIAS, _spare_replayed),
     (Guard.RUNNING, _spare_running),
     (Guard.AUTOGRAD, _spare_callbacks),
     (Guard.ALIAS, _spare_aliases),
@@ -386,6 +401,14 @@ def _skip_held(search: _Search, view: _View) -> None:
     held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
     stays = [(one.obj in held and _may_be_lent(one)) if alone else one not in left for one in view.asked]
     view.skip(stays, "held from outside the garbage collector's sight (by running code, NumPy, or C++)")
+
+
+def _skip_borrowed(search: _Search, view: _View) -> None:
+    """Skip what an array of another library reads by its address, whoever holds that array."""
+    if search.add(addresses.lent()):
+        left = _core.IdSet(search.look().asked)
+        stays = [one not in left for one in view.asked]
+        view.skip(stays, "an array of another library reads its memory")
 
 
 def _skip_parts(search: _Search, view: _View) -> _View:

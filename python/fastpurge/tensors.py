@@ -104,6 +104,15 @@ def has_cpp_owner(obj: object) -> bool:
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
 
 
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory of the host that devices read."""
+    try:
+        with DisableTorchFunctionSubclass():
+            return TensorBase.is_pinned(tensor)
+    except (RuntimeError, NotImplementedError):  # a layout that has no answer
+        return False
+
+
 def _hold_themselves_if_owned() -> bool:
     base, other = torch.empty(0), torch.empty(0)
     view = base.view(0)  # holds its base in C++

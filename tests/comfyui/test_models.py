@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .graphs import PURGES, Graph, insert, node
-from .server import Server
+from .server import HAS_VRAM, Server
 
 
 def _graph(seed: int, by: float = 1.0, **more: Any) -> Graph:
@@ -36,6 +36,8 @@ def _expected(server: Server, seed: int, by: float) -> str:
 def test_a_model_that_is_let_go_is_loaded_again_when_it_is_needed(
     server: Server, seed: int, key: str
 ) -> None:
+    if HAS_VRAM and key == "CleanMemory_PurgeRAM":
+        pytest.skip("the model is in VRAM")
     purged = server.run(_graph(seed, purge=node(key, anything=("bright", 0))))
     assert "let go of" in purged.said()
     assert "FPT_LoadModel (node load)" in purged.said()

@@ -142,9 +142,12 @@ def test_a_purge_that_is_wanted_only_above_a_mark_hands_on_what_came_in_below_it
     graph["purge"]["inputs"]["only_above"] = 99
     result = server.run(graph)
     assert result.digest() == without
-    assert re.fullmatch(r"RAM is at \d+%: not above 99%, nothing purged", result.said())
+    used = r"V?RAM is at \d+%(, VRAM is at \d+%)?"
+    assert re.fullmatch(f"{used}: not above 99%, nothing purged", result.said())
     assert result.outputs["purge"]["fastpurge"] == []
     assert result.said() in server.log()
+    if "VRAM is at 0%" in result.said():
+        return  # less than one percent of a large device
     graph["purge"]["inputs"]["only_above"] = 1
     result = server.run(graph)
     assert result.said().startswith("freed ")

@@ -69,7 +69,7 @@ def test_a_sampled_picture_is_the_same(
 
 def test_a_checkpoint_that_is_let_go_is_read_again(server: Server, checkpoint: str) -> None:
     graph = _sampling(checkpoint, 2)
-    graph["purge"] = node("CleanMemory_PurgeRAM", anything=("second", 0))
+    graph["purge"] = node("CleanMemory_PurgeAll", anything=("second", 0))
     first = server.run(graph)
     assert "UNETLoader (node load)" in first.said()
     graph["second"]["inputs"]["steps"] = 4

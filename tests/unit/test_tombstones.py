@@ -245,3 +245,11 @@ def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
     with pytest.raises(BufferError):
         torch._C._to_dlpack(zombie)
     assert tensor.sum() == parameter.sum() == 6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_without_a_single_shape_says_the_rest_of_what_it_was(program: Any) -> None:
+    program.nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    fastpurge.sweep(keep=())
+    with pytest.raises(PurgedError, match="this float32 Tensor on cpu was released by fastpurge"):
+        program.nested.size(0)

@@ -166,7 +166,8 @@ class RunModel(_Node):
         _count(self)
         comfy.model_management.load_models_gpu([model])
         width = model.model[0].in_features
-        return (image + model.model(image.flatten()[:width]),)
+        row = image.flatten()[:width].to(model.load_device)
+        return (image + model.model(row).to(image.device),)
 
 
 class Conditioning(_Node):
