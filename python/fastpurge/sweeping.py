@@ -74,8 +74,22 @@ def sweep(
         label=label,
         caller=_caller(),
     )
+    return sweep_as(request)
+
+
+def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
+    """Sweep as asked for in a request.
+
+    Args:
+        request: what is asked for.
+        wait: for a sweep that is under way in another thread.
+
+    Raises:
+        UnderWay: from within a sweep; and from elsewhere if it does not wait.
+
+    """
     started = perf_counter()
-    with _turn.taken():
+    with _turn.taken(wait=wait):
         return _sweep(request, started)
 
 
@@ -226,6 +240,10 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+class UnderWay(RuntimeError):  # noqa: N818 - a state, not a mistake
+    """Another sweep is under way. Nothing was touched."""
+
+
 class _Turn:
     """One sweep at a time: other threads wait, a sweep within a sweep is an error."""
 
@@ -234,19 +252,21 @@ class _Turn:
         self._thread: int | None = None
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
         if self._thread == me:
-            raise RuntimeError(
+            raise UnderWay(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
                 "must not start another"
             )
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            raise UnderWay("a sweep is under way in another thread")
+        try:
             self._thread = me
-            try:
-                yield
-            finally:
-                self._thread = None
+            yield
+        finally:
+            self._thread = None
+            self._lock.release()
 
 
 _turn = _Turn()

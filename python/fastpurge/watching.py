@@ -8,9 +8,8 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from math import isfinite
-from typing import Any
 
 import torch
 
@@ -18,9 +17,9 @@ from fastpurge import pressure, safe_points
 from fastpurge.guards import Guard
 from fastpurge.pressure import Amount, Gauge, Mark
 from fastpurge.report import SweepReport
-from fastpurge.request import Collect, Devices
+from fastpurge.request import Collect, Devices, Request
 from fastpurge.request import parse as parse_request
-from fastpurge.sweeping import sweep
+from fastpurge.sweeping import UnderWay, sweep_as
 from fastpurge.tensors import is_a, reason_of
 from fastpurge.tracebacks import let_go
 
@@ -93,16 +92,17 @@ def watch(
         _check_callable("on_sweep", on_sweep)
     caller = sys._getframe(1)
     place = (caller.f_code.co_filename, caller.f_lineno)
-    options: dict[str, Any] = {
-        "devices": devices,
-        "models": models,
-        "wipe": wipe,
-        "min_bytes": min_bytes,
-        "guards": guards,
-        "collect": collect,
-    }
-    request = parse_request(keep=(), **options, label=label, caller="fastpurge.watch at {}:{}".format(*place))
-    options |= {"label": request.label, "devices": request.devices}
+    request = parse_request(
+        keep=(),
+        devices=devices,
+        models=models,
+        wipe=wipe,
+        min_bytes=min_bytes,
+        guards=guards,
+        collect=collect,
+        label=label,
+        caller="fastpurge.watch at {}:{}".format(*place),
+    )
     title = f"above {above}" + (f" of {device}" if device is not None else "")
     return Watch(
         gauge=gauge,
@@ -110,7 +110,7 @@ def watch(
         every=every,
         keep=keep,
         on_sweep=on_sweep,
-        sweep=partial(sweep, **options),
+        request=request,
         title=title,
         place=place,
     )
@@ -133,7 +133,7 @@ class Watch:
         every: float,
         keep: Callable[[], object],
         on_sweep: Callable[[SweepReport], object] | None,
-        sweep: Callable[..., SweepReport],
+        request: Request,
         title: str,
         place: tuple[str, int],
     ) -> None:
@@ -144,7 +144,7 @@ class Watch:
         self._every = every
         self._keep = keep
         self._on_sweep = on_sweep
-        self._sweep = sweep
+        self._request = request
         self._title = title
         self._place = place
         self._reports: deque[SweepReport] = deque(maxlen=_REPORTS)
@@ -220,8 +220,11 @@ class Watch:
         try:
             if self._stopped.is_set() or not self._mark.is_passed(self._gauge.read()):
                 return
-            report = self._sweep(keep=self._keep())
+            # The gate is held: a sweep that is waited for may run a finalizer that waits for the gate.
+            report = sweep_as(replace(self._request, keep=self._keep()), wait=False)
             self._mark.note_swept(self._gauge.read())
+        except UnderWay:
+            return  # announced again after the next reading
         except Exception as error:  # noqa: BLE001 - somebody else's work must go on
             self._fail("nothing was swept", error)
             return
