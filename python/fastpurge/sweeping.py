@@ -134,6 +134,11 @@ def plan(
     return SweepPlan(request, found, perf_counter() - started)
 
 
+def who_sweeps() -> int | None:
+    """The thread in which a sweep is under way now."""
+    return _turn.thread
+
+
 class SweepPlan(Told):
     """What a sweep would release. Keeps nothing of it alive.
 
@@ -249,12 +254,12 @@ class _Turn:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        self.thread: int | None = None
 
     @contextmanager
     def taken(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
-        if self._thread == me:
+        if self.thread == me:
             raise UnderWay(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
                 "must not start another"
@@ -262,10 +267,10 @@ class _Turn:
         if not self._lock.acquire(blocking=wait):
             raise UnderWay("a sweep is under way in another thread")
         try:
-            self._thread = me
+            self.thread = me
             yield
         finally:
-            self._thread = None
+            self.thread = None
             self._lock.release()
 
 

@@ -19,13 +19,13 @@ from fastpurge.pressure import Amount, Gauge, Mark
 from fastpurge.report import SweepReport
 from fastpurge.request import Collect, Devices, Request
 from fastpurge.request import parse as parse_request
-from fastpurge.sweeping import UnderWay, sweep_as
+from fastpurge.sweeping import UnderWay, sweep_as, who_sweeps
 from fastpurge.tensors import is_a, reason_of
 from fastpurge.tracebacks import let_go
 
 _REPORTS = 16
 _UNMARKED = 5  # readings in a row; a program that loads its models first comes to its safe points later
-_PATIENCE = 10.0  # seconds, for a sweep that is under way when the interpreter ends
+_PATIENCE = 10.0  # seconds, for `keep` and `on_sweep` when the interpreter ends
 
 
 def watch(
@@ -191,6 +191,8 @@ class Watch:
         _running.discard(self)
         if not safe_points.is_sweeping_here():  # the thread might be waiting for this one to be done
             self._thread.join(patience)
+            while self._thread.is_alive() and who_sweeps() == self._thread.ident:  # which comes to an end
+                self._thread.join(patience)
 
     def _run(self) -> None:
         safe_points.never_take_part()
@@ -272,7 +274,7 @@ _running: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Leave no thread in torch while the interpreter is taken apart."""
+    """Leave no thread in torch while the interpreter is taken apart: its destructors would abort."""
     for one in [*_running]:
         one._end(_PATIENCE)
 
