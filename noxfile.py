@@ -21,7 +21,18 @@ FEWER = {"FASTPURGE_PROGRAMS": "100", "FASTPURGE_STRESS_SWEEPS": "100"}
 # What is neither torch's affair nor the interpreter's: once is enough.
 ONCE = [
     f"--ignore=tests/unit/test_{name}.py"
-    for name in ("cli", "distributed", "doctor", "faults", "notebook", "plots", "ray", "readme", "watching")
+    for name in (
+        "cli",
+        "distributed",
+        "doctor",
+        "faults",
+        "notebook",
+        "plots",
+        "ray",
+        "readme",
+        "safe_points",
+        "watching",
+    )
 ]
 # Python, torch, NumPy: the oldest, the newest, and between. uv finds a Python 3.14 on PATH; few have one.
 VERSIONS = [

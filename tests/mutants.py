@@ -258,7 +258,7 @@ MUTANTS = (
         "__setitem__ __delitem__ __enter__",
         TOMBSTONES,
     ),
-    Mutant("sweeps in sweeps", "sweeping.py", "        if self._thread == me:", "        if False:", THREADS),
+    Mutant("sweeps in sweeps", "sweeping.py", "        if self.thread == me:", "        if False:", THREADS),
     Mutant(
         "a plan holds what it plans",
         "sweeping.py",

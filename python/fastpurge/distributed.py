@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, overload
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-import fastpurge
 from fastpurge.guards import Guard
 from fastpurge.meeting import Round, meeting_of
 from fastpurge.report import SweepReport, Told, human, right
 from fastpurge.request import Collect, Devices, Request, parse
+from fastpurge.sweeping import sweep_as
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -107,16 +107,7 @@ def _sweep(this: Round, request: Request) -> _Outcome:
     cause = None
     done: SweepReport | str
     try:
-        done = fastpurge.sweep(
-            keep=request.keep,
-            devices=request.devices,
-            models=request.models,
-            wipe=request.wipe,
-            min_bytes=request.min_bytes,
-            guards=request.guards,
-            collect=request.collect,
-            label=request.label,
-        )
+        done = sweep_as(request)
     except Exception as error:  # noqa: BLE001 - the others wait to hear of it
         done, cause = _words(error), error
     heard, silent = this.exchange(done)

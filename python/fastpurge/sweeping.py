@@ -74,8 +74,22 @@ def sweep(
         label=label,
         caller=_caller(),
     )
+    return sweep_as(request)
+
+
+def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
+    """Sweep as asked for in a request.
+
+    Args:
+        request: what is asked for.
+        wait: for a sweep that is under way in another thread.
+
+    Raises:
+        UnderWay: from within a sweep; and from elsewhere if it does not wait.
+
+    """
     started = perf_counter()
-    with _turn.taken():
+    with _turn.taken(wait=wait):
         return _sweep(request, started)
 
 
@@ -118,6 +132,11 @@ def plan(
     with _turn.taken():
         found = survey(request)
     return SweepPlan(request, found, perf_counter() - started)
+
+
+def who_sweeps() -> int | None:
+    """The thread in which a sweep is under way now."""
+    return _turn.thread
 
 
 class SweepPlan(Told):
@@ -226,27 +245,33 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+class UnderWay(RuntimeError):  # noqa: N818 - a state, not a mistake
+    """Another sweep is under way. Nothing was touched."""
+
+
 class _Turn:
     """One sweep at a time: other threads wait, a sweep within a sweep is an error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        self.thread: int | None = None
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
-        if self._thread == me:
-            raise RuntimeError(
+        if self.thread == me:
+            raise UnderWay(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
                 "must not start another"
             )
-        with self._lock:
-            self._thread = me
-            try:
-                yield
-            finally:
-                self._thread = None
+        if not self._lock.acquire(blocking=wait):
+            raise UnderWay("a sweep is under way in another thread")
+        try:
+            self.thread = me
+            yield
+        finally:
+            self.thread = None
+            self._lock.release()
 
 
 _turn = _Turn()

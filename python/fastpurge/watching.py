@@ -8,9 +8,8 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from math import isfinite
-from typing import Any
 
 import torch
 
@@ -18,15 +17,15 @@ from fastpurge import pressure, safe_points
 from fastpurge.guards import Guard
 from fastpurge.pressure import Amount, Gauge, Mark
 from fastpurge.report import SweepReport
-from fastpurge.request import Collect, Devices
+from fastpurge.request import Collect, Devices, Request
 from fastpurge.request import parse as parse_request
-from fastpurge.sweeping import sweep
+from fastpurge.sweeping import UnderWay, sweep_as, who_sweeps
 from fastpurge.tensors import is_a, reason_of
 from fastpurge.tracebacks import let_go
 
 _REPORTS = 16
 _UNMARKED = 5  # readings in a row; a program that loads its models first comes to its safe points later
-_PATIENCE = 10.0  # seconds, for a sweep that is under way when the interpreter ends
+_PATIENCE = 10.0  # seconds, for `keep` and `on_sweep` when the interpreter ends
 
 
 def watch(
@@ -93,16 +92,17 @@ def watch(
         _check_callable("on_sweep", on_sweep)
     caller = sys._getframe(1)
     place = (caller.f_code.co_filename, caller.f_lineno)
-    options: dict[str, Any] = {
-        "devices": devices,
-        "models": models,
-        "wipe": wipe,
-        "min_bytes": min_bytes,
-        "guards": guards,
-        "collect": collect,
-    }
-    request = parse_request(keep=(), **options, label=label, caller="fastpurge.watch at {}:{}".format(*place))
-    options |= {"label": request.label, "devices": request.devices}
+    request = parse_request(
+        keep=(),
+        devices=devices,
+        models=models,
+        wipe=wipe,
+        min_bytes=min_bytes,
+        guards=guards,
+        collect=collect,
+        label=label,
+        caller="fastpurge.watch at {}:{}".format(*place),
+    )
     title = f"above {above}" + (f" of {device}" if device is not None else "")
     return Watch(
         gauge=gauge,
@@ -110,7 +110,7 @@ def watch(
         every=every,
         keep=keep,
         on_sweep=on_sweep,
-        sweep=partial(sweep, **options),
+        request=request,
         title=title,
         place=place,
     )
@@ -133,7 +133,7 @@ class Watch:
         every: float,
         keep: Callable[[], object],
         on_sweep: Callable[[SweepReport], object] | None,
-        sweep: Callable[..., SweepReport],
+        request: Request,
         title: str,
         place: tuple[str, int],
     ) -> None:
@@ -144,7 +144,7 @@ class Watch:
         self._every = every
         self._keep = keep
         self._on_sweep = on_sweep
-        self._sweep = sweep
+        self._request = request
         self._title = title
         self._place = place
         self._reports: deque[SweepReport] = deque(maxlen=_REPORTS)
@@ -191,6 +191,8 @@ class Watch:
         _running.discard(self)
         if not safe_points.is_sweeping_here():  # the thread might be waiting for this one to be done
             self._thread.join(patience)
+            while self._thread.is_alive() and who_sweeps() == self._thread.ident:  # which comes to an end
+                self._thread.join(patience)
 
     def _run(self) -> None:
         safe_points.never_take_part()
@@ -220,8 +222,11 @@ class Watch:
         try:
             if self._stopped.is_set() or not self._mark.is_passed(self._gauge.read()):
                 return
-            report = self._sweep(keep=self._keep())
+            # The gate is held: a sweep that is waited for may run a finalizer that waits for the gate.
+            report = sweep_as(replace(self._request, keep=self._keep()), wait=False)
             self._mark.note_swept(self._gauge.read())
+        except UnderWay:
+            return  # announced again after the next reading
         except Exception as error:  # noqa: BLE001 - somebody else's work must go on
             self._fail("nothing was swept", error)
             return
@@ -269,7 +274,7 @@ _running: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Leave no thread in torch while the interpreter is taken apart."""
+    """Leave no thread in torch while the interpreter is taken apart: its destructors would abort."""
     for one in [*_running]:
         one._end(_PATIENCE)
 

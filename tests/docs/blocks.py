@@ -12,6 +12,9 @@ from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+_OURS = re.compile(
+    r"https://(?:github\.com/fastpurge/fastpurge/blob|raw\.githubusercontent\.com/fastpurge/fastpurge)/main/"
+)
 _ELSEWHERE = re.compile(r"<!-- run by (\S+) -->")
 
 
@@ -58,15 +61,25 @@ def _run_by(before: Token | None) -> str | None:
     return found[1] if found else None
 
 
-def links_of(page: Path) -> Iterator[str]:
-    """What the page links to and shows, in the repository."""
+def targets_of(page: Path) -> Iterator[str]:
+    """What the page links to and shows."""
     for token in MarkdownIt().parse(page.read_text()):
         for child in token.children or ():
             target = child.attrGet("href") or child.attrGet("src")
-            if isinstance(target, str) and "://" not in target:
-                yield target.partition("#")[0]
+            if isinstance(target, str):
+                yield target
         if token.type == "html_block":
-            yield from re.findall(r'(?:src|srcset|href)="([^":]+)"', token.content)
+            yield from re.findall(r'(?:src|srcset|href)="([^"]+)"', token.content)
+
+
+def links_of(page: Path) -> Iterator[Path]:
+    """What the page links to and shows, in the repository."""
+    for target in targets_of(page):
+        path, _, _ = target.partition("#")
+        if ours := _OURS.match(path):
+            yield ROOT / path[ours.end() :]
+        elif "://" not in path:
+            yield page.parent / path
 
 
 def name_of(page: Path) -> str:

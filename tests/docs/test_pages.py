@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import commands
-from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, links_of, name_of
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, links_of, name_of, targets_of
 from tests.docs.running import check_output, outputs
 
 LANGUAGES = ("python", "bash", "text")
@@ -65,4 +65,10 @@ def test_what_is_run_elsewhere_is(page: Path) -> None:
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=name_of)
 def test_links_and_pictures_are_there(page: Path) -> None:
     for target in links_of(page):
-        assert (page.parent / target).exists(), target
+        assert target.exists(), target
+
+
+def test_the_readme_leads_somewhere_from_the_package_index_too() -> None:
+    targets = [*targets_of(ROOT / "README.md")]
+    assert any(target.endswith(".png") for target in targets)
+    assert [target for target in targets if not target.startswith("https://")] == []

@@ -1,0 +1,70 @@
+"""What the tests of watches and of safe points share."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fastpurge
+import psutil
+import torch
+from fastpurge import Watch
+from fastpurge.pressure import Gauge
+
+MIB = 1 << 20
+SOON = 0.01
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def mebibytes(count: int) -> torch.Tensor:
+    return torch.ones(count * MIB, dtype=torch.uint8)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def readings(watch: Watch, count: int) -> None:
+    """Wait until memory has been read so often."""
+    gauge = watch._gauge
+    left = [None] * count
+
+    def read() -> float:
+        if left:
+            left.pop()
+        return gauge.read()
+
+    watch._gauge = Gauge(read, gauge.most)
+    until(lambda: not left)
+    watch._gauge = gauge
+
+
+def is_due(watch: Watch) -> bool:
+    return "due" in repr(watch)
+
+
+def start(target: Callable[[], object], name: str = "worker") -> threading.Thread:
+    thread = threading.Thread(target=target, name=name)
+    thread.start()
+    return thread
+
+
+def leak_elsewhere(program: Any) -> None:
+    """Fill memory in a thread that takes no part, while others stand at a safe point."""
+    start(lambda: setattr(program, "leak", mebibytes(100))).join()
+
+
+def watch_above(more: int, keep: Callable[[], object] = tuple, **options: Any) -> Watch:
+    """Watch for so many more mebibytes than there are now."""
+    gc.collect()
+    options = {"every": SOON, **options}
+    return fastpurge.watch(above=resident() + more * MIB, keep=keep, **options)
