@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::gc::{GcPause, Stream};
 use crate::held::{executes, executing_types};
 use crate::interpreter::Functions;
-use crate::objects::{ask, attribute, list, types_in};
+use crate::objects::{ask, attribute, caller_of, list, types_in};
 use crate::room::{try_collect, try_entry, try_extend, try_insert, try_push};
 use crate::types::{TypeTable, Wanted};
 
@@ -118,7 +118,7 @@ fn running_codes(py: Python<'_>) -> PyResult<FxHashMap<usize, ffi::Py_ssize_t>> 
         while !at.is_none() {
             let code = attribute(&at, c"f_code")?.as_ptr() as usize;
             *try_entry(&mut codes, code)? += 1;
-            at = attribute(&at, c"f_back")?;
+            at = caller_of(&at)?;
         }
     }
     Ok(codes)

@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::{Failure, Stream};
 use crate::idset::Addresses;
-use crate::objects::{ask, attribute, pair, types_in};
+use crate::objects::{ask, caller_of, pair, types_in};
 use crate::prefetch::{prefetch, prefetch_contents};
 use crate::room::{try_add, try_collect, try_entry, try_extend, try_push, try_table};
 use crate::types::{TypeTable, Wanted, each_unshown};
@@ -538,7 +538,7 @@ pub fn running_frames(py: Python<'_>) -> PyResult<Addresses> {
         let mut at = frame;
         while !at.is_none() {
             frames.insert(at.as_ptr())?;
-            at = attribute(&at, c"f_back")?;
+            at = caller_of(&at)?;
         }
     }
     Ok(frames)

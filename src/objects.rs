@@ -126,6 +126,15 @@ pub fn attribute<'py>(of: &Bound<'py, PyAny>, name: &CStr) -> PyResult<Bound<'py
     }
 }
 
+/// The frame that called another, or None.
+///
+/// Without memory for one CPython gives None as well, and leaves the exception (`frame_getback` in
+/// Objects/frameobject.c, from 3.11 on).
+pub fn caller_of<'py>(frame: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let caller = attribute(frame, c"f_back")?;
+    PyErr::take(frame.py()).map_or(Ok(caller), Err)
+}
+
 /// What a function of a module gives that takes no arguments.
 pub fn ask<'py>(py: Python<'py>, module: &CStr, function: &CStr) -> PyResult<Bound<'py, PyAny>> {
     attribute(&import(py, module)?, function)?.call0()

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::gc::{Failure, GcPause};
-use crate::objects::{ask, attribute, call, list, or_none, pair};
+use crate::objects::{ask, attribute, call, caller_of, list, or_none, pair};
 use crate::room::{try_collect, try_extend, try_push};
 
 /// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
@@ -68,7 +68,7 @@ fn is_inside(mut frame: Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<b
         if attribute(&frame, c"f_code")?.is(code) {
             return Ok(true);
         }
-        frame = attribute(&frame, c"f_back")?;
+        frame = caller_of(&frame)?;
     }
     Ok(false)
 }
