@@ -106,7 +106,7 @@ fn walks(criterion: &mut Criterion) {
         let names = heap(py);
         let record = PyTuple::new(py, [names.get_item("Record").unwrap().unwrap()]).unwrap();
         let roots = PyTuple::new(py, [names.get_item("heap").unwrap().unwrap()]).unwrap();
-        let libraries = Libraries::new(vec![], vec![]);
+        let libraries = Libraries::default();
         let get_objects = py.import("gc").unwrap().getattr("get_objects").unwrap();
         let collect = py.import("gc").unwrap().getattr("collect").unwrap();
         let count = pointers(py, &names).len() as u64;

@@ -11,11 +11,11 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
 use crate::held::Outside;
 use crate::idset::IdSet;
 use crate::library::Libraries;
+use crate::objects::{addresses_in, checked, list, number, or_none, taken, tuple};
 use crate::reading::other_threads;
 use crate::room::{try_collect, try_extend, try_repeat, try_room};
 use crate::scan::Question;
@@ -31,7 +31,7 @@ use crate::scan::Question;
 /// If there are any, all is as before.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, met=vec![]))]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, met=None))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
@@ -45,52 +45,54 @@ pub fn exchange<'py>(
     spare_held: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
-    mut met: Vec<usize>,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        // The blanks are of a scanned type too.
-        try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
-        let question = Question {
-            named,
-            roots,
-            scan_for,
-            report: None,
-            libraries,
-            guarded: None,
-            outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
-            self_held: Some(self_held),
-            lists: &[objects.as_ptr(), blanks.as_ptr()],
-            met: &met,
-        };
-        let tools = Tools {
-            py,
-            set_class: set_class.as_ptr(),
-            type_with_implementation: implementation.0.as_type_ptr(),
-            swap: implementation.1.as_ptr(),
-        };
-        let both = objects.iter().zip(blanks.iter());
-        let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
+    met: Option<&Bound<'py, PyList>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let mut met = addresses_in(met)?;
+    // The blanks are of a scanned type too.
+    try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
+    let question = Question {
+        named,
+        roots,
+        scan_for,
+        report: None,
+        libraries,
+        guarded: None,
+        outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
+        self_held: Some(self_held),
+        lists: &[objects.as_ptr(), blanks.as_ptr()],
+        met: &met,
+    };
+    let tools = Tools {
+        py,
+        set_class: set_class.as_ptr(),
+        type_with_implementation: implementation.0.as_type_ptr(),
+        swap: implementation.1.as_ptr(),
+    };
+    let both = objects.iter().zip(blanks.iter());
+    let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
 
-        let closure = question.look(py)?.closure;
-        let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
-        let protected = protected.enumerate();
-        let mut refused = try_collect(
-            protected.filter_map(|(index, protected)| protected.then_some((index, None))),
-        )?;
-        if refused.is_empty() {
-            // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
-            refused = unsafe { tools.exchange_all(&pairs) }?;
-        }
-        // To give exceptions to Python may let other threads run, so it comes last.
-        let exceptions = refused.into_iter().map(|(index, error)| {
-            (
-                index,
-                error.map(|error| error.into_value(py).into_bound(py).into_any()),
-            )
-        });
-        Ok(exceptions.collect::<Vec<_>>())
-    })
+    // Made before anything changes: what was exchanged must be told.
+    let answer = list(py, Vec::new(), Ok)?;
+    let closure = question.look(py)?.closure;
+    let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
+    let protected = protected.enumerate();
+    let mut refused =
+        try_collect(protected.filter_map(|(index, protected)| protected.then_some((index, None))))?;
+    if refused.is_empty() {
+        // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
+        refused = unsafe { tools.exchange_all(&pairs) }?;
+    }
+    // To give exceptions to Python may let other threads run, so it comes last.
+    for (index, error) in refused {
+        let error = error.map(|error| error.into_value(py).into_bound(py).into_any());
+        let refusal = tuple(py, [number(py, index)?, or_none(py, error)])?;
+        // SAFETY: attached; a live list, and a live object.
+        checked(py, unsafe {
+            ffi::PyList_Append(answer.as_ptr(), refusal.as_ptr())
+        })?;
+    }
+    Ok(answer)
 }
 
 type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);
@@ -203,10 +205,10 @@ impl Tools<'_> {
         unsafe {
             let dict = self.attributes(of)?;
             let key = ffi::PyObject_CallNoArgs((&raw mut ffi::PyBaseObject_Type).cast());
-            let key = Bound::from_owned_ptr_or_err(self.py, key)?;
+            let key = taken(self.py, key)?;
             let (dict, key) = (dict.as_ptr(), key.as_ptr());
-            self.check(ffi::PyDict_SetItem(dict, key, ffi::Py_None()))?;
-            self.check(ffi::PyDict_DelItem(dict, key))
+            checked(self.py, ffi::PyDict_SetItem(dict, key, ffi::Py_None()))?;
+            checked(self.py, ffi::PyDict_DelItem(dict, key))
         }
     }
 
@@ -214,10 +216,7 @@ impl Tools<'_> {
     /// As for `exchange_all`.
     unsafe fn attributes(&self, of: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
         // SAFETY: by this function's contract.
-        unsafe {
-            let dict = ffi::PyObject_GenericGetDict(of, ptr::null_mut());
-            Bound::from_owned_ptr_or_err(self.py, dict)
-        }
+        unsafe { taken(self.py, ffi::PyObject_GenericGetDict(of, ptr::null_mut())) }
     }
 
     /// # Safety
@@ -258,11 +257,8 @@ impl Tools<'_> {
         // else holds as well stays as it is.
         unsafe {
             let set = |of, dict: &Bound<'_, PyAny>| {
-                self.check(ffi::PyObject_GenericSetDict(
-                    of,
-                    dict.as_ptr(),
-                    ptr::null_mut(),
-                ))
+                let set = ffi::PyObject_GenericSetDict(of, dict.as_ptr(), ptr::null_mut());
+                checked(self.py, set)
             };
             let (own, other) = (self.attributes(object)?, self.attributes(blank)?);
             set(object, &other)?;
@@ -300,14 +296,7 @@ impl Tools<'_> {
         unsafe {
             let end = ptr::null_mut::<ffi::PyObject>();
             let result = ffi::PyObject_CallFunctionObjArgs(function, first, second, end);
-            Bound::from_owned_ptr_or_err(self.py, result).map(drop)
-        }
-    }
-
-    fn check(&self, result: std::ffi::c_int) -> PyResult<()> {
-        match result {
-            0 => Ok(()),
-            _ => Err(PyErr::fetch(self.py)),
+            taken(self.py, result).map(drop)
         }
     }
 }

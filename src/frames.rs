@@ -7,9 +7,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use crate::answer::answer;
 use crate::gc::GcPause;
 use crate::interpreter::c_function;
+use crate::objects::{attribute, checked, dict};
+use crate::room::try_push;
 
 /// `CO_OPTIMIZED`: the code of a function, whose locals are not in a dict (Include/cpython/code.h).
 const OPTIMIZED: u32 = 1;
@@ -28,33 +29,39 @@ type GetVar = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *m
 pub fn frame_locals<'py>(
     py: Python<'py>,
     frame: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        // No finalizer may run the function's own code in between.
-        let _pause = GcPause::new(py);
-        let locals = PyDict::new(py);
-        let code = frame.getattr("f_code")?;
-        let version = py.version_info();
-        if code.getattr("co_flags")?.extract::<u32>()? & OPTIMIZED == 0 {
-            if let Ok(namespace) = frame.getattr("f_locals")?.cast::<PyDict>() {
-                locals.update(namespace.as_mapping())?;
-            }
-        } else if version >= (3, 13) {
-            locals.update(frame.getattr("f_locals")?.cast()?)?;
-        } else if version >= (3, 12) {
-            take_by_name(frame, &code, &locals)?;
-        } else if !is_traced(frame, &code)? {
-            take_from_dict(frame, &code, &locals)?;
+) -> PyResult<Bound<'py, PyDict>> {
+    // No finalizer may run the function's own code in between.
+    let _pause = GcPause::new(py);
+    let locals = dict(py)?;
+    let code = attribute(frame, c"f_code")?;
+    let version = py.version_info();
+    if attribute(&code, c"co_flags")?.extract::<u32>()? & OPTIMIZED == 0 {
+        let namespace = attribute(frame, c"f_locals")?;
+        if namespace.is_instance_of::<PyDict>() {
+            update(&locals, &namespace)?;
         }
-        Ok(locals)
+    } else if version >= (3, 13) {
+        update(&locals, &attribute(frame, c"f_locals")?)?;
+    } else if version >= (3, 12) {
+        take_by_name(frame, &code, &locals)?;
+    } else if !is_traced(frame, &code)? {
+        take_from_dict(frame, &code, &locals)?;
+    }
+    Ok(locals)
+}
+
+fn update(locals: &Bound<'_, PyDict>, with: &Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: attached; a live dict, and what is asked for its items.
+    checked(locals.py(), unsafe {
+        ffi::PyDict_Update(locals.as_ptr(), with.as_ptr())
     })
 }
 
 fn names_of<'py>(code: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyString>>> {
     let mut names = Vec::new();
-    for kind in ["co_varnames", "co_cellvars", "co_freevars"] {
-        for name in code.getattr(kind)?.cast_into::<PyTuple>()? {
-            names.push(name.cast_into::<PyString>()?);
+    for kind in [c"co_varnames", c"co_cellvars", c"co_freevars"] {
+        for name in &attribute(code, kind)?.cast_into::<PyTuple>()? {
+            try_push(&mut names, name.cast_into::<PyString>()?)?;
         }
     }
     Ok(names)
@@ -85,15 +92,15 @@ fn take_by_name(
 /// Whether a trace function may be running for a frame: then the values of its variables are in the dict, and
 /// will be taken from there (`call_trampoline` in Python/sysmodule.c).
 fn is_traced(frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let last: c_int = frame.getattr("f_lasti")?.extract()?;
-    if last < 0 || !frame.getattr("f_trace")?.is_none() {
+    let last: c_int = attribute(frame, c"f_lasti")?.extract()?;
+    if last < 0 || !attribute(frame, c"f_trace")?.is_none() {
         return Ok(true);
     }
     if frame.py().version_info() < (3, 11) {
         return Ok(false);
     }
     // Before the body has begun there is no `f_trace` yet.
-    let code = code.getattr("co_code")?.cast_into::<PyBytes>()?;
+    let code = attribute(code, c"co_code")?.cast_into::<PyBytes>()?;
     let begin = code.as_bytes().chunks(2).position(|unit| unit[0] == RESUME);
     Ok(begin.is_none_or(|begin| usize::try_from(last).unwrap_or(0) <= 2 * begin))
 }
@@ -105,8 +112,8 @@ fn take_from_dict(
     code: &Bound<'_, PyAny>,
     locals: &Bound<'_, PyDict>,
 ) -> PyResult<()> {
-    let shown = frame.getattr("f_locals")?.cast_into::<PyDict>()?;
-    locals.update(shown.as_mapping())?;
+    let shown = attribute(frame, c"f_locals")?.cast_into::<PyDict>()?;
+    update(locals, &shown)?;
     // SAFETY: attached, and `shown` is live. The frame has one reference, and this function another.
     if unsafe { ffi::Py_REFCNT(shown.as_ptr()) } == 2 {
         for name in names_of(code)? {

@@ -14,10 +14,10 @@ use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
 
-use crate::answer::memory_error;
 use crate::interpreter::c_function;
+use crate::objects::{attribute, import, memory_error, text};
 
 pub type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
 pub type VisitObjects = unsafe extern "C" fn(GcVisitor, *mut c_void);
@@ -117,7 +117,7 @@ impl<'py> Stream<'py> {
         match visit_objects(py) {
             Some(visit_objects) => Ok(Self::Visitor(visit_objects, py)),
             None => {
-                let get_objects = py.import("gc")?.getattr("get_objects")?;
+                let get_objects = attribute(&import(py, c"gc")?, c"get_objects")?;
                 Ok(Self::List(get_objects, OnceCell::new()))
             }
         }
@@ -206,11 +206,12 @@ pub fn require_gil(py: Python<'_>) -> PyResult<()> {
 
 /// Which object stream this interpreter gives: ``"visitor"`` (nothing is built) or ``"list"``.
 #[pyfunction]
-pub fn object_stream(py: Python<'_>) -> &'static str {
-    match visit_objects(py) {
+pub fn object_stream(py: Python<'_>) -> PyResult<Bound<'_, PyString>> {
+    let name = match visit_objects(py) {
         Some(_) => "visitor",
         None => "list",
-    }
+    };
+    text(py, name)
 }
 
 #[cfg(test)]

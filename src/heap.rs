@@ -3,13 +3,16 @@
 
 use pyo3::prelude::*;
 
+use crate::objects::{or_none, text};
+
 /// Asks the C allocator to return free memory, and says what was asked.
 ///
 /// Returns the name of the mechanism, or ``None`` where the platform has none.
 #[pyfunction]
-pub fn trim_heap(py: Python<'_>) -> Option<&'static str> {
+pub fn trim_heap(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     // Other threads need not wait: a trim takes milliseconds on a large heap.
-    py.detach(trim)
+    let mechanism = py.detach(trim).map(|mechanism| text(py, mechanism));
+    Ok(or_none(py, mechanism.transpose()?.map(Bound::into_any)))
 }
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -71,7 +74,10 @@ mod tests {
         let top = vec![1u8; 64 * 1024];
         drop(blocks);
         let before = resident();
-        assert_eq!(Python::attach(trim_heap), Some("malloc_trim"));
+        Python::attach(|py| {
+            let mechanism = trim_heap(py).unwrap();
+            assert_eq!(mechanism.extract::<&str>().unwrap(), "malloc_trim");
+        });
         let after = resident();
         assert!(before - after > 100 << 20, "{before} -> {after}");
         drop(top);

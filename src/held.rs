@@ -11,11 +11,12 @@ use std::{mem, ptr};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyType};
+use pyo3::types::{PyDict, PyTuple, PyType};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::{Failure, Stream};
 use crate::idset::Addresses;
+use crate::objects::{ask, caller_of, pair, types_in};
 use crate::prefetch::{prefetch, prefetch_contents};
 use crate::room::{try_add, try_collect, try_entry, try_extend, try_push, try_table};
 use crate::types::{TypeTable, Wanted, each_unshown};
@@ -23,13 +24,13 @@ use crate::types::{TypeTable, Wanted, each_unshown};
 /// How to look for what is held from outside.
 #[pyclass(module = "fastpurge._core", frozen)]
 pub struct Outside {
-    containers: Vec<Py<PyType>>,
-    container_bases: Vec<Py<PyType>>,
-    whole: Vec<Py<PyType>>,
-    executing: Vec<(Py<PyType>, Py<PyString>)>,
+    containers: Option<Py<PyTuple>>,
+    container_bases: Option<Py<PyTuple>>,
+    whole: Option<Py<PyTuple>>,
+    executing: Option<Py<PyTuple>>,
     scheduled: Vec<(Py<PyType>, Option<Py<PyAny>>)>,
     // References that the collector cannot see: with them these are held from outside.
-    _at_work: Vec<Py<PyAny>>,
+    at_work: Vec<Py<PyAny>>,
 }
 
 #[pymethods]
@@ -41,55 +42,59 @@ impl Outside {
     /// in C that says of one whether it is done, and counts no more, or without. ``at_work`` are objects
     /// that count as held.
     #[new]
-    #[pyo3(signature = (*, containers=vec![], container_bases=vec![], whole=vec![], executing=vec![], scheduled=vec![], at_work=vec![]))]
+    #[pyo3(signature = (*, containers=None, container_bases=None, whole=None, executing=None, scheduled=None, at_work=None))]
     fn new(
-        containers: Vec<Bound<'_, PyType>>,
-        container_bases: Vec<Bound<'_, PyType>>,
-        whole: Vec<Bound<'_, PyType>>,
-        executing: Vec<(Bound<'_, PyType>, Bound<'_, PyString>)>,
-        scheduled: Vec<(Bound<'_, PyType>, Option<Bound<'_, PyAny>>)>,
-        at_work: Vec<Bound<'_, PyAny>>,
-    ) -> Self {
-        Self {
-            containers: containers.into_iter().map(Bound::unbind).collect(),
-            container_bases: container_bases.into_iter().map(Bound::unbind).collect(),
-            whole: whole.into_iter().map(Bound::unbind).collect(),
-            executing: executing
-                .into_iter()
-                .map(|(of, attribute)| (of.unbind(), attribute.unbind()))
-                .collect(),
-            scheduled: scheduled
-                .into_iter()
-                .map(|(of, done)| (of.unbind(), done.map(Bound::unbind)))
-                .collect(),
-            _at_work: at_work.into_iter().map(Bound::unbind).collect(),
+        containers: Option<Bound<'_, PyTuple>>,
+        container_bases: Option<Bound<'_, PyTuple>>,
+        whole: Option<Bound<'_, PyTuple>>,
+        executing: Option<Bound<'_, PyTuple>>,
+        scheduled: Option<Bound<'_, PyTuple>>,
+        at_work: Option<Bound<'_, PyTuple>>,
+    ) -> PyResult<Self> {
+        let mut outside = Self {
+            containers: containers.map(Bound::unbind),
+            container_bases: container_bases.map(Bound::unbind),
+            whole: whole.map(Bound::unbind),
+            executing: executing.map(Bound::unbind),
+            scheduled: Vec::new(),
+            at_work: Vec::new(),
+        };
+        for each in scheduled.iter().flatten() {
+            let [of, done] = pair(&each)?;
+            let done = (!done.is_none()).then(|| done.unbind());
+            try_push(
+                &mut outside.scheduled,
+                (of.cast_into::<PyType>()?.unbind(), done),
+            )?;
         }
+        for object in at_work.iter().flatten() {
+            try_push(&mut outside.at_work, object.unbind())?;
+        }
+        Ok(outside)
     }
 }
 
 impl Outside {
     /// The types whose held instances keep everything they reach.
-    pub fn whole(&self) -> Vec<*mut ffi::PyTypeObject> {
-        pointers(&self.whole)
+    pub fn whole(&self, py: Python<'_>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
+        pointers(py, self.whole.as_ref())
     }
 
     /// Begins to count. What is expected, suspects and containers around them, is counted along in the
     /// first walk over the heap, whatever that is for.
-    pub fn census<'a>(&'a self, accounted: Accounted<'a>) -> Result<Census<'a>, Failure> {
-        let executing = self.executing.iter();
+    pub fn census<'a>(&'a self, py: Python<'_>, accounted: Accounted<'a>) -> PyResult<Census<'a>> {
+        let executing = self.executing.as_ref().map(|pairs| pairs.bind(py));
         let mut census = Census {
             outside: self,
             types: TypeTable::new(Wanted {
-                containers: pointers(&self.containers),
-                container_bases: pointers(&self.container_bases),
+                containers: pointers(py, self.containers.as_ref())?,
+                container_bases: pointers(py, self.container_bases.as_ref())?,
                 ..Wanted::default()
             })?,
             nodes: FxHashMap::default(),
             sieve: Sieve(try_table(0)?),
             round: 1,
-            executing: executing
-                .map(|(of, attribute)| (of.as_ptr().cast(), attribute.as_ptr()))
-                .collect(),
+            executing: executing_types(executing)?,
             accounted,
             holder: ptr::null_mut(),
             shown: false,
@@ -141,8 +146,8 @@ pub struct Held {
     pub holders: Vec<usize>,
 }
 
-fn pointers(types: &[Py<PyType>]) -> Vec<*mut ffi::PyTypeObject> {
-    types.iter().map(|of| of.as_ptr().cast()).collect()
+fn pointers(py: Python<'_>, types: Option<&Py<PyTuple>>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
+    types_in(types.map(|types| types.bind(py)))
 }
 
 /// References whose holders are known without a look, or are not to be looked through.
@@ -474,6 +479,17 @@ impl Sieve {
 /// A type whose frame is its own, and the attribute that says that it runs now.
 pub type Executing = (*mut ffi::PyTypeObject, *mut ffi::PyObject);
 
+/// The types whose frame is their own, of pairs in a tuple, which holds them.
+pub fn executing_types(pairs: Option<&Bound<'_, PyTuple>>) -> PyResult<Vec<Executing>> {
+    let mut executing = Vec::new();
+    for each in pairs.into_iter().flatten() {
+        let [of, attribute] = pair(&each)?;
+        let of = of.cast::<PyType>()?.as_type_ptr();
+        try_push(&mut executing, (of, attribute.as_ptr()))?;
+    }
+    Ok(executing)
+}
+
 /// Whether an object is a generator that runs now. Its locals are those of running code, and unlike
 /// a function's they are shown (`gen_traverse` in Objects/genobject.c does not ask for its state).
 ///
@@ -517,12 +533,12 @@ pub fn running_frames(py: Python<'_>) -> PyResult<Addresses> {
     if py.version_info() >= (3, 11) {
         return Ok(frames);
     }
-    let threads = py.import("sys")?.call_method0("_current_frames")?;
-    for frame in threads.cast_into::<PyDict>()?.values() {
+    let threads = ask(py, c"sys", c"_current_frames")?;
+    for (_, frame) in threads.cast_into::<PyDict>()? {
         let mut at = frame;
         while !at.is_none() {
             frames.insert(at.as_ptr())?;
-            at = at.getattr("f_back")?;
+            at = caller_of(&at)?;
         }
     }
     Ok(frames)

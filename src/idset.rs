@@ -1,9 +1,11 @@
 //! `IdSet`: a set of object identities, keyed by address.
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
+use crate::objects::text;
 use crate::room::try_push;
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
@@ -180,8 +182,11 @@ impl IdSet {
         self.addresses.count()
     }
 
-    fn __repr__(&self) -> String {
-        format!("<IdSet of {} objects>", self.addresses.count())
+    fn __repr__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyString>> {
+        text(
+            py,
+            &format!("<IdSet of {} objects>", self.addresses.count()),
+        )
     }
 }
 

@@ -4,7 +4,6 @@
 #![deny(unsafe_code)]
 
 // What benches/core.rs measures is public.
-mod answer;
 mod callbacks;
 mod exchange;
 mod frames;
@@ -14,6 +13,7 @@ mod held;
 pub mod idset;
 mod interpreter;
 pub mod library;
+mod objects;
 mod paths;
 mod prefetch;
 mod reach;
@@ -62,6 +62,7 @@ mod _core {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         crate::gc::require_gil(module.py())?;
         crate::gc::Stream::prepare(module.py());
+        crate::objects::prepare(module.py());
         Ok(())
     }
 }

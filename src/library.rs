@@ -5,15 +5,16 @@
 #![allow(unsafe_code)]
 
 use std::mem::transmute;
-use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+use std::path::MAIN_SEPARATOR;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyString, PyTuple};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::Failure;
-use crate::room::try_push;
+use crate::objects::{none_unless_out_of_memory, pair, string_of, taken, text, utf8};
+use crate::room::{try_add, try_copy, try_insert, try_push};
 use crate::types::each_item;
 
 /// What counts as a library: folders, and the names of modules that have no file.
@@ -22,6 +23,7 @@ use crate::types::each_item;
 /// outside all of them is the program. `builtin_names` are the top-level modules without a file that
 /// are libraries all the same.
 #[pyclass(module = "fastpurge._core", frozen)]
+#[derive(Default)]
 pub struct Libraries {
     /// Paths that end in a separator, the longest first.
     folders: Vec<(String, bool)>,
@@ -31,26 +33,43 @@ pub struct Libraries {
 #[pymethods]
 impl Libraries {
     #[new]
-    pub fn new(folders: Vec<(PathBuf, bool)>, builtin_names: Vec<String>) -> Self {
-        let mut folders: Vec<_> = folders
-            .into_iter()
-            .map(|(folder, is_library)| (with_separator(&folder), is_library))
-            .collect();
-        folders.sort_by_key(|(folder, _)| std::cmp::Reverse(folder.len()));
-        Self {
-            folders,
-            builtin_names: builtin_names.into_iter().collect(),
+    fn new(folders: &Bound<'_, PyTuple>, builtin_names: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let mut libraries = Self::default();
+        for each in folders {
+            let [folder, is_library] = pair(&each)?;
+            libraries.add_folder(&string_of(&folder)?, is_library.extract()?)?;
         }
+        for name in builtin_names {
+            libraries.add_builtin(&string_of(&name)?)?;
+        }
+        Ok(libraries)
     }
 
     /// Whether the module of this name (as in ``sys.modules``) is a library.
     #[pyo3(signature = (name, /))]
     fn is_library(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
-        Ok(Judge::new(py, self)?.is_library_name(name))
+        Ok(Judge::new(py, self)?.is_library_name(name)?)
     }
 }
 
 impl Libraries {
+    fn add_folder(&mut self, folder: &str, is_library: bool) -> Result<(), Failure> {
+        let folder = folder.trim_end_matches(MAIN_SEPARATOR);
+        let mut path = String::new();
+        let room = path.try_reserve_exact(folder.len() + MAIN_SEPARATOR.len_utf8());
+        room.map_err(|_| Failure::OutOfMemory)?;
+        path.push_str(folder);
+        path.push(MAIN_SEPARATOR);
+        try_push(&mut self.folders, (path, is_library))?;
+        let longest_first = |(folder, _): &(String, bool)| std::cmp::Reverse(folder.len());
+        self.folders.sort_unstable_by_key(longest_first);
+        Ok(())
+    }
+
+    fn add_builtin(&mut self, name: &str) -> Result<(), Failure> {
+        try_add(&mut self.builtin_names, try_copy(name)?).map(drop)
+    }
+
     /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path.
     fn holds(&self, file: &str) -> bool {
         self.folders
@@ -58,14 +77,6 @@ impl Libraries {
             .find(|(folder, _)| file.starts_with(folder.as_str()))
             .is_some_and(|&(_, is_library)| is_library)
     }
-}
-
-fn with_separator(folder: &Path) -> String {
-    let folder = folder.to_string_lossy();
-    format!(
-        "{}{MAIN_SEPARATOR}",
-        folder.trim_end_matches(MAIN_SEPARATOR)
-    )
 }
 
 /// A descriptor in the dict of `type` itself, which no metaclass can override, with its getter.
@@ -76,10 +87,21 @@ struct TypeGetter<'py> {
 
 impl<'py> TypeGetter<'py> {
     fn new(py: Python<'py>, name: &str) -> PyResult<Self> {
-        let descriptor = py
-            .get_type::<PyType>()
-            .getattr("__dict__")?
-            .get_item(name)?;
+        // SAFETY: `type` lives as long as the interpreter; no attribute of another metaclass is asked for.
+        let dict = unsafe {
+            let of_types = (&raw mut ffi::PyType_Type).cast::<ffi::PyObject>();
+            taken(
+                py,
+                ffi::PyObject_GetAttrString(of_types, c"__dict__".as_ptr()),
+            )?
+        };
+        // SAFETY: both are live.
+        let descriptor = unsafe {
+            taken(
+                py,
+                ffi::PyObject_GetItem(dict.as_ptr(), text(py, name)?.as_ptr()),
+            )?
+        };
         // SAFETY: the slot of a live type; `tp_descr_get` is what the slot id names, and a getset
         // descriptor always has it (Objects/descrobject.c).
         let get = unsafe {
@@ -98,15 +120,18 @@ impl<'py> TypeGetter<'py> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    unsafe fn get(&self, of: *mut ffi::PyObject) -> Option<Bound<'py, PyString>> {
+    unsafe fn get(&self, of: *mut ffi::PyObject) -> Result<Option<Bound<'py, PyString>>, Failure> {
         // SAFETY: a getset descriptor of `type`, called on an instance of it: this reads the type in C
         // (`type_module` and `type_qualname` in Objects/typeobject.c).
         let value = unsafe {
             let metatype = ffi::Py_TYPE(of).cast::<ffi::PyObject>();
             let value = (self.get)(self.descriptor.as_ptr(), of, metatype);
-            Bound::from_owned_ptr_or_err(self.descriptor.py(), value)
+            taken(self.descriptor.py(), value)
         };
-        value.ok()?.cast_into_exact::<PyString>().ok()
+        match value {
+            Ok(value) => Ok(value.cast_into_exact::<PyString>().ok()),
+            Err(error) => none_unless_out_of_memory(self.descriptor.py(), &error),
+        }
     }
 }
 
@@ -129,7 +154,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             by_name: FxHashMap::default(),
             module_of: TypeGetter::new(py, "__module__")?,
             qualname_of: TypeGetter::new(py, "__qualname__")?,
-            file_key: PyString::new(py, "__file__"),
+            file_key: text(py, "__file__")?,
         })
     }
 
@@ -138,14 +163,16 @@ impl<'py, 'a> Judge<'py, 'a> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    pub unsafe fn is_boundary_type(&mut self, of: *mut ffi::PyObject) -> bool {
+    pub unsafe fn is_boundary_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            self.is_library_type(of)
-                && !self
-                    .qualname_of
-                    .get(of)
-                    .is_some_and(|name| name.to_str().is_ok_and(|name| name.contains("<locals>")))
+            if !self.is_library_type(of)? {
+                return Ok(false);
+            }
+            let Some(name) = self.qualname_of.get(of)? else {
+                return Ok(true);
+            };
+            Ok(!utf8(&name)?.is_some_and(|name| name.contains("<locals>")))
         }
     }
 
@@ -153,59 +180,60 @@ impl<'py, 'a> Judge<'py, 'a> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyObject) -> bool {
+    pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
-        let Some(name) = (unsafe { self.module_of.get(of) }) else {
-            return false;
+        let Some(name) = (unsafe { self.module_of.get(of) })? else {
+            return Ok(false);
         };
-        name.to_str().is_ok_and(|name| self.is_library_name(name))
+        match utf8(&name)? {
+            Some(name) => self.is_library_name(name),
+            None => Ok(false),
+        }
     }
 
-    pub fn is_library_name(&mut self, name: &str) -> bool {
+    pub fn is_library_name(&mut self, name: &str) -> Result<bool, Failure> {
         if let Some(&known) = self.by_name.get(name) {
-            return known;
+            return Ok(known);
         }
-        let answer = self.look_up(name);
-        // What there is no memory to remember is looked up again.
-        let mut key = String::new();
-        if key.try_reserve_exact(name.len()).is_ok() && self.by_name.try_reserve(1).is_ok() {
-            key.push_str(name);
-            self.by_name.insert(key, answer);
-        }
-        answer
+        let answer = self.look_up(name)?;
+        try_insert(&mut self.by_name, try_copy(name)?, answer)?;
+        Ok(answer)
     }
 
     /// The file of the module, or of the nearest package around it that has one, decides.
-    fn look_up(&self, name: &str) -> bool {
+    fn look_up(&self, name: &str) -> Result<bool, Failure> {
         let mut at = name;
         loop {
             // The second is the name that `multiprocessing` gives the same module.
             if at == "__main__" || at == "__mp_main__" {
-                return false;
+                return Ok(false);
             }
-            if let Some(file) = self.file_of(at) {
-                return file.to_str().is_ok_and(|file| self.libraries.holds(file));
+            if let Some(file) = self.file_of(at)? {
+                return Ok(utf8(&file)?.is_some_and(|file| self.libraries.holds(file)));
             }
             match at.rsplit_once('.') {
                 Some((package, _)) => at = package,
-                None => return self.libraries.builtin_names.contains(at),
+                None => return Ok(self.libraries.builtin_names.contains(at)),
             }
         }
     }
 
-    fn file_of(&self, name: &str) -> Option<Bound<'py, PyString>> {
+    fn file_of(&self, name: &str) -> Result<Option<Bound<'py, PyString>>, Failure> {
         // SAFETY: attached; the reference is borrowed from the interpreter, which keeps the dict.
         let modules = unsafe { ffi::PyImport_GetModuleDict() };
-        let module = self.item(modules, &PyString::new(self.py, name))?;
+        let name = text(self.py, name).map_err(|_| Failure::OutOfMemory)?;
+        let Some(module) = self.item(modules, &name) else {
+            return Ok(None);
+        };
         // SAFETY: `item` gave an owned, live object; a module's dict is null only while it is made.
         let namespace = unsafe {
             if ffi::PyObject_TypeCheck(module.as_ptr(), &raw mut ffi::PyModule_Type) == 0 {
-                return None;
+                return Ok(None);
             }
             ffi::PyModule_GetDict(module.as_ptr())
         };
-        let file = self.item(namespace, &self.file_key)?;
-        file.cast_into_exact::<PyString>().ok()
+        let file = self.item(namespace, &self.file_key);
+        Ok(file.and_then(|file| file.cast_into_exact::<PyString>().ok()))
     }
 
     /// A str key looked up in a namespace: strings are compared as strings, in C.
@@ -253,15 +281,17 @@ mod tests {
     use super::*;
 
     fn libraries() -> Libraries {
-        Libraries::new(
-            vec![
-                (PathBuf::from("/env/lib"), true),
-                (PathBuf::from("/env/lib/site-packages/app"), false),
-                (PathBuf::from("/home/me"), false),
-                (PathBuf::from("/home/me/.venv/lib"), true),
-            ],
-            vec!["sys".into()],
-        )
+        let mut libraries = Libraries::default();
+        for (folder, is_library) in [
+            ("/env/lib", true),
+            ("/env/lib/site-packages/app", false),
+            ("/home/me", false),
+            ("/home/me/.venv/lib", true),
+        ] {
+            libraries.add_folder(folder, is_library).unwrap();
+        }
+        libraries.add_builtin("sys").unwrap();
+        libraries
     }
 
     #[test]

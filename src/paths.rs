@@ -1,19 +1,18 @@
 //! Who holds what: the shortest way from a root to an object, by the interpreter's own `tp_traverse`.
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::{mem, ptr};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBool, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::answer::answer;
 use crate::gc::{Failure, GcPause, Stream};
 use crate::idset::Addresses;
+use crate::objects::{list, number, or_none, text, tuple, types_in};
 use crate::prefetch::{prefetch, prefetch_contents};
-use crate::room::{try_entry, try_insert, try_push};
-use crate::scan::type_pointers;
+use crate::room::{try_collect, try_entry, try_insert, try_push};
 use crate::strays::Strays;
 use crate::types::{TypeTable, Wanted, each_referent};
 
@@ -39,65 +38,67 @@ pub fn paths<'py>(
     besides: Option<&Bound<'py, PyList>>,
     hidden: Option<&Bound<'py, PyList>>,
     strays: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let stream = Stream::open(py)?;
-        if strays {
-            stream.fill()?;
-        }
-        let hidden_from = pairs(hidden)?;
-        let mut types = TypeTable::new(Wanted::default())?;
-        let mut forest = Forest::new(&mut types, &hidden_from);
-        for target in targets.iter_borrowed() {
-            forest.targets.insert(target.as_ptr())?;
-            // SAFETY: the tuple holds it.
-            forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
-        }
-        for holder in besides.into_iter().flatten() {
-            forest.besides.insert(holder.as_ptr())?;
-        }
-        // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
-        unsafe { forest.grow(roots)? };
-        let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
-        let mut found: FxHashMap<usize, u32> = FxHashMap::default();
-        for &at in &forest.found {
-            try_insert(&mut found, forest.objects[at as usize] as usize, at)?;
-        }
-        for target in targets.iter_borrowed() {
-            let way = match found.get(&(target.as_ptr() as usize)) {
-                Some(&at) => ("root", forest.way_to(at)?),
-                None => ("nothing", Vec::new()),
-            };
-            try_push(&mut ways, way)?;
-        }
-        if strays && found.len() < forest.targets.count() {
-            let (met, targets_met) = (forest.met, forest.targets);
-            let mut strays = Strays::new(&mut types, &met, &targets_met);
-            // SAFETY: as above.
-            unsafe {
-                strays.account_for(targets.as_ptr())?;
-                for list in [Some(roots), besides, hidden].into_iter().flatten() {
-                    strays.account_for(list.as_ptr())?;
-                }
-                for pair in hidden.into_iter().flatten() {
-                    strays.account_for(pair.as_ptr())?;
-                }
-                strays.walk(&stream)?;
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    if strays {
+        stream.fill()?;
+    }
+    let hidden_from = pairs(hidden)?;
+    let mut types = TypeTable::new(Wanted::default())?;
+    let mut forest = Forest::new(&mut types, &hidden_from);
+    for target in targets.iter_borrowed() {
+        forest.targets.insert(target.as_ptr())?;
+        // SAFETY: the tuple holds it.
+        forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
+    }
+    for holder in besides.into_iter().flatten() {
+        forest.besides.insert(holder.as_ptr())?;
+    }
+    // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
+    unsafe { forest.grow(roots)? };
+    let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
+    let mut found: FxHashMap<usize, u32> = FxHashMap::default();
+    for &at in &forest.found {
+        try_insert(&mut found, forest.objects[at as usize] as usize, at)?;
+    }
+    for target in targets.iter_borrowed() {
+        let way = match found.get(&(target.as_ptr() as usize)) {
+            Some(&at) => ("root", forest.way_to(at)?),
+            None => ("nothing", Vec::new()),
+        };
+        try_push(&mut ways, way)?;
+    }
+    if strays && found.len() < forest.targets.count() {
+        let (met, targets_met) = (forest.met, forest.targets);
+        let mut strays = Strays::new(&mut types, &met, &targets_met);
+        // SAFETY: as above.
+        unsafe {
+            strays.account_for(targets.as_ptr())?;
+            for list in [Some(roots), besides, hidden].into_iter().flatten() {
+                strays.account_for(list.as_ptr())?;
             }
-            for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
-                if way.0 == "nothing" {
-                    // SAFETY: as above.
-                    *way = unsafe { strays.way_to(target.as_ptr()) }?;
-                }
+            for pair in hidden.into_iter().flatten() {
+                strays.account_for(pair.as_ptr())?;
+            }
+            strays.walk(&stream)?;
+        }
+        for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
+            if way.0 == "nothing" {
+                // SAFETY: as above.
+                *way = unsafe { strays.way_to(target.as_ptr()) }?;
             }
         }
-        // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
-        let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
-        Ok(ways
-            .into_iter()
-            .map(|(how, way)| (how, way.into_iter().map(own).collect::<Vec<_>>()))
-            .collect::<Vec<_>>())
+    }
+    // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
+    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+    let mut owned = Vec::new();
+    for (how, way) in ways {
+        try_push(&mut owned, (how, try_collect(way.into_iter().map(own))?))?;
+    }
+    list(py, owned, |(how, way)| {
+        let way = list(py, way, Ok)?.into_any();
+        tuple(py, [text(py, how)?.into_any(), way])
     })
 }
 
@@ -115,60 +116,60 @@ pub fn holdings<'py>(
     through: &Bound<'py, PyTuple>,
     hidden: Option<&Bound<'py, PyList>>,
     strays: bool,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let stream = Stream::open(py)?;
-        if strays {
-            stream.fill()?;
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    if strays {
+        stream.fill()?;
+    }
+    let hidden_from = pairs(hidden)?;
+    let mut types = TypeTable::new(Wanted {
+        reported: types_in(Some(types))?,
+        containers: types_in(Some(through))?,
+        ..Wanted::default()
+    })?;
+    let mut forest = Forest::new(&mut types, &hidden_from);
+    // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
+    unsafe { forest.grow(roots)? };
+    let above = forest.holders()?;
+    let mut found = Vec::new();
+    for at in std::mem::take(&mut forest.found) {
+        let (root, holder) = above[at as usize];
+        try_push(
+            &mut found,
+            (forest.objects[at as usize], Some(root), holder, false),
+        )?;
+    }
+    if strays {
+        let (met, nothing) = (forest.met, Addresses::default());
+        let mut strays = Strays::new(&mut types, &met, &nothing);
+        // SAFETY: as above.
+        unsafe {
+            for list in [Some(roots), hidden].into_iter().flatten() {
+                strays.account_for(list.as_ptr())?;
+            }
+            for pair in hidden.into_iter().flatten() {
+                strays.account_for(pair.as_ptr())?;
+            }
+            strays.walk(&stream)?;
         }
-        let hidden_from = pairs(hidden)?;
-        let mut types = TypeTable::new(Wanted {
-            reported: type_pointers(types)?,
-            containers: type_pointers(through)?,
-            ..Wanted::default()
-        })?;
-        let mut forest = Forest::new(&mut types, &hidden_from);
-        // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
-        unsafe { forest.grow(roots)? };
-        let above = forest.holders()?;
-        let mut found = Vec::new();
-        for at in std::mem::take(&mut forest.found) {
-            let (root, holder) = above[at as usize];
+        for stray in strays.reported()? {
             try_push(
                 &mut found,
-                (forest.objects[at as usize], Some(root), holder, false),
+                (stray.object, None, stray.holder, stray.is_garbage),
             )?;
         }
-        if strays {
-            let (met, nothing) = (forest.met, Addresses::default());
-            let mut strays = Strays::new(&mut types, &met, &nothing);
-            // SAFETY: as above.
-            unsafe {
-                for list in [Some(roots), hidden].into_iter().flatten() {
-                    strays.account_for(list.as_ptr())?;
-                }
-                for pair in hidden.into_iter().flatten() {
-                    strays.account_for(pair.as_ptr())?;
-                }
-                strays.walk(&stream)?;
-            }
-            for stray in strays.reported()? {
-                try_push(
-                    &mut found,
-                    (stray.object, None, stray.holder, stray.is_garbage),
-                )?;
-            }
-        }
-        // SAFETY: nothing has been let go since each was met; the type of a live object is live.
-        let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
-        Ok(found
-            .into_iter()
-            .map(|(object, root, holder, is_garbage)| {
-                let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
-                (own(object), root, of, is_garbage)
-            })
-            .collect::<Vec<_>>())
+    }
+    // SAFETY: nothing has been let go since each was met; the type of a live object is live.
+    let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
+    let found = found.into_iter().map(|(object, root, holder, is_garbage)| {
+        let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
+        (own(object), root, of, is_garbage)
+    });
+    list(py, try_collect(found)?, |(object, root, of, is_garbage)| {
+        let root = root.map(|at| number(py, at)).transpose()?;
+        let is_garbage = PyBool::new(py, is_garbage).to_owned().into_any();
+        tuple(py, [object, or_none(py, root), or_none(py, of), is_garbage])
     })
 }
 
@@ -202,8 +203,9 @@ struct Forest<'a> {
     /// In the order they were met. Roots come first.
     objects: Vec<*mut ffi::PyObject>,
     parents: Vec<u32>,
-    /// Referents on their way from memory, each with the place of what refers to it.
-    coming: VecDeque<(*mut ffi::PyObject, u32)>,
+    /// Referents on their way from memory, in a ring, each with the place of what refers to it.
+    coming: [(*mut ffi::PyObject, u32); AHEAD],
+    next: usize,
     /// Where targets and objects of reported types are.
     found: Vec<u32>,
     /// For each root that stands in `objects`, its place in the caller's list.
@@ -221,7 +223,8 @@ impl<'a> Forest<'a> {
             met: Addresses::default(),
             objects: Vec::new(),
             parents: Vec::new(),
-            coming: VecDeque::with_capacity(AHEAD + 1),
+            coming: [(ptr::null_mut(), NO_PARENT); AHEAD],
+            next: 0,
             found: Vec::new(),
             roots: Vec::new(),
         }
@@ -246,9 +249,7 @@ impl<'a> Forest<'a> {
                     self.bring(at + AHEAD);
                     self.enter(at)?;
                     at += 1;
-                } else if let Some((object, parent)) = self.coming.pop_front() {
-                    self.take(object, parent)?;
-                } else {
+                } else if !self.take_one_coming()? {
                     break;
                 }
             }
@@ -303,15 +304,31 @@ impl<'a> Forest<'a> {
     #[inline]
     unsafe fn meet(&mut self, object: *mut ffi::PyObject, parent: u32) -> Result<(), Failure> {
         prefetch(object);
-        self.coming.push_back((object, parent)); // which has room for it
-        if self.coming.len() <= AHEAD {
+        let (object, parent) = mem::replace(&mut self.coming[self.next], (object, parent));
+        self.next = (self.next + 1) % AHEAD;
+        if object.is_null() {
             return Ok(());
         }
-        match self.coming.pop_front() {
-            // SAFETY: by this function's contract.
-            Some((object, parent)) => unsafe { self.take(object, parent) },
-            None => Ok(()),
+        // SAFETY: by this function's contract.
+        unsafe { self.take(object, parent) }
+    }
+
+    /// Takes the one that has been on its way longest, if any is.
+    ///
+    /// # Safety
+    /// As for `grow`.
+    unsafe fn take_one_coming(&mut self) -> Result<bool, Failure> {
+        for _ in 0..AHEAD {
+            let place = &mut self.coming[self.next];
+            let (object, parent) = mem::replace(place, (ptr::null_mut(), NO_PARENT));
+            self.next = (self.next + 1) % AHEAD;
+            if !object.is_null() {
+                // SAFETY: by this function's contract.
+                unsafe { self.take(object, parent) }?;
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// # Safety

@@ -124,7 +124,7 @@ impl<'a, 'py> Reach<'a, 'py> {
             while let Some(object) = self.pending.pop() {
                 // SAFETY: by this function's contract.
                 unsafe {
-                    if !self.is_boundary(object) {
+                    if !self.is_boundary(object)? {
                         self.enter(object)?;
                     }
                 }
@@ -144,13 +144,13 @@ impl<'a, 'py> Reach<'a, 'py> {
 
     /// # Safety
     /// As for `name`.
-    unsafe fn is_boundary(&mut self, object: *mut ffi::PyObject) -> bool {
+    unsafe fn is_boundary(&mut self, object: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             match self.types.of(object).role {
-                Role::Plain => false,
-                Role::Dict => self.namespaces.contains(object),
-                Role::Module => true,
+                Role::Plain => Ok(false),
+                Role::Dict => Ok(self.namespaces.contains(object)),
+                Role::Module => Ok(true),
                 Role::Type => self.judge.is_boundary_type(object),
             }
         }

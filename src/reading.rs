@@ -4,8 +4,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
+use crate::objects::{ask, attribute, call, caller_of, list, or_none, pair};
 use crate::room::{try_collect, try_extend, try_push};
 
 /// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
@@ -17,43 +17,42 @@ use crate::room::{try_collect, try_extend, try_push};
 #[pyo3(signature = (reads, *, unless_inside, then=None))]
 pub fn read_unless_inside<'py>(
     py: Python<'py>,
-    reads: Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>,
+    reads: &Bound<'py, PyList>,
     unless_inside: &Bound<'py, PyAny>,
-    then: Option<Vec<Bound<'py, PyAny>>>,
+    then: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        // A finalizer could let another thread in.
-        let _pause = GcPause::new(py);
-        for frame in other_threads(py)? {
-            if is_inside(frame, unless_inside)? {
-                return Ok(None);
-            }
+    // A finalizer could let another thread in.
+    let _pause = GcPause::new(py);
+    for frame in other_threads(py)? {
+        if is_inside(frame, unless_inside)? {
+            return Ok(or_none(py, None));
         }
-        let mut values = Vec::new();
-        for (function, object) in reads {
-            let Some(value) = read(&function, &object)? else {
-                continue;
-            };
-            for item in items(value)? {
-                match &then {
-                    None => try_push(&mut values, item)?,
-                    Some(then) => {
-                        for function in then {
-                            try_extend(&mut values, read(function, &item)?)?;
-                        }
+    }
+    let mut values = Vec::new();
+    for each in reads {
+        let [function, object] = pair(&each)?;
+        let Some(value) = read(&function, &object)? else {
+            continue;
+        };
+        for item in items(value)? {
+            match then {
+                None => try_push(&mut values, item)?,
+                Some(then) => {
+                    for function in then {
+                        try_extend(&mut values, read(&function, &item)?)?;
                     }
                 }
             }
         }
-        values.retain(|value| !value.is_none());
-        Ok(Some(values))
-    })
+    }
+    values.retain(|value| !value.is_none());
+    Ok(list(py, values, Ok)?.into_any())
 }
 
 /// The frames of the other threads that run Python code, or C code called by it.
 pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
-    let this = py.import("_thread")?.call_method0("get_ident")?;
-    let frames = py.import("sys")?.call_method0("_current_frames")?;
+    let this = ask(py, c"_thread", c"get_ident")?;
+    let frames = ask(py, c"sys", c"_current_frames")?;
     let frames = frames.cast_into::<PyDict>()?;
     let mut others = Vec::new();
     for (thread, frame) in frames.iter() {
@@ -66,10 +65,10 @@ pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
 
 fn is_inside(mut frame: Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
     while !frame.is_none() {
-        if frame.getattr("f_code")?.is(code) {
+        if attribute(&frame, c"f_code")?.is(code) {
             return Ok(true);
         }
-        frame = frame.getattr("f_back")?;
+        frame = caller_of(&frame)?;
     }
     Ok(false)
 }
@@ -78,7 +77,7 @@ fn read<'py>(
     function: &Bound<'py, PyAny>,
     object: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    match function.call1((object,)) {
+    match call(function, object) {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.is_instance_of::<PyRuntimeError>(object.py()) => Ok(None),
         Err(error) => Err(error),

@@ -73,3 +73,11 @@ pub fn try_add<K: Eq + Hash>(set: &mut FxHashSet<K>, key: K) -> Result<bool, Fai
     set.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
     Ok(set.insert(key))
 }
+
+pub fn try_copy(text: &str) -> Result<String, Failure> {
+    let mut copy = String::new();
+    let room = copy.try_reserve_exact(text.len());
+    room.map_err(|_| Failure::OutOfMemory)?;
+    copy.push_str(text);
+    Ok(copy)
+}

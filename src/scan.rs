@@ -1,17 +1,16 @@
 //! One walk over all objects, and the closure beside it: the snapshot a sweep decides by.
 #![allow(unsafe_code)]
 
-use pyo3::IntoPyObjectExt;
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple, PyType};
+use pyo3::types::{PyList, PyTuple};
 
-use crate::answer::answer;
-use crate::gc::{GcPause, Stream};
+use crate::gc::{Failure, GcPause, Stream};
 use crate::held::{Accounted, Census, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
+use crate::objects::{addresses_in, list, number, types_in};
 use crate::reach::Reach;
 use crate::room::{try_collect, try_push};
 use crate::types::{Role, TypeTable, Wanted};
@@ -31,7 +30,7 @@ pub struct Snapshot {
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
     /// Addresses of the candidates, and of containers around them as far as these were looked for.
-    met: Py<PyAny>,
+    met: Py<PyList>,
     /// How many objects the collector tracked.
     objects_scanned: Py<PyAny>,
     /// Everything in the closure that can itself hold a reference.
@@ -56,7 +55,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=vec![]))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=None))]
 pub fn snapshot<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
@@ -67,38 +66,38 @@ pub fn snapshot<'py>(
     guarded: Option<&Bound<'_, PyList>>,
     outside: Option<&Outside>,
     self_held: Option<&IdSet>,
-    met: Vec<usize>,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let question = Question {
-            named,
-            roots,
-            scan_for,
-            report: Some(report),
-            libraries,
-            guarded,
-            outside,
-            self_held,
-            lists: &[],
-            met: &met,
-        };
-        let sight = question.look(py)?;
-        // All are owned before the first list is made: from then on they could be let go elsewhere.
-        let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
-        let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
-        let spared = own(py, &sight.spared)?;
-        Ok(Snapshot {
-            kept: PyList::new(py, kept)?.unbind(),
-            candidates: PyList::new(py, candidates)?.unbind(),
-            spared: PyList::new(py, spared)?.unbind(),
-            held: PyList::new(py, held)?.unbind(),
-            running: PyList::new(py, running)?.unbind(),
-            met: sight.met.into_py_any(py)?,
-            objects_scanned: sight.seen.into_py_any(py)?,
-            closure: Py::new(py, IdSet::from(sight.closure))?,
-        })
-    })
+    met: Option<&Bound<'_, PyList>>,
+) -> PyResult<Bound<'py, Snapshot>> {
+    let _pause = GcPause::new(py);
+    let met = addresses_in(met)?;
+    let question = Question {
+        named,
+        roots,
+        scan_for,
+        report: Some(report),
+        libraries,
+        guarded,
+        outside,
+        self_held,
+        lists: &[],
+        met: &met,
+    };
+    let sight = question.look(py)?;
+    // All are owned before the first list is made: from then on they could be let go elsewhere.
+    let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
+    let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
+    let spared = own(py, &sight.spared)?;
+    let snapshot = Snapshot {
+        kept: list(py, kept, Ok)?.unbind(),
+        candidates: list(py, candidates, Ok)?.unbind(),
+        spared: list(py, spared, Ok)?.unbind(),
+        held: list(py, held, Ok)?.unbind(),
+        running: list(py, running, Ok)?.unbind(),
+        met: list(py, sight.met, |at| number(py, at))?.unbind(),
+        objects_scanned: number(py, sight.seen)?.unbind(),
+        closure: Py::new(py, IdSet::from(sight.closure))?,
+    };
+    Bound::new(py, snapshot)
 }
 
 /// What a snapshot is taken of.
@@ -138,13 +137,12 @@ impl<'py> Question<'_, 'py> {
         let judge = Judge::new(py, self.libraries)?;
         let frames = running_frames(py)?;
         let mut types = TypeTable::new(Wanted {
-            scanned: type_pointers(self.scan_for)?,
-            reported: self
-                .report
-                .map(type_pointers)
-                .transpose()?
-                .unwrap_or_default(),
-            whole: self.outside.map(Outside::whole).unwrap_or_default(),
+            scanned: types_in(Some(self.scan_for))?,
+            reported: types_in(self.report)?,
+            whole: match self.outside {
+                Some(outside) => outside.whole(py)?,
+                None => Vec::new(),
+            },
             ..Wanted::default()
         })?;
 
@@ -154,7 +152,7 @@ impl<'py> Question<'_, 'py> {
             lists: self.lists,
             expected: self.met,
         };
-        let census = self.outside.map(|outside| outside.census(accounted));
+        let census = self.outside.map(|outside| outside.census(py, accounted));
         let mut census = census.transpose()?;
         let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
@@ -218,20 +216,18 @@ pub fn closure<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
     libraries: &Libraries,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let stream = Stream::open(py)?;
-        let judge = Judge::new(py, libraries)?;
-        let mut types = TypeTable::new(Wanted::default())?;
-        let heap = Heap::walk(py, &stream, &mut types, None)?;
-        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-        for root in named.iter_borrowed() {
-            // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
-            unsafe { reach.name(root.as_ptr()) }?;
-        }
-        Ok(IdSet::from(reach.finish().0))
-    })
+) -> PyResult<Bound<'py, IdSet>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let judge = Judge::new(py, libraries)?;
+    let mut types = TypeTable::new(Wanted::default())?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+    for root in named.iter_borrowed() {
+        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
+        unsafe { reach.name(root.as_ptr()) }?;
+    }
+    Bound::new(py, IdSet::from(reach.finish().0))
 }
 
 /// For each root, the targets reachable from it, by their indices; one walk over the heap for all.
@@ -242,49 +238,47 @@ pub fn reached<'py>(
     roots: &Bound<'_, PyTuple>,
     targets: &Bound<'_, PyTuple>,
     libraries: &Libraries,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let stream = Stream::open(py)?;
-        let judge = Judge::new(py, libraries)?;
-        let mut types = TypeTable::new(Wanted::default())?;
-        let heap = Heap::walk(py, &stream, &mut types, None)?;
-        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-        let mut answers = Vec::new();
-        for root in roots.iter_borrowed() {
-            reach.begin();
-            // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
-            unsafe { reach.name(root.as_ptr()) }?;
-            let mut answer = Vec::new();
-            for (at, target) in targets.iter_borrowed().enumerate() {
-                if reach.has_met(target.as_ptr()) {
-                    try_push(&mut answer, at)?;
-                }
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let judge = Judge::new(py, libraries)?;
+    let mut types = TypeTable::new(Wanted::default())?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+    let mut answers = Vec::new();
+    for root in roots.iter_borrowed() {
+        reach.begin();
+        // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
+        unsafe { reach.name(root.as_ptr()) }?;
+        let mut answer = Vec::new();
+        for (at, target) in targets.iter_borrowed().enumerate() {
+            if reach.has_met(target.as_ptr()) {
+                try_push(&mut answer, at)?;
             }
-            // What leads to no target from one root leads to none from any: it need not be walked again.
-            if !answer.is_empty() {
-                reach.forget();
-            }
-            try_push(&mut answers, answer)?;
         }
-        Ok(answers)
+        // What leads to no target from one root leads to none from any: it need not be walked again.
+        if !answer.is_empty() {
+            reach.forget();
+        }
+        try_push(&mut answers, answer)?;
+    }
+    list(py, answers, |reached| {
+        Ok(list(py, reached, |at| number(py, at))?.into_any())
     })
 }
 
 /// The objects of the given types (or of subtypes) that the collector tracks.
 #[pyfunction]
 #[pyo3(signature = (types, /))]
-pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let _pause = GcPause::new(py);
-        let stream = Stream::open(py)?;
-        let mut types = TypeTable::new(Wanted {
-            scanned: type_pointers(types)?,
-            ..Wanted::default()
-        })?;
-        let heap = Heap::walk(py, &stream, &mut types, None)?;
-        PyList::new(py, own(py, &heap.found)?)
-    })
+pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let stream = Stream::open(py)?;
+    let mut types = TypeTable::new(Wanted {
+        scanned: types_in(Some(types))?,
+        ..Wanted::default()
+    })?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    list(py, own(py, &heap.found)?, Ok)
 }
 
 /// What one walk over the heap gives: borrowed pointers, good until Python code runs again.
@@ -344,20 +338,15 @@ impl Heap {
     }
 }
 
-pub fn type_pointers(types: &Bound<'_, PyTuple>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
-    types
-        .iter()
-        .map(|of| Ok(of.cast::<PyType>()?.as_type_ptr()))
-        .collect()
-}
-
 /// Takes a reference to each.
-fn own(py: Python<'_>, objects: &[*mut ffi::PyObject]) -> PyResult<Vec<Py<PyAny>>> {
-    let mut owned = Vec::new();
-    for &object in objects {
-        // SAFETY: live, since no Python code has run since it was met.
-        let object = unsafe { Bound::from_borrowed_ptr(py, object) };
-        try_push(&mut owned, object.unbind())?;
-    }
-    Ok(owned)
+fn own<'py>(
+    py: Python<'py>,
+    objects: &[*mut ffi::PyObject],
+) -> Result<Vec<Bound<'py, PyAny>>, Failure> {
+    // SAFETY: live, since no Python code has run since each was met.
+    try_collect(
+        objects
+            .iter()
+            .map(|&object| unsafe { Bound::from_borrowed_ptr(py, object) }),
+    )
 }

@@ -4,21 +4,20 @@
 //! steps, through what a library would keep it in.
 #![allow(unsafe_code)]
 
-use std::collections::HashSet;
 use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyList, PySet, PyString, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::answer::answer;
 use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
 use crate::library::{Entry, Judge, Libraries, imported_modules};
+use crate::objects::{list, tuple, types_in, utf8};
 use crate::prefetch::prefetch;
-use crate::room::{try_insert, try_push, try_table};
+use crate::room::{try_collect, try_insert, try_push, try_table};
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -33,49 +32,44 @@ use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 /// module is a library's.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=vec![], caches=vec![], modules=None))]
+#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, modules=None))]
 pub fn library_state<'py>(
     py: Python<'py>,
-    types: Vec<Bound<'py, PyType>>,
+    types: &Bound<'py, PyTuple>,
     libraries: &Libraries,
-    containers: Vec<Bound<'py, PyType>>,
+    containers: &Bound<'py, PyTuple>,
     depth: u16,
-    wrappers: Vec<Bound<'py, PyType>>,
-    caches: Vec<Bound<'py, PyType>>,
-    modules: Option<HashSet<String>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    answer(py, || {
-        let pointers =
-            |types: &[Bound<'py, PyType>]| types.iter().map(Bound::as_type_ptr).collect();
-        let _pause = GcPause::new(py);
-        let mut state = State {
-            judge: Judge::new(py, libraries)?,
-            types: TypeTable::new(Wanted {
-                scanned: pointers(&types),
-                containers: pointers(&containers),
-                wrappers: pointers(&wrappers),
-                caches: pointers(&caches),
-                ..Wanted::default()
-            })?,
-            functions: Functions::new(py),
-            own_classes: FxHashMap::default(),
-            depth,
-            namespaces: Addresses::default(),
-            seen: FxHashMap::default(),
-            recent: try_table((ptr::null_mut(), Distance::default()))?,
-            level: Vec::new(),
-            from: ptr::null_mut(),
-            found: Vec::new(),
-        };
-        // SAFETY: what is in `sys.modules` is live until Python code runs.
-        unsafe { state.take_all(&imported_modules(py)?, modules.as_ref())? };
-        let found = state.found.into_iter();
-        // SAFETY: live: no Python code has run since each was met, and the collector is paused.
-        let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
-        Ok(found
-            .map(|(object, name)| (own(object), own(name)))
-            .collect::<Vec<_>>())
-    })
+    wrappers: Option<&Bound<'py, PyTuple>>,
+    caches: Option<&Bound<'py, PyTuple>>,
+    modules: Option<&Bound<'py, PySet>>,
+) -> PyResult<Bound<'py, PyList>> {
+    let _pause = GcPause::new(py);
+    let mut state = State {
+        judge: Judge::new(py, libraries)?,
+        types: TypeTable::new(Wanted {
+            scanned: types_in(Some(types))?,
+            containers: types_in(Some(containers))?,
+            wrappers: types_in(wrappers)?,
+            caches: types_in(caches)?,
+            ..Wanted::default()
+        })?,
+        functions: Functions::new(py),
+        own_classes: FxHashMap::default(),
+        depth,
+        namespaces: Addresses::default(),
+        seen: FxHashMap::default(),
+        recent: try_table((ptr::null_mut(), Distance::default()))?,
+        level: Vec::new(),
+        from: ptr::null_mut(),
+        found: Vec::new(),
+    };
+    // SAFETY: what is in `sys.modules` is live until Python code runs.
+    unsafe { state.take_all(&imported_modules(py)?, modules)? };
+    let found = state.found.into_iter();
+    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
+    let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
+    let found = try_collect(found.map(|(object, name)| [own(object), own(name)]))?;
+    list(py, found, |pair| tuple(py, pair))
 }
 
 /// How far from a module something was met.
@@ -147,8 +141,8 @@ impl State<'_, '_> {
     unsafe fn take_all(
         &mut self,
         modules: &[Entry],
-        only: Option<&HashSet<String>>,
-    ) -> Result<(), Failure> {
+        only: Option<&Bound<'_, PySet>>,
+    ) -> PyResult<()> {
         let here = Distance::default();
         // SAFETY: by this function's contract.
         unsafe {
@@ -156,11 +150,18 @@ impl State<'_, '_> {
                 self.namespaces.insert(ffi::PyModule_GetDict(module))?;
             }
             for &(name, module) in modules {
+                // Names are compared as strings, in C.
+                if let Some(only) = only
+                    && ffi::PySet_Contains(only.as_ptr(), name) != 1
+                {
+                    continue;
+                }
                 let text = Bound::from_borrowed_ptr(self.judge.py, name);
                 let text = text.cast_into_unchecked::<PyString>();
-                let text = text.to_str().ok();
-                let text = text.filter(|text| only.is_none_or(|only| only.contains(*text)));
-                if text.is_some_and(|text| self.judge.is_library_name(text)) {
+                let Some(text) = utf8(&text)? else {
+                    continue;
+                };
+                if self.judge.is_library_name(text)? {
                     self.from = name;
                     self.take_values(ffi::PyModule_GetDict(module), here)?;
                     self.run()?;
@@ -223,7 +224,7 @@ impl State<'_, '_> {
     unsafe fn look_at(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            let kind = self.kind_of(value, at);
+            let kind = self.kind_of(value, at)?;
             if kind == Kind::Opaque {
                 return Ok(());
             }
@@ -315,46 +316,46 @@ impl State<'_, '_> {
     /// # Safety
     /// As for `look_at`.
     #[inline]
-    unsafe fn kind_of(&mut self, value: *mut ffi::PyObject, at: Distance) -> Kind {
+    unsafe fn kind_of(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<Kind, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             let facts = self.types.of(value);
             let of = ffi::Py_TYPE(value);
             if facts.scanned {
-                return Kind::Found;
+                return Ok(Kind::Found);
             }
             // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
             let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
             if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
-                return Kind::Opaque;
+                return Ok(Kind::Opaque);
             }
             if facts.role == Role::Type {
                 let is_own = at.steps == 0
                     && facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0)
-                    && self.judge.is_library_type(value);
-                return if is_own { Kind::Class } else { Kind::Opaque };
+                    && self.judge.is_library_type(value)?;
+                return Ok(if is_own { Kind::Class } else { Kind::Opaque });
             }
             if facts.role == Role::Module || self.namespaces.contains(value) {
-                return Kind::Opaque;
+                return Ok(Kind::Opaque);
             }
             if facts.container {
-                return Kind::Container;
+                return Ok(Kind::Container);
             }
             if facts.wrapper {
-                return Kind::Wrapper;
+                return Ok(Kind::Wrapper);
             }
             if facts.cache {
-                return Kind::Cache;
+                return Ok(Kind::Cache);
             }
             // What a library is to call may lead to an object of the program, which is needed whole.
             if at.past_instance || !is_class_instance(of) {
-                return Kind::Opaque;
+                return Ok(Kind::Opaque);
             }
-            match (self.is_own_class(of), at.in_wrapper) {
+            Ok(match (self.is_own_class(of)?, at.in_wrapper) {
                 (true, _) => Kind::Instance,
                 (false, true) => Kind::Found,
                 (false, false) => Kind::Opaque,
-            }
+            })
         }
     }
 
@@ -362,16 +363,14 @@ impl State<'_, '_> {
     ///
     /// # Safety
     /// As for `look_at`; `of` is a live type.
-    unsafe fn is_own_class(&mut self, of: *mut ffi::PyTypeObject) -> bool {
+    unsafe fn is_own_class(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
         if let Some(&known) = self.own_classes.get(&(of as usize)) {
-            return known;
+            return Ok(known);
         }
         // SAFETY: by this function's contract.
-        let answer = unsafe { self.judge.is_library_type(of.cast()) };
-        if self.own_classes.try_reserve(1).is_ok() {
-            self.own_classes.insert(of as usize, answer);
-        }
-        answer
+        let answer = unsafe { self.judge.is_library_type(of.cast()) }?;
+        try_insert(&mut self.own_classes, of as usize, answer)?;
+        Ok(answer)
     }
 }
 

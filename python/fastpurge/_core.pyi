@@ -1,7 +1,6 @@
 """The Rust core: what the package asks of the interpreter; it knows objects and types, never torch."""
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from os import PathLike
+from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any, Literal, final
 
@@ -50,7 +49,7 @@ class Libraries:
     """
 
     def __new__(
-        cls, folders: Sequence[tuple[str | PathLike[str], bool]], builtin_names: Sequence[str]
+        cls, folders: tuple[tuple[str, bool], ...], builtin_names: tuple[str, ...]
     ) -> Libraries: ...
     def is_library(self, name: str, /) -> bool:
         """Whether the module of this name (as in ``sys.modules``) is a library."""
@@ -70,12 +69,12 @@ class Outside:
     def __new__(
         cls,
         *,
-        containers: Sequence[type] = ...,
-        container_bases: Sequence[type] = ...,
-        whole: Sequence[type] = ...,
-        executing: Sequence[tuple[type, str]] = ...,
-        scheduled: Sequence[tuple[type, Callable[[Any], bool] | None]] = ...,
-        at_work: Sequence[object] = ...,
+        containers: tuple[type, ...] | None = None,
+        container_bases: tuple[type, ...] | None = None,
+        whole: tuple[type, ...] | None = None,
+        executing: tuple[tuple[type, str], ...] | None = None,
+        scheduled: tuple[tuple[type, Callable[[Any], bool] | None], ...] | None = None,
+        at_work: tuple[object, ...] | None = None,
     ) -> Outside: ...
 
 @final
@@ -120,7 +119,7 @@ def snapshot(
     guarded: list[Any] | None = None,
     outside: Outside | None = None,
     self_held: IdSet | None = None,
-    met: Sequence[int] = ...,
+    met: list[int] | None = None,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
@@ -137,8 +136,8 @@ def callbacks(
     *,
     function: type,
     method: type,
-    others: Sequence[type],
-    executing: Sequence[tuple[type, str]] = ...,
+    others: tuple[type, ...],
+    executing: tuple[tuple[type, str], ...] | None = None,
 ) -> list[Any]:
     """What C code is to call: instances of these types that it holds, and that no running function is.
 
@@ -147,10 +146,10 @@ def callbacks(
     """
 
 def read_unless_inside(
-    reads: Sequence[tuple[Callable[[Any], Any], Any]],
+    reads: list[tuple[Callable[[Any], Any], Any]],
     *,
     unless_inside: CodeType,
-    then: Sequence[Callable[[Any], Any]] | None = None,
+    then: list[Callable[[Any], Any]] | None = None,
 ) -> list[Any] | None:
     """Call functions in C, each with an object, unless another thread is inside the function of that code.
 
@@ -173,7 +172,7 @@ def exchange(
     spare_held: bool,
     set_class: Callable[[Any, type], object],
     implementation: tuple[type, Callable[[Any, Any], object]],
-    met: Sequence[int] = ...,
+    met: list[int] | None = None,
 ) -> list[tuple[int, BaseException | None]]:
     """Exchange class, attributes and implementation of each object with those of its blank.
 
@@ -198,14 +197,14 @@ def scan(types: tuple[type, ...], /) -> list[Any]:
     """The objects of the given types (or of subtypes) that the collector tracks."""
 
 def library_state(
-    types: Sequence[type],
+    types: tuple[type, ...],
     *,
     libraries: Libraries,
-    containers: Sequence[type],
+    containers: tuple[type, ...],
     depth: int,
-    wrappers: Sequence[type] = ...,
-    caches: Sequence[type] = ...,
-    modules: Set[str] | None = None,
+    wrappers: tuple[type, ...] | None = None,
+    caches: tuple[type, ...] | None = None,
+    modules: set[str] | None = None,
 ) -> list[tuple[Any, str]]:
     """What libraries keep at module and class level: instances of the types, down to a depth.
 

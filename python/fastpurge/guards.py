@@ -140,16 +140,16 @@ def _imported(names: dict[str, tuple[str, ...]]) -> tuple[type, ...]:
     return tuple(one for one in found if isinstance(one, type))
 
 
-def _scheduled() -> list[tuple[type, Any]]:
+def _scheduled() -> tuple[tuple[type, Any], ...]:
     """Tasks that wait to go on and callbacks that wait to be called: the event loop is not looked into."""
     if "asyncio" not in sys.modules:
-        return []
+        return ()
     import asyncio
 
     # Without the C accelerator it is a function in Python, and any task counts.
     done = asyncio.Task.done if type(asyncio.Task.done) is types.MethodDescriptorType else None
     # A handle that was cancelled holds nothing.
-    return [(asyncio.Task, done), (asyncio.Handle, None)]
+    return ((asyncio.Task, done), (asyncio.Handle, None))
 
 
 def _callables() -> tuple[type, ...]:

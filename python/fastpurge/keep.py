@@ -60,7 +60,8 @@ def libraries() -> Libraries:
     folders |= {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
     folders |= {str(Path(folder).resolve()) for folder in folders}
     names = {*sys.stdlib_module_names, *sys.builtin_module_names}
-    return Libraries(sorted({**dict.fromkeys(folders, True), **_judged}.items()), sorted(names))
+    judged = {**dict.fromkeys(folders, True), **_judged}
+    return Libraries((*sorted(judged.items()),), (*sorted(names),))
 
 
 def reported_types() -> tuple[type, ...]:

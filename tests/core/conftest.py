@@ -12,4 +12,4 @@ from fastpurge._core import Libraries
 @pytest.fixture(scope="session")
 def libraries() -> Libraries:
     folders = [(sysconfig.get_path(name), True) for name in ("stdlib", "purelib", "platlib")]
-    return Libraries(folders, sorted(sys.stdlib_module_names))
+    return Libraries((*folders,), (*sys.stdlib_module_names,))

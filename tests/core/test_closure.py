@@ -170,7 +170,7 @@ def test_depth_of_a_million_overflows_nothing() -> None:
         nested = [thing]
         for _ in range(1_000_000):
             nested = [nested]
-        found = closure((nested,), libraries=Libraries([], []))
+        found = closure((nested,), libraries=Libraries((), ()))
         assert thing in found
         assert len(found) > 1_000_000, len(found)
         chain = None
@@ -178,7 +178,7 @@ def test_depth_of_a_million_overflows_nothing() -> None:
             __slots__ = ("next",)
         for _ in range(1_000_000):
             link = Link(); link.next = chain; chain = link
-        first = closure((chain,), libraries=Libraries([], []))
+        first = closure((chain,), libraries=Libraries((), ()))
         assert len(first) > 1_000_000
         while chain is not None:
             chain = chain.next
@@ -255,7 +255,7 @@ def test_types_of_libraries_are_a_boundary(libraries: Libraries) -> None:
     json.JSONDecoder.fastpurge_test = held  # type: ignore[attr-defined]
     try:
         assert held not in closure((json.JSONDecoder(),), libraries=libraries)
-        assert held in closure((json.JSONDecoder(),), libraries=Libraries([], []))
+        assert held in closure((json.JSONDecoder(),), libraries=Libraries((), ()))
         assert held in closure((json.JSONDecoder,), libraries=libraries)
     finally:
         del json.JSONDecoder.fastpurge_test  # type: ignore[attr-defined]
@@ -354,7 +354,7 @@ def _reference(root: object) -> set[int]:
 @given(steps=STEPS, root=st.integers(0, 10**6))
 def test_agrees_with_plain_python_on_random_graphs(steps: list[tuple[str, list[int]]], root: int) -> None:
     nodes = _build(steps)
-    found = closure((nodes[root % len(nodes)],), libraries=Libraries([], []))
+    found = closure((nodes[root % len(nodes)],), libraries=Libraries((), ()))
     expected = _reference(nodes[root % len(nodes)])
     assert [node in found for node in nodes] == [id(node) in expected for node in nodes]
 
@@ -369,7 +369,7 @@ def test_the_closure_is_an_idset(libraries: Libraries) -> None:
 def test_what_each_of_several_roots_reaches_is_what_its_closure_holds(
     steps: list[tuple[str, list[int]]],
 ) -> None:
-    nodes, none = _build(steps), Libraries([], [])
+    nodes, none = _build(steps), Libraries((), ())
     closures = [closure((root,), libraries=none) for root in nodes]
     expected = [[at for at, node in enumerate(nodes) if node in found] for found in closures]
     assert reached((*nodes,), (*nodes,), libraries=none) == expected

@@ -52,7 +52,7 @@ def exchanging(
         objects,
         [Blank() for _ in objects],
         scan_for=(Base,),
-        libraries=Libraries([], []),
+        libraries=Libraries((), ()),
         outside=Outside(containers=(list, dict)),
         self_held=IdSet(),
         spare_held=spare_held,
@@ -202,7 +202,7 @@ def test_an_object_dies_as_what_it_was(holder: Any) -> None:
     assert type(holder.one) is Blank
 
 
-LIBRARIES = Libraries([("/nowhere", True)], [])
+LIBRARIES = Libraries((("/nowhere", True),), ())
 FORGOTTEN = Holder()
 FORGOTTEN.list = [Base()]  # type: ignore[attr-defined]
 OPTIONS: dict[str, Any] = {

@@ -170,7 +170,7 @@ def test_what_is_kept_whole_is_looked_into_if_held(is_held: Callable[..., bool])
     local = FORGOTTEN.whole  # type: ignore[attr-defined]
     outside = _outside()
     snapshot = _core.snapshot(
-        (), [], scan_for=(Base,), report=(), libraries=Libraries([], []), outside=outside
+        (), [], scan_for=(Base,), report=(), libraries=Libraries((), ()), outside=outside
     )
     assert snapshot.candidates == []
     assert any(one is local for one in snapshot.held)

@@ -32,7 +32,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Callable[[], list[Any]]:
-    libraries = Libraries([(str(tmp_path), True)], [])
+    libraries = Libraries(((str(tmp_path), True),), ())
 
     def ask() -> list[Any]:
         found = _core.library_state(
@@ -56,7 +56,7 @@ def test_module_level_values_are_state(package: Any, state: Callable[[], list[An
 
 def test_modules_can_be_named(package: Any, tmp_path: Path) -> None:
     package.value = Base()
-    libraries = Libraries([(str(tmp_path), True)], [])
+    libraries = Libraries(((str(tmp_path), True),), ())
 
     def of(modules: set[str] | None) -> list[tuple[Any, str]]:
         return _core.library_state((Base,), libraries=libraries, containers=(), depth=1, modules=modules)
@@ -105,7 +105,7 @@ def test_main_is_not_a_library_wherever_it_lies(tmp_path: Path) -> None:
         "from fastpurge import _core\n"
         "class Base: pass\n"
         "value = Base()\n"
-        f"libraries = _core.Libraries([({str(tmp_path)!r}, True)], [])\n"
+        f"libraries = _core.Libraries((({str(tmp_path)!r}, True),), ())\n"
         "print(_core.library_state((Base,), libraries=libraries, containers=(), depth=1))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
@@ -131,7 +131,7 @@ module.hidden = Base()
 sys.modules["frozen"] = module
 gc.collect(); gc.freeze()
 late = Base()
-print(module.hidden in _core.closure((module.function,), libraries=_core.Libraries([], [])))
+print(module.hidden in _core.closure((module.function,), libraries=_core.Libraries((), ())))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

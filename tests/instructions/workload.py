@@ -27,7 +27,7 @@ class Wanted:
 def main() -> None:
     what, times = sys.argv[1], int(sys.argv[2])
     heap: Any = [Record(number) for number in range(RECORDS)]
-    libraries = Libraries([], [])
+    libraries = Libraries((), ())
     gc.collect()
     if what == "closure":
         gc.freeze()  # or the walk over the whole heap would be counted with it
