@@ -1,4 +1,4 @@
-"""An allocation that fails inside the core is a `MemoryError`: no crash, no abort, no other error, no other answer."""
+"""An allocation that fails inside the core is a `MemoryError`: no crash, no other error, no other answer."""
 
 from __future__ import annotations
 
@@ -131,7 +131,11 @@ for name, call in CALLS.items():
     print(json.dumps([name, outcomes(call, {length})]), flush=True)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
     )
     found = dict(map(json.loads, done.stdout.splitlines()))
     # What Python would print of an error that is passed over, or Rust of a panic.
