@@ -121,7 +121,7 @@ def _has_nextest(session: nox.Session) -> bool:
 def core(session: nox.Session) -> None:
     """The Rust core through Python, without torch, on every interpreter from the same wheel."""
     install(session, "core-test")
-    session.run("pytest", "tests/core", *session.posargs)
+    session.run("pytest", "tests/core", "-nauto", *session.posargs)
 
 
 @nox.session(python="3.12")
