@@ -209,6 +209,10 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _interrupt_soon() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+
 def _interrupted(call: Callable[[], object]) -> bool:
     try:
         call()
@@ -222,10 +226,12 @@ def one_is_interrupted_in_its_sweep(rank: int) -> Any:
         return _error(lambda: sweep(keep=(), timeout=60))
     signal.signal(signal.SIGALRM, _interrupt)
     gc.disable()  # what waits for the collector of the sweep, which goes on then and looks at the whole heap
-    cycle = [_WhenReleased(lambda: signal.setitimer(signal.ITIMER_REAL, 0.001))]
-    cycle.append(cycle)  # type: ignore[arg-type]
+    cycle: list[Any] = [_WhenReleased(_interrupt_soon)]
+    cycle.append(cycle)
     del cycle
-    return _interrupted(lambda: sweep(keep=(), collect=True, timeout=60)) and gc.enable()
+    interrupted = _interrupted(lambda: sweep(keep=(), collect=True, timeout=60))
+    gc.enable()
+    return interrupted
 
 
 def one_is_interrupted_as_it_waits(rank: int) -> Any:

@@ -116,6 +116,7 @@ def test_after_a_call_that_one_rank_missed_all_find_each_other_again(told: Told)
 
 
 def test_who_is_interrupted_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
+    assert told[3]["one_is_interrupted_in_its_sweep"]
     for scene in told[:3]:
         one = scene["one_is_interrupted_in_its_sweep"]
         assert list(one["swept"]) == ["0", "1", "2"]
