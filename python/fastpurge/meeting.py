@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 
+from fastpurge.tensors import reason_of
+
 c10d: Any = getattr(dist, "distributed_c10d", None)  # some builds of torch have none
 
 # A message of more than 8 MiB breaks the connection to the store (MAX_PAYLOAD_LEN in
@@ -47,6 +49,8 @@ class Meeting:
     def round(self, timeout: float) -> Iterator["Round"]:
         """Take part in a round that is still open: who comes too late for one opens the next.
 
+        What is raised within, Ctrl-C for example, is told to the others, who need not wait for this rank.
+
         Raises:
             RuntimeError: another thread of this process has been in a round for ``timeout`` seconds.
 
@@ -55,7 +59,12 @@ class Meeting:
             raise RuntimeError(f"another sweep of this process group has been under way for {timeout:g} s")
         try:
             self._number += 1
-            yield (this := Round(self, timeout))
+            this = Round(self, timeout)
+            try:
+                yield this
+            except BaseException as error:
+                this.leave(reason_of(error))
+                raise
             this.end()
         finally:
             self._turn.release()
@@ -75,7 +84,7 @@ class Round:
         self._find_store = meeting.next_open
         self._store: Any = None
         self._timeout = timeout
-        self._exchanges = 0
+        self._said = self._closed = 0
         self._heard: list[int] = []
         self._keys = ["left"]
 
@@ -96,19 +105,28 @@ class Round:
         return heard, {rank: "not heard of in time" for rank in self._ranks if rank not in heard}
 
     def _exchange(self, message: object) -> dict[int, Any]:
-        at, self._exchanges = self._exchanges, self._exchanges + 1
-        count, closed = f"{at}/count", f"{at}/closed"
-        self._keys += [count, closed]
-        self._put(f"{at}/{self._rank}", message)
-        if self._store.add(count, 1) == len(self._ranks):
-            self._close(closed, self._ranks)
-        elif not _wait(lambda: self._store.check([closed]), self._timeout):
-            self._close(closed, (rank for rank in self._ranks if self._store.check([f"{at}/{rank}"])))
-        self._heard = json.loads(self._store.get(closed))
+        at = self._say(message)
+        if not _wait(lambda: self._store.check([f"{at}/closed"]), self._timeout):
+            self._close(at, (rank for rank in self._ranks if self._store.check([f"{at}/{rank}"])))
+        self._heard = json.loads(self._store.get(f"{at}/closed"))
+        self._closed += 1
         return {rank: self._get(f"{at}/{rank}") for rank in self._heard}
 
-    def _close(self, key: str, heard: Iterable[int]) -> None:
-        self._store.compare_set(key, "", json.dumps(list(heard)))  # does nothing where another was faster
+    def _say(self, message: object) -> int:
+        """Tell all ranks something, in the next exchange. Returns its number."""
+        at = self._said
+        self._keys += [f"{at}/count", f"{at}/closed"]
+        self._put(f"{at}/{self._rank}", message)
+        everybody_has = self._store.add(f"{at}/count", 1) == len(self._ranks)
+        self._said += 1
+        if everybody_has:
+            self._close(at, self._ranks)
+        return at
+
+    def _close(self, at: int, heard: Iterable[int]) -> bool:
+        """Close an exchange for all, unless somebody was faster; whether it was this rank."""
+        mine = json.dumps(list(heard)).encode()
+        return bool(self._store.compare_set(f"{at}/closed", "", mine.decode()) == mine)
 
     def _put(self, key: str, message: object) -> None:
         data = zlib.compress(pickle.dumps(message), 1)
@@ -131,6 +149,19 @@ class Round:
                 # A round that somebody has missed is left there for them to see that it is closed.
                 for key in self._keys if len(self._heard) == len(self._ranks) else ():
                     self._store.delete_key(key)
+
+    def leave(self, reason: str) -> None:
+        """Take no further part, and say why, so that nobody waits for this rank."""
+        if self._store is None:
+            return
+        with suppress(dist.DistError):
+            if self._said > self._closed:  # what was said can be taken back until somebody has heard it
+                others = (rank for rank in self._ranks if rank != self._rank)
+                at = self._said - 1
+                if self._close(at, (rank for rank in others if self._store.check([f"{at}/{rank}"]))):
+                    return
+            self._say(reason)
+            self._store.add("left", 1)
 
     def _all_have_left(self) -> bool:
         return bool(self._store.add("left", 0) >= len(self._heard))

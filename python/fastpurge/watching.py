@@ -55,7 +55,8 @@ def watch(
             container may have if that is closer to its limit. Or a number of bytes that this process holds:
             its resident set. Of a device: what its driver has handed out, or torch's allocator holds.
         keep: called before each sweep, in the thread that sweeps, for what to keep. What it raises is told by
-            a warning, and nothing is swept. It must not wait for a thread that is at a safe point.
+            a warning, and nothing is swept. It must not wait for a thread that is at a safe point. Let it name
+            what holds a thing, such as a queue, and not a copy of what is in there now.
         below: a sweep that does not get memory below this, of the same kind as ``above``, is not repeated
             until there is more to free (see `fastpurge.pressure.Mark`). By default nine tenths of ``above``.
         every: seconds between readings.
@@ -77,7 +78,7 @@ def watch(
         >>> import queue, torch
         >>> model, jobs = torch.nn.Linear(8, 8), queue.Queue()
         >>> jobs.put(torch.ones(8))
-        >>> with watch(above="99.9%", keep=lambda: [model]) as watching:
+        >>> with watch(above="99.9%", keep=lambda: [model, jobs]) as watching:
         ...     with safe_point():  # the loop of a service: wait here, and compute below
         ...         job = jobs.get()
         ...     answer = model(job)

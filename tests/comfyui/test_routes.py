@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +345,28 @@ def test_the_page_of_the_routes_does_what_it_says(server: Server) -> None:
     assert sweep(server, wait=-1).json()["error"] == purged
     fields = {name for row in re.findall(r"(?m)^\| (`.*?) \|", page) for name in re.findall(r"`(\w+)`", row)}
     assert swept(server).keys() <= fields
+
+
+def test_who_does_not_wait_for_the_answer_leaves_no_error_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastpurge.comfy.routes import _off_the_loop
+
+    begun, go, threads = threading.Event(), threading.Event(), []
+    errors: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        go.wait()
+
+    async def leave() -> None:
+        task = asyncio.create_task(_off_the_loop(work))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        go.set()
+
+    asyncio.run(leave())
+    threads[0].join()
+    assert errors == []

@@ -6,11 +6,13 @@ are killed on the way. They are forks of one process that has imported what they
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -199,6 +201,62 @@ def and_then_all_call_again(rank: int) -> Any:
     return sweep(keep=(), timeout=60).ranks
 
 
+def and_again(rank: int) -> Any:
+    return sweep(keep=(), timeout=60).ranks
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupt_soon() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+
+def _interrupted(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def one_is_interrupted_in_its_sweep(rank: int) -> Any:
+    if rank != 3:
+        return _error(lambda: sweep(keep=(), timeout=60))
+    signal.signal(signal.SIGALRM, _interrupt)
+    gc.disable()  # what waits for the collector of the sweep, which goes on then and looks at the whole heap
+    cycle: list[Any] = [_WhenReleased(_interrupt_soon)]
+    cycle.append(cycle)
+    del cycle
+    interrupted = _interrupted(lambda: sweep(keep=(), collect=True, timeout=60))
+    gc.enable()
+    return interrupted
+
+
+def one_is_interrupted_as_it_waits(rank: int) -> Any:
+    program.forgotten = torch.ones(7000)
+    store = dist.distributed_c10d._get_default_store()
+    if rank == 2:  # which the others wait for
+        while not store.add("interrupted", 0):
+            time.sleep(0.01)
+        return {}
+    if rank != 3:
+        return _error(lambda: sweep(keep=(), timeout=60)) | {"left": program.forgotten.sum().item()}
+    this_round = f"fastpurge/{meeting_of(None)._number + 1}/0/count"
+
+    def interrupt() -> None:
+        while store.add(this_round, 0) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    interrupted = _interrupted(lambda: sweep(keep=(), timeout=60))
+    store.add("interrupted", 1)
+    return interrupted
+
+
 def one_is_killed_in_its_sweep(rank: int) -> Any:
     program.forgotten = torch.ones(6000 + rank)
     if rank == 3:
@@ -224,6 +282,9 @@ IN_A_GROUP = (
     training,
     one_does_not_call,
     and_then_all_call_again,
+    one_is_interrupted_in_its_sweep,
+    one_is_interrupted_as_it_waits,
+    and_again,
     one_is_killed_in_its_sweep,
     the_one_with_the_store_is_killed,
 )

@@ -115,6 +115,24 @@ def test_after_a_call_that_one_rank_missed_all_find_each_other_again(told: Told)
         assert scene["and_then_all_call_again"] == [0, 1, 2, 3]
 
 
+def test_who_is_interrupted_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
+    assert told[3]["one_is_interrupted_in_its_sweep"]
+    for scene in told[:3]:
+        one = scene["one_is_interrupted_in_its_sweep"]
+        assert list(one["swept"]) == ["0", "1", "2"]
+        assert one["failures"] == {"3": "KeyboardInterrupt: "}
+
+
+def test_who_is_interrupted_as_it_waits_has_not_called_and_nobody_sweeps(told: Told) -> None:
+    assert told[3]["one_is_interrupted_as_it_waits"]
+    for scene in told[:2]:
+        one = scene["one_is_interrupted_as_it_waits"]
+        assert list(one["failures"]) == ["2", "3"]
+        assert one["left"] == 7000
+    for scene in told:
+        assert scene["and_again"] == [0, 1, 2, 3]
+
+
 def test_who_dies_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
     for scene in told[:3]:
         one = scene["one_is_killed_in_its_sweep"]

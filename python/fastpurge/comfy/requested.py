@@ -1,6 +1,7 @@
 """What a request to the routes asks for, checked before anything is touched."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -89,9 +90,8 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
             raise Refused(f"{_shown(name)}: twice in one object")
     return dict(pairs)
 

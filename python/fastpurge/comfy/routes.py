@@ -93,6 +93,7 @@ async def _census(request: web.Request) -> web.Response:
 async def _off_the_loop(work: Callable[[], _T]) -> _T:
     """Do what takes long in a thread of its own. One of a pool would keep ComfyUI from ending."""
     future: Future[_T] = Future()
+    future.set_running_or_notify_cancel()  # whoever does not wait for it does not end it
 
     def run() -> None:
         try:
