@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch._C import DisableTorchFunctionSubclass, StorageBase, TensorBase
+from torch._C import DisableTorchFunction, StorageBase, TensorBase
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -76,7 +76,7 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
     thread is inside a backward.
     """
     arrays = array_types()
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         if graphs:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
@@ -90,7 +90,7 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
 
 def gradients(objects: Iterable[Any]) -> list[object] | None:
     """The gradients of the tensors among some objects; ``None`` while another thread is inside a backward."""
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         return gradients_of(obj for obj in objects if is_a(obj, torch.Tensor))
 
 
@@ -100,7 +100,7 @@ def any_graph(kept: Iterable[Any], running: Iterable[Any]) -> bool:
     A tensor that another thread computes on is only asked whether it requires a gradient: for its graph
     torch would copy a pointer that the other thread may be writing, without the GIL.
     """
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         return any(True for _ in graph_of(obj for obj in kept if is_a(obj, torch.Tensor))) or any(
             _requires_grad(obj) and not is_a(obj, torch.nn.Parameter)
             for obj in running
@@ -111,7 +111,7 @@ def any_graph(kept: Iterable[Any], running: Iterable[Any]) -> bool:
 def owned(owners: list[Any]) -> Iterator[object]:
     """What objects own in C++: the base of a view, a gradient, what a graph holds; parameters of modules."""
     tensors = [obj for obj in owners if is_a(obj, torch.Tensor)]
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         for obj in owners:
             if is_a(obj, RecursiveScriptModule, DistributedDataParallel):
                 yield from torch.nn.Module.parameters(obj)

@@ -1,6 +1,7 @@
 """Reading what the allocators and the operating system hold, and making them let go."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from types import ModuleType
@@ -133,15 +134,18 @@ def _in_use(backend: ModuleType | None) -> bool:
 
 
 def _read_devices() -> dict[str, DeviceMemory]:
+    # One that cannot be read (it is lost) is left out: what a sweep has done is told all the same.
     devices = {}
     for name, backend in (("cuda", torch.cuda), ("xpu", getattr(torch, "xpu", None))):
         if backend is not None and _in_use(backend):
             for index in range(backend.device_count()):
-                devices[f"{name}:{index}"] = DeviceMemory(
-                    backend.memory_allocated(index), backend.memory_reserved(index)
-                )
+                with suppress(RuntimeError):
+                    devices[f"{name}:{index}"] = DeviceMemory(
+                        backend.memory_allocated(index), backend.memory_reserved(index)
+                    )
     if torch.backends.mps.is_available():
-        devices["mps:0"] = DeviceMemory(
-            torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
-        )
+        with suppress(RuntimeError):
+            devices["mps:0"] = DeviceMemory(
+                torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
+            )
     return devices

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, overload
 import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
-from torch._C import DisableTorchFunctionSubclass
+from torch._C import DisableTorchFunction
 from torch.jit._script import RecursiveScriptModule
 
 from fastpurge import _core, autograd, keep, roots
@@ -218,7 +218,7 @@ def find_hidden(starts: list[Root]) -> Hidden:
     found = _core.holdings(arrays, objs, through=(), strays=False) if arrays else []
     owners = (*tensors, *scripts, *(array for array, *_ in found))
     hidden = Hidden([], {})
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         of_graphs = autograd.holdings_of(tensors, _at_rest(tensors, starts))
         for holder, held, label in chain(of_graphs, keep.holdings_of(owners)):
             hidden.pairs.append((holder, held))

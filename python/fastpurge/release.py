@@ -7,17 +7,17 @@ cannot see. And what the object was lives on in the blank until all is done, the
 its finalizer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch._C import DisableTorchFunctionSubclass, TensorBase
+from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge import addresses
 from fastpurge.report import Item
 from fastpurge.survey import Candidate, Survey
-from fastpurge.tensors import reason_of, storage_of
+from fastpurge.tensors import Extent, extent_of_storage, reason_of, storage_of
 from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 
 _hook_fields = [
@@ -45,8 +45,9 @@ def release(found: Survey, label: str, *, wipe: bool) -> tuple[tuple[Item, ...],
         refused += [_why(found.planned[index].item, error) for index, error in refusals.items()]
         found.keep(found.planned[index].obj for index in refusals)
         found.planned = [one for index, one in enumerate(found.planned) if index not in refusals]
-    _wipe(storages)
-    return tuple(one.item for one in found.planned), tuple(refused)
+    unwiped = _wipe(storages)
+    released = (_told_of_wipe(one, unwiped) for one in found.planned)
+    return tuple(released), tuple(refused)
 
 
 def _why(item: Item, error: BaseException | None) -> Item:
@@ -55,7 +56,7 @@ def _why(item: Item, error: BaseException | None) -> Item:
 
 def _drop_hooks(released: Iterable[Candidate]) -> None:
     """Drop the hooks that stay with the Python object; the implementation has references of its own."""
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         for one in released:
             if one.item.kind == "tensor":
                 for hooks in _hook_fields:
@@ -79,11 +80,23 @@ def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStora
     return list(unique.values())
 
 
-def _wipe(storages: list[torch.UntypedStorage]) -> None:
-    """Overwrite with zeros each storage that nothing but this list holds."""
-    for storage in storages:
-        if torch._C._storage_Use_Count(storage._cdata) == 1:
-            cast(Any, storage).fill_(0)
+def _wipe(storages: list[torch.UntypedStorage]) -> dict[Extent | None, str]:
+    """Overwrite with zeros each storage that nothing but this list holds; say why not, where that failed."""
+    failed: dict[Extent | None, str] = {}
+    # A mode of the caller's, such as that of fake tensors, would be asked to write.
+    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+        for storage in storages:
+            if torch._C._storage_Use_Count(storage._cdata) == 1:
+                try:
+                    cast(Any, storage).fill_(0)
+                except Exception as error:  # noqa: BLE001 - a device that is lost; all is released by now
+                    failed[extent_of_storage(storage, storage.device)] = reason_of(error)
+    return failed
+
+
+def _told_of_wipe(one: Candidate, unwiped: Mapping[Extent | None, str]) -> Item:
+    reason = unwiped.get(one.extent) if one.extent else None
+    return replace(one.item, reason=f"not overwritten: {reason}") if reason else one.item
 
 
 def _is_shared(storage: torch.UntypedStorage) -> bool:

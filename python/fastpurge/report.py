@@ -32,7 +32,8 @@ class Item:
         device: such as ``"cuda:0"``; ``None`` for a module.
         nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
             counts 0: its tensors are items of their own.
-        reason: why it was skipped; ``None`` if it was not.
+        reason: why it was skipped, or released and not overwritten although that was asked for; ``None``
+            if neither.
         held_by: code that led to it, of the largest that were released, as `fastpurge.why` says it.
 
     """
@@ -155,6 +156,7 @@ class SweepReport(Told):
             self._memory_table(),
             tell_items("released", self.released),
             _tell_holders(self.released),
+            _tell_unwiped(self.released),
             tell_reasons(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned",
         )
@@ -193,6 +195,12 @@ def _tell_holders(released: Iterable[Item]) -> RenderableType:
     """Who held the largest."""
     traced = [item for item in released if item.held_by is not None]
     lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+    return Text("\n".join(lines)) if lines else Group()
+
+
+def _tell_unwiped(released: Iterable[Item]) -> RenderableType:
+    """What was to be overwritten and was not."""
+    lines = [f"{item.describe()} was {item.reason}" for item in released if item.reason is not None]
     return Text("\n".join(lines)) if lines else Group()
 
 

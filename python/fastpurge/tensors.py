@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
-from torch._C import DisableTorchFunctionSubclass, TensorBase
+from torch._C import DisableTorchFunction, TensorBase
 
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 _module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
@@ -67,7 +67,7 @@ def reason_of(error: BaseException) -> str:
 
 def facts_of(tensor: torch.Tensor) -> TensorFacts:
     """Read a tensor's facts. Raises whatever the tensor raises: some cannot say their shape."""
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         device = _device(tensor)
         storage = storage_of(tensor)
         extent = extent_of_storage(storage, device) if storage is not None else None
@@ -92,7 +92,7 @@ def _shape_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
 def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     """The storage of a tensor, or ``None`` where the layout or the subclass has none."""
     try:
-        with DisableTorchFunctionSubclass():
+        with DisableTorchFunction():
             return TensorBase.untyped_storage(tensor)
     except (RuntimeError, NotImplementedError):
         return None
@@ -100,7 +100,7 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 
 def has_cpp_owner(obj: object) -> bool:
     """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
-    with DisableTorchFunctionSubclass():
+    with DisableTorchFunction():
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
 
 
