@@ -10,9 +10,9 @@ Graph = dict[str, dict[str, Any]]
 
 TEST_NODES = frozenset(
     """
-    Batch Blend Box Brighten Conditioning Decode Digest Expand ExpandModel Fail Fetch Inner Keeper
+    Batch Blend Box Brighten Conditioning Decode Digest Expand ExpandModel Fail Fetch Gate Inner Keeper
     KeeperReader Leak LeakModel LoadModel Loop Mark ModuleModel Names Noise Nothing OwnModel Pair
-    PlainScan Put Ring RingSum RunModel Say Shelf SlowModel Stats Switch Unbox V3Loop Wait
+    PlainScan Put Ring RingSum RunModel Say Shelf SlowModel Stats Switch Unbox Ungate V3Loop Wait
     """.split()
 )
 

@@ -113,7 +113,7 @@ async def _body(request: web.Request) -> bytes | None:
             body += part
             if len(body) > _MAX_BODY:
                 return None
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:  # who hangs up has asked for nothing
         raise requested.Refused(f"the body: {error}") from None
     return bytes(body)
 

@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import fastpurge
@@ -250,6 +251,38 @@ class LeakModel(_Node):
         comfy.model_management.load_models_gpu([patcher])
         FORGOTTEN.append(patcher if what == "patcher" else patcher.model)
         return (image,)
+
+
+class Gated:
+    """An image; whoever lets it go says so by a file, and waits until there is another."""
+
+    def __init__(self, image: torch.Tensor, folder: str) -> None:
+        self.image = image
+        self.folder = Path(folder)
+
+    def __del__(self) -> None:
+        (self.folder / "begun").touch()
+        while self.folder.exists() and not (self.folder / "go").exists():
+            time.sleep(0.02)
+
+
+class Gate(_Node):
+    """Gives an image that keeps a purge waiting which lets go of it."""
+
+    REQUIRED = {"image": ("IMAGE",), "folder": ("STRING",)}
+    RETURN_TYPES = ("GATED",)
+
+    def run(self, image: torch.Tensor, folder: str) -> tuple[Any]:
+        _count(self)
+        return (Gated(image.clone(), folder),)
+
+
+class Ungate(_Node):
+    REQUIRED = {"gated": ("GATED",)}
+
+    def run(self, gated: Gated) -> tuple[torch.Tensor]:
+        _count(self)
+        return (gated.image * 1,)
 
 
 class Leak(_Node):
@@ -589,6 +622,8 @@ _CLASSES = (
         OwnModel,
         ModuleModel,
         Leak,
+        Gate,
+        Ungate,
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
     *(V3Loop, Ring, RingSum, KeeperReader),
