@@ -18,7 +18,8 @@ def captured() -> Iterator[object]:
     names: set[str] = set()
     for code in _compiled_codes(dynamo):
         for entry in _cache_entries(code):
-            yield entry.guard_manager
+            # Before torch 2.6 the guards are a function.
+            yield entry.guard_manager if hasattr(entry, "guard_manager") else entry.check_fn
             names |= {*entry.code.co_names} - {*code.co_names}
     if names:
         yield from _globals_named(names)
@@ -30,9 +31,10 @@ def _compiled_codes(dynamo: Any) -> list[CodeType]:
 
 
 def _cache_entries(code: CodeType) -> list[Any]:
-    from torch._C._dynamo.eval_frame import _debug_get_cache_entry_list
+    from torch._C import _dynamo
 
-    entries: list[Any] = _debug_get_cache_entry_list(code)
+    # An attribute: torch 2.4 has it and no module of that name to import.
+    entries: list[Any] = _dynamo.eval_frame._debug_get_cache_entry_list(code)
     return entries
 
 

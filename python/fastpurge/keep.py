@@ -23,7 +23,7 @@ from fastpurge._core import Libraries
 from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
 
-_base = cast(Any, TensorBase._base).__get__
+_base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
 
 
@@ -122,6 +122,14 @@ def owned(owners: list[Any]) -> Iterator[object]:
         for tensor in tensors:
             if (base := _base(tensor)) is not None:
                 yield base
+
+
+def _base(tensor: torch.Tensor) -> torch.Tensor | None:
+    try:
+        base: torch.Tensor | None = _base_if_defined(tensor)
+    except RuntimeError:  # before torch 2.10 another thread can drop the tensor of a Python object in our hands
+        return None
+    return base
 
 
 def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:

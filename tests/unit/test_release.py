@@ -56,7 +56,6 @@ KINDS = {
     "empty": lambda: torch.empty(0),
     "scalar": lambda: torch.tensor(3.0),
     "parameter": lambda: torch.nn.Parameter(torch.ones(3)),
-    "buffer": lambda: torch.nn.Buffer(torch.ones(3)),
     "non-leaf": lambda: w() * 2,
     "non-leaf view": lambda: (w() * 2)[0],
     "view": lambda: torch.ones(10)[2:],
@@ -82,6 +81,8 @@ KINDS = {
     "slotted": lambda: torch.ones(3).as_subclass(Slotted),
     "C++ weak reference": lambda: _weakly_held(torch.ones(3)),
 }
+if hasattr(torch.nn, "Buffer"):  # from torch 2.5 on
+    KINDS["buffer"] = lambda: torch.nn.Buffer(torch.ones(3))
 WEAK: list[object] = []
 
 

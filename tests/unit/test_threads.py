@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,26 @@ def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
     result = _run("--sweeps=20", interpreter=options, PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
     assert result["errors"] == []
     assert result["sweeps"] == 20
+
+
+@pytest.mark.filterwarnings("ignore:Deallocating Tensor")
+def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
+    # As when another thread drops what a snapshot has just referred to. Before torch 2.10 the Python object
+    # is left without a tensor (`decref` in torch/csrc/PyInterpreter.cpp), and most attributes raise.
+    base = torch.ones(3)
+    view = base.view(3)
+    gone = weakref.ref(base)
+    del base
+    program.taken = gone()
+    del view
+    program.forgotten = torch.ones(4)
+    fastpurge.census()
+    fastpurge.why(program.forgotten)
+    fastpurge.sweep(keep=[program.taken])
+    assert is_purged(program.forgotten)
+    program.forgotten = torch.ones(4)
+    fastpurge.sweep(keep=())
+    assert is_purged(program.forgotten)
 
 
 def test_a_sweep_within_a_sweep_is_an_error(program: Any) -> None:

@@ -203,7 +203,8 @@ def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
     assert repr(program.module) == "<purged module Linear, released by here>"
     assert f"{program.module:>50}".endswith("released by here>")
     assert isinstance(program.tensor, torch.Tensor)
-    assert not isinstance(program.tensor, torch.nn.Parameter | torch.nn.Buffer)
+    assert not isinstance(program.tensor, torch.nn.Parameter)
+    assert not hasattr(torch.nn, "Buffer") or not isinstance(program.tensor, torch.nn.Buffer)
     assert isinstance(program.module, torch.nn.Module)
     assert torch.is_tensor(program.tensor)
     # Containers can look it up and let it go.
@@ -242,7 +243,7 @@ def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
             one.data = zombie
         with pytest.raises((RuntimeError, TypeError)):
             one.grad = zombie
-    with pytest.raises(BufferError):
+    with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view of it first
         torch._C._to_dlpack(zombie)
     assert tensor.sum() == parameter.sum() == 6
 

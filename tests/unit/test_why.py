@@ -450,6 +450,9 @@ def test_garbage_in_a_cycle_has_no_path_and_says_so() -> None:
     found = why(_cycle()())
     assert found.path is None
     assert found.reason is not None
+    if sys.version_info < (3, 11):  # the stack of the caller holds it as well, and is not shown
+        assert found.reason.startswith("held from where the heap does not show it")
+        return
     assert found.reason.startswith("only a reference cycle holds it")
     assert found.reason.endswith("[0]")
 
