@@ -127,7 +127,7 @@ def owned(owners: list[Any]) -> Iterator[object]:
 def _base(tensor: torch.Tensor) -> torch.Tensor | None:
     try:
         base: torch.Tensor | None = _base_if_defined(tensor)
-    except RuntimeError:  # before torch 2.10 another thread can drop the tensor of a Python object in our hands
+    except RuntimeError:  # before torch 2.10 another thread can drop the tensor of an object in our hands
         return None
     return base
 

@@ -107,7 +107,7 @@ def has_cpp_owner(obj: object) -> bool:
 def is_pinned(tensor: torch.Tensor) -> bool:
     """Whether a tensor lies in memory of the host that devices read."""
     try:
-        with DisableTorchFunctionSubclass():
+        with DisableTorchFunction():
             return TensorBase.is_pinned(tensor)
     except (RuntimeError, NotImplementedError):  # a layout that has no answer
         return False

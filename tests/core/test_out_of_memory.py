@@ -51,7 +51,7 @@ def generator() -> Any:
 RUNNING = generator()
 next(RUNNING)
 LOOK: dict[str, Any] = {"scan_for": (Base,), "libraries": LIBRARIES, "outside": OUTSIDE, "met": MET}
-READS = [(operator.neg, 300), (operator.attrgetter("held"), KEPT)]
+READS: list[tuple[Callable[[Any], Any], Any]] = [(operator.neg, 300), (operator.attrgetter("held"), KEPT)]
 CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (KEPT, json), [RUNNING], report=(Base,), **LOOK),
     "closure": functools.partial(_core.closure, (KEPT, json), libraries=LIBRARIES),
