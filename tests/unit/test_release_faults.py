@@ -38,7 +38,7 @@ class RudeFunctions(TorchFunctionMode):
 def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the storages that were overwritten."""
     sizes: list[int] = []
-    fill: Any = torch.UntypedStorage.fill_
+    fill: Any = cast(Any, torch.UntypedStorage).fill_
 
     def note(storage: Any, value: int) -> None:
         fill(storage, value)
