@@ -55,8 +55,8 @@ def watch(
             container may have if that is closer to its limit. Or a number of bytes that this process holds:
             its resident set. Of a device: what its driver has handed out, or torch's allocator holds.
         keep: called before each sweep, in the thread that sweeps, for what to keep. What it raises is told by
-            a warning, and nothing is swept. It must not wait for a thread that is at a safe point. Let it name
-            what holds a thing, such as a queue, and not a copy of what is in there now.
+            a warning, and nothing is swept. It must not wait for a thread that is at a safe point. Let it
+            name what holds a thing, such as a queue, and not a copy of what is in there now.
         below: a sweep that does not get memory below this, of the same kind as ``above``, is not repeated
             until there is more to free (see `fastpurge.pressure.Mark`). By default nine tenths of ``above``.
         every: seconds between readings.
