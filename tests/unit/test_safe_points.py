@@ -97,9 +97,14 @@ def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(
 
 
 def test_a_thread_that_ends_at_a_safe_point_is_not_waited_for(program: Any) -> None:
-    held = safe_point()
+    own = threading.local()  # goes with its thread
+
+    def enter() -> None:
+        own.here = safe_point()
+        own.here.__enter__()
+
     with watch_above(50) as watch:
-        thread = start(held.__enter__)
+        thread = start(enter)
         thread.join()
         program.leak = mebibytes(100)
         with safe_point():
