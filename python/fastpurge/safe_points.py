@@ -49,7 +49,7 @@ def safe_point(*, wait: float = 0.0) -> "SafePoint":
 class SafePoint:
     """What `safe_point` returns: a context manager, entered by one thread at a time."""
 
-    __slots__ = ("_me", "_wait")
+    __slots__ = ("__weakref__", "_me", "_wait")
 
     def __init__(self, wait: float) -> None:
         self._me: _Participant | None = None
@@ -59,7 +59,7 @@ class SafePoint:
         if self._me is not None:
             raise RuntimeError("this safe point is entered already; call safe_point() for another one")
         me = _participant()
-        me.depth += 1
+        me.inside.append(weakref.ref(self))
         self._me = me
         if _everyone.due:
             try:
@@ -74,8 +74,7 @@ class SafePoint:
             return
         try:
             with _everyone.gate:
-                self._me = None
-                me.depth -= 1
+                self._leave(me)
         except BaseException:  # Ctrl-C while it waits for a sweep: from here on it computes
             if self._me is not None:
                 self._leave(me)
@@ -83,18 +82,26 @@ class SafePoint:
 
     def _leave(self, me: "_Participant") -> None:
         self._me = None
-        me.depth -= 1
+        me.inside.remove(weakref.ref(self))
 
 
 class _Participant:
-    """A thread, or a task, that has used a safe point: in how many it is, and its name."""
+    """A thread, or a task, that has used a safe point: its name, and in which it is.
 
-    __slots__ = ("__weakref__", "depth", "name", "task")
+    It holds none of them. One whose `__exit__` was never run is not counted once it is gone: Ctrl-C can come
+    between the last line of a block and the first of `__exit__`.
+    """
+
+    __slots__ = ("__weakref__", "inside", "name", "task")
 
     def __init__(self, name: str, task: "weakref.ref[asyncio.Task[Any]] | None" = None) -> None:
-        self.depth = 0
+        self.inside: list[weakref.ref[SafePoint]] = []
         self.name = name
         self.task = task
+
+    def is_at_one(self) -> bool:
+        """Whether it is at a safe point."""
+        return any(point() is not None for point in [*self.inside])
 
     def is_over(self) -> bool:
         """Whether it is a task that has ended. Of a thread that has ended there is no participant left."""
@@ -170,7 +177,7 @@ def taking_part() -> list[_Participant]:
 
 def outside() -> list[str]:
     """The names of those that are not at a safe point now."""
-    return [one.name for one in taking_part() if one.depth <= 0]
+    return [one.name for one in taking_part() if not one.is_at_one()]
 
 
 def never_take_part() -> None:

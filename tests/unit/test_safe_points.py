@@ -97,8 +97,14 @@ def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(
 
 
 def test_a_thread_that_ends_at_a_safe_point_is_not_waited_for(program: Any) -> None:
+    own = threading.local()  # goes with its thread
+
+    def enter() -> None:
+        own.here = safe_point()
+        own.here.__enter__()
+
     with watch_above(50) as watch:
-        thread = start(lambda: safe_point().__enter__())
+        thread = start(enter)
         thread.join()
         program.leak = mebibytes(100)
         with safe_point():
@@ -160,6 +166,14 @@ def test_threads_that_only_pass_wait_for_each_other_if_they_are_asked_to(program
 def test_after_an_exception_a_thread_is_no_longer_at_a_safe_point() -> None:
     with pytest.raises(ZeroDivisionError), safe_point():
         raise ZeroDivisionError
+    assert safe_points.outside() == ["MainThread"]
+
+
+def test_a_thread_is_not_at_a_safe_point_that_is_gone() -> None:
+    here = safe_point()  # Ctrl-C can come between the last line of the block and the first of `__exit__`
+    here.__enter__()
+    assert safe_points.outside() == []
+    del here
     assert safe_points.outside() == ["MainThread"]
 
 

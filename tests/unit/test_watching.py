@@ -432,7 +432,8 @@ def test_the_interpreter_ends_after_the_sweep_that_is_under_way_however_long_it_
         model = torch.nn.ReLU()
         model.held = TakesLong()
         watch = fastpurge.watch(above=1 << 20, keep=tuple, every=0.01)
-        fastpurge.safe_point().__enter__()
+        point = fastpurge.safe_point()
+        point.__enter__()
         begun.wait()
     """
     assert _run(program) == "done\n"
