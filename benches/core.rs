@@ -116,7 +116,7 @@ fn walks(criterion: &mut Criterion) {
             BenchmarkId::new("scan", count),
             &record,
             |bencher, types| {
-                bencher.iter(|| black_box(scan(py, types).unwrap().len().unwrap()));
+                bencher.iter(|| black_box(scan(py, types).unwrap().len()));
             },
         );
         group.bench_with_input(

@@ -48,9 +48,7 @@ class Libraries:
     without a file that are libraries all the same.
     """
 
-    def __new__(
-        cls, folders: tuple[tuple[str, bool], ...], builtin_names: tuple[str, ...]
-    ) -> Libraries: ...
+    def __new__(cls, folders: tuple[tuple[str, bool], ...], builtin_names: tuple[str, ...]) -> Libraries: ...
     def is_library(self, name: str, /) -> bool:
         """Whether the module of this name (as in ``sys.modules``) is a library."""
 

@@ -82,7 +82,7 @@ def _wipe(storages: list[torch.UntypedStorage]) -> dict[Extent | None, str]:
     """Overwrite with zeros each storage that nothing but this list holds; say why not, where that failed."""
     failed: dict[Extent | None, str] = {}
     # A mode of the caller's, such as that of fake tensors, would be asked to write.
-    with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+    with torch._C._DisableTorchDispatch():
         for storage in storages:
             if torch._C._storage_Use_Count(storage._cdata) == 1:
                 try:

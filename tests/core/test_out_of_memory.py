@@ -1,4 +1,4 @@
-"""An allocation that fails inside the core is a `MemoryError`: no crash, no abort, no other error, no other answer."""
+"""An allocation that fails in the core is a `MemoryError`: no crash, no abort, no other error or answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def generator() -> Any:
 RUNNING = generator()
 next(RUNNING)
 LOOK: dict[str, Any] = {"scan_for": (Base,), "libraries": LIBRARIES, "outside": OUTSIDE, "met": MET}
-READS = [(operator.neg, 300), (operator.attrgetter("held"), KEPT)]
+READS: list[Any] = [(operator.neg, 300), (operator.attrgetter("held"), KEPT)]
 CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (KEPT, json), [RUNNING], report=(Base,), **LOOK),
     "closure": functools.partial(_core.closure, (KEPT, json), libraries=LIBRARIES),
@@ -131,7 +131,11 @@ for name, call in CALLS.items():
     print(json.dumps([name, outcomes(call, {length})]), flush=True)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
     )
     found = dict(map(json.loads, done.stdout.splitlines()))
     # What Python would print of an error that is passed over, or Rust of a panic.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import fastpurge
 import pytest
@@ -38,7 +38,7 @@ class RudeFunctions(TorchFunctionMode):
 def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the storages that were overwritten."""
     sizes: list[int] = []
-    fill: Any = torch.UntypedStorage.fill_
+    fill = cast(Any, torch.UntypedStorage).fill_
 
     def note(storage: Any, value: int) -> None:
         fill(storage, value)
@@ -70,7 +70,7 @@ def test_one_that_refuses_is_as_before_and_the_rest_is_released(program: Any, at
 def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
     program: Any, filled: list[int], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    note: Any = torch.UntypedStorage.fill_
+    note = cast(Any, torch.UntypedStorage).fill_
 
     def fail(storage: Any, value: int) -> None:
         if storage.nbytes() == 80:
@@ -118,7 +118,11 @@ def test_finalizers_that_raise_end_nothing(program: Any, monkeypatch: pytest.Mon
     del held
     report = fastpurge.sweep(keep=())
     assert all(map(is_purged, program.all))
-    assert {item.type_name for item in report.released} == {"Tensor", Mortal.__qualname__, MortalModule.__qualname__}
+    assert {item.type_name for item in report.released} == {
+        "Tensor",
+        Mortal.__qualname__,
+        MortalModule.__qualname__,
+    }
     assert {ValueError, KeyboardInterrupt, ZeroDivisionError} <= {*told}
     assert finalizer() is None
 
