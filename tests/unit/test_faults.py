@@ -54,7 +54,7 @@ def test_an_address_space_that_is_full_is_a_memory_error_and_no_abort() -> None:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("_testcapi"), reason="needs the tests of the interpreter")
-@pytest.mark.skipif(not EVERYWHERE, reason="CPython and PyO3 crash: docs/endurance.md")
+@pytest.mark.skipif(not EVERYWHERE, reason="CPython crashes: docs/endurance.md")
 def test_an_allocation_that_fails_is_a_memory_error_and_no_abort() -> None:
     outcomes = _run("allocation", *range(0, 1500, 1 if EVERYWHERE else 61))
     assert outcomes["MemoryError"] > 0
