@@ -2,8 +2,9 @@
 
     python tests/unit/faults.py memory 1 2 3
 
-The first argument is what goes wrong, the others say where. Prints one line of
-JSON: how often each outcome came.
+The first argument is what goes wrong, the others say where; of `interrupt` the second says how
+many lines of the sweep lie between one place and the next. Prints one line of JSON: how often each
+outcome came.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +106,16 @@ def little_memory(program: Program, kib: int) -> str:
 
 
 def interrupt(program: Program, number: int) -> str:
-    """KeyboardInterrupt where the n-th line of the package would begin."""
-    left = number
+    """KeyboardInterrupt where the n-th line of the package would begin; "done" if there are not so many."""
+    met = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        nonlocal left
+        nonlocal met
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         if event == "line":
-            left -= 1
-            if left == 0:
+            met += 1
+            if met == number:
                 sys.settrace(None)
                 raise KeyboardInterrupt
         return trace
@@ -125,6 +127,7 @@ def interrupt(program: Program, number: int) -> str:
         return "KeyboardInterrupt"
     finally:
         sys.settrace(None)
+    assert 0 < met < number
     return "done"
 
 
@@ -152,12 +155,15 @@ def main() -> None:
     gc.freeze()
     program = Program()
     outcomes: Counter[str] = Counter()
-    for number in map(int, sys.argv[2:]):
+    where = map(int, sys.argv[2:])
+    for number in count(1, next(where)) if fault is interrupt else where:
         program.forget()
         try:
             outcomes[fault(program, number)] += 1
             program.check()
             program.check_next()
+            if fault is interrupt and outcomes["done"]:
+                break
         except BaseException as error:
             error.add_note(f"{sys.argv[1]} {number}") if hasattr(error, "add_note") else None
             raise

