@@ -16,7 +16,7 @@ from torch._C import DisableTorchFunctionSubclass, TensorBase
 
 from fastpurge.report import Item
 from fastpurge.survey import Candidate, Survey
-from fastpurge.tensors import reason_of, storage_of
+from fastpurge.tensors import is_undefined, reason_of, storage_of
 from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 
 _hook_fields = [
@@ -40,11 +40,16 @@ def release(found: Survey, label: str, *, wipe: bool) -> tuple[tuple[Item, ...],
             _drop_hooks(found.planned)
             del blanks  # here the memory is let go
             break
-        refused += [_why(found.planned[index].item, error) for index, error in refusals.items()]
+        refused += [_why(one.item, refusals[index]) for index, one in _still_there(found.planned, refusals)]
         found.keep(found.planned[index].obj for index in refusals)
         found.planned = [one for index, one in enumerate(found.planned) if index not in refusals]
     _wipe(storages)
     return tuple(one.item for one in found.planned), tuple(refused)
+
+
+def _still_there(planned: list[Candidate], indices: Iterable[int]) -> list[tuple[int, Candidate]]:
+    """Of some that were planned, those that no other thread has dropped meanwhile."""
+    return [(index, planned[index]) for index in indices if not is_undefined(planned[index].obj)]
 
 
 def _why(item: Item, error: BaseException | None) -> Item:

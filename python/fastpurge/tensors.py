@@ -104,6 +104,12 @@ def has_cpp_owner(obj: object) -> bool:
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
 
 
+def is_undefined(obj: object) -> bool:
+    """Whether C++ has taken a tensor from its Python object: before torch 2.10, if another thread drops it."""
+    with DisableTorchFunctionSubclass():
+        return is_a(obj, torch.Tensor) and bool(_use_count(obj) == 0)
+
+
 def _hold_themselves_if_owned() -> bool:
     base, other = torch.empty(0), torch.empty(0)
     view = base.view(0)  # holds its base in C++
