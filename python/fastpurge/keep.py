@@ -126,7 +126,7 @@ def owned(owners: list[Any]) -> Iterator[object]:
 def _base(tensor: torch.Tensor) -> torch.Tensor | None:
     try:
         base: torch.Tensor | None = _base_if_defined(tensor)
-    except RuntimeError:  # before torch 2.10 another thread can drop the tensor of a Python object in our hands
+    except RuntimeError:  # undefined: see `is_undefined` in tensors.py
         return None
     return base
 

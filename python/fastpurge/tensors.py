@@ -105,7 +105,7 @@ def has_cpp_owner(obj: object) -> bool:
 
 
 def is_undefined(obj: object) -> bool:
-    """Whether C++ has taken a tensor from its Python object: before torch 2.10, if another thread drops it."""
+    """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
     with DisableTorchFunctionSubclass():
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) == 0)
 
