@@ -42,12 +42,17 @@ def release(found: Survey, label: str, *, wipe: bool) -> tuple[tuple[Item, ...],
             addresses.wait_for(one.item.device for one in found.planned if one.item.device)
             del blanks  # here the memory is let go
             break
-        refused += [_why(found.planned[index].item, error) for index, error in refusals.items()]
+        refused += [_why(one.item, refusals[index]) for index, one in _still_there(found.planned, refusals)]
         found.keep(found.planned[index].obj for index in refusals)
         found.planned = [one for index, one in enumerate(found.planned) if index not in refusals]
     unwiped = _wipe(storages)
     released = (_told_of_wipe(one, unwiped) for one in found.planned)
     return tuple(released), tuple(refused)
+
+
+def _still_there(planned: list[Candidate], indices: Iterable[int]) -> list[tuple[int, Candidate]]:
+    """Of some that were planned, those that no other thread has dropped meanwhile."""
+    return [(index, planned[index]) for index in indices if not is_undefined(planned[index].obj)]
 
 
 def _why(item: Item, error: BaseException | None) -> Item:

@@ -264,6 +264,8 @@ def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | Non
     except BaseException as error:  # a subclass or layout that cannot say what it is
         if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
             raise
+        if is_undefined(tensor):
+            return None
         error.__traceback__ = None  # its frames hold this survey, and the tensor's class may hold the error
         return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:

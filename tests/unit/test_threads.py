@@ -76,7 +76,7 @@ def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
     fastpurge.sweep(keep=[program.taken])
     assert is_purged(program.forgotten)
     program.forgotten = torch.ones(4)
-    fastpurge.sweep(keep=())
+    assert fastpurge.sweep(keep=()).skipped == ()
     assert is_purged(program.forgotten)
 
 

@@ -413,8 +413,11 @@ def test_what_was_saved_for_backward_is_found(program: Any) -> None:
     program.loss = (torch.ones(3, requires_grad=True) * saved).sum()
     gone = weakref.ref(saved)
     del saved
-    path = f"{program.__name__}.loss.grad_fn.next_functions[0][0] (saved for backward)"
-    assert why(gone()).path == path
+    found = why(gone())
+    if not hasattr(torch._C._autograd.SavedTensor, "data"):  # docs/limits.md
+        assert str(found.reason).startswith("held from where the heap does not show it")
+        return
+    assert found.path == f"{program.__name__}.loss.grad_fn.next_functions[0][0] (saved for backward)"
 
 
 def test_the_graph_of_what_another_thread_computes_on_is_not_read() -> None:
