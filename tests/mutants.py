@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ NOTEBOOK = "tests/unit/test_notebook.py"
 RELEASE = "tests/unit/test_release.py"
 SWEEPING = "tests/unit/test_sweeping.py"
 THREADS = "tests/unit/test_threads.py"
+DISTRIBUTED = "tests/unit/test_distributed.py"
 TOMBSTONES = "tests/unit/test_tombstones.py"
 MUTANTS = (
     _off("_spare_graphs", AUTOGRAD),
@@ -298,6 +300,41 @@ MUTANTS = (
         NOTEBOOK,
     ),
     Mutant(
+        "swept though another rank refuses",
+        "distributed.py",
+        "    if failures:\n        return {}, failures, None\n",
+        "",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "who does not call is not named",
+        "distributed.py",
+        "    failures = silent | {",
+        "    failures = {",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "threads of a rank meet all at once",
+        "meeting.py",
+        "if not self._turn.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):",
+        "if False:",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "a group that was destroyed is asked",
+        "meeting.py",
+        "    if group not in c10d._world.pg_map:",
+        "    if False:",
+        DISTRIBUTED,
+    ),
+    Mutant(
+        "stop does not wait for the thread",
+        "watching.py",
+        "            self._thread.join(patience)",
+        "            pass",
+        "tests/unit/test_watching.py",
+    ),
+    Mutant(
         "what the user has put under a name of IPython's goes",
         "notebook.py",
         "if namespace.get(name) is value:",
@@ -310,6 +347,9 @@ NODES = "tests/comfyui/test_nodes.py"
 COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
 AT_HAND = "tests/comfyui/test_at_hand.py"
 KEEPERS = "tests/comfyui/test_keepers.py"
+AUTOMATIC = "tests/comfyui/test_automatic.py"
+BETWEEN = "tests/comfyui/test_between.py"
+FAULTS = "tests/comfyui/test_faults.py"
 ROUTES = "tests/comfyui/test_routes.py"
 # These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
 MUTANTS_OF_THE_PACK = (
@@ -477,14 +517,56 @@ MUTANTS_OF_THE_PACK = (
         "comfy/between.py",
         " or self._queue.currently_running:",
         ":",
-        "tests/comfyui/test_between.py",
+        BETWEEN,
     ),
     Mutant(
         "the thread that runs prompts is not woken",
         "comfy/between.py",
         "            self._queue.not_empty.notify_all()\n",
         "",
-        "tests/comfyui/test_between.py",
+        BETWEEN,
+    ),
+    Mutant(
+        "what has begun is given up",
+        "comfy/between.py",
+        "if monotonic() >= late and future.cancel():",
+        "if monotonic() >= late:",
+        BETWEEN,
+    ),
+    Mutant(
+        "a request that breaks off is an error",
+        "comfy/routes.py",
+        "(web.RequestPayloadError, ConnectionError)",
+        "web.RequestPayloadError",
+        FAULTS,
+    ),
+    Mutant(
+        "a sweep keeps ComfyUI from ending",
+        "comfy/routes.py",
+        "Thread(target=run, daemon=True)",
+        "Thread(target=run)",
+        FAULTS,
+    ),
+    Mutant(
+        "what only a prompt needed is a reason to purge",
+        "comfy/automatic.py",
+        "    if mark.is_passed(before):",
+        "    if True:",
+        AUTOMATIC,
+    ),
+    Mutant(
+        "purged over and over for nothing",
+        "comfy/automatic.py",
+        "        mark.note_swept(after)\n",
+        "",
+        AUTOMATIC,
+    ),
+    Mutant(
+        "all is purged only if all is full",
+        "comfy/thresholds.py",
+        "max(shares.values()) > only_above",
+        "min(shares.values()) > only_above",
+        "tests/comfyui/test_thresholds.py",
     ),
     Mutant(
         "pages of other names are let in", "comfy/routes.py", " or not _is_address(own.hostname)", "", ROUTES
@@ -509,18 +591,21 @@ def survives(mutant: Mutant) -> bool:
         file = package / mutant.file
         file.write_text(file.read_text().replace(mutant.old, mutant.new))
         tests = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
+        run = subprocess.Popen(
+            tests,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
-            done = subprocess.run(
-                tests,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": folder},
-                capture_output=True,
-                timeout=LIMIT,
-                check=False,
-            )
+            return run.wait(LIMIT) == 0
         except subprocess.TimeoutExpired:  # it hangs, which no test run would pass over
+            os.killpg(run.pid, signal.SIGKILL)  # with what it has started
+            run.wait()
+            sys.stdout.write(f"after {LIMIT} s, which a busy machine may need too: ")
             return False
-    return done.returncode == 0
 
 
 def check() -> int:

@@ -58,6 +58,45 @@ def test_memory_that_is_too_full_is_purged_between_two_prompts_and_not_again_for
         assert len(re.findall(PURGED, server.log())) == 1
 
 
+def test_what_only_a_prompt_needed_is_no_reason_and_what_stays_is_none_to_purge_again(
+    home: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTPURGE_WATCH", str(ABOVE))
+    with comfyui(home) as server:
+        graph = leaking(seed, 1, 0)
+        expected = server.run(graph).digest()
+        graph["wait"] = node("Need", image=("leak", 0), seconds=7.0, mebibytes=1200)
+        assert server.run(graph).digest() == expected
+        server.run(
+            {"shelf": node("Shelf", name="full", megapixels=100), "end": node("Digest", image=("shelf", 0))}
+        )
+        until_logged(server, PURGED, 1)
+        log = server.log()
+        purged = re.search(PURGED, log)
+        assert purged is not None
+        assert log[: purged.start()].count("Prompt executed") == 3
+        assert "left, since custom nodes would not load it again" in log
+        time.sleep(12)  # it has looked twice
+        assert len(re.findall(PURGED, server.log())) == 1
+
+
+def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    from fastpurge.comfy import automatic, between
+
+    errors = [OSError("not now"), between.Busy("a prompt is running"), OSError("not now"), OSError("never")]
+
+    def look() -> None:
+        raise errors.pop(0)
+
+    attempt = automatic._once_each(look, "the watch")
+    for _ in [*errors]:
+        attempt()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the watch: nothing was purged: OSError: not now",
+        "the watch: nothing was purged: OSError: never",
+    ]
+
+
 def test_a_value_that_cannot_be_read_is_said_and_the_server_starts(
     home: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ It is beside the tests on a real server in test_routes.py, not instead of them.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 import threading
@@ -14,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fastpurge.comfy import between
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from fastpurge.comfy import between, routes
 
 
 class Queue:
@@ -62,6 +65,9 @@ def test_it_is_done_by_the_thread_that_runs_prompts(queue: Queue, worker: thread
     assert [between.do(threading.current_thread) for _ in range(3)] == [worker] * 3
     assert queue.get_flags() == {}
     assert queue.rounds > 3
+    get_flags = queue.get_flags
+    between.do(lambda: None)
+    assert queue.get_flags is get_flags  # one wrapper, however often
 
 
 def test_an_error_comes_out_where_it_was_asked_for_and_prompts_go_on(
@@ -108,6 +114,33 @@ def test_a_thread_that_does_not_come_round_is_not_waited_for_for_ever(
     with pytest.raises(between.Busy, match="does not come round"):
         between.do(lambda: None)
     queue.get_flags()  # it comes at last, and finds nothing to do
+
+
+def test_what_has_begun_is_waited_for_however_long_it_takes(
+    queue: Queue, worker: threading.Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(between, "_COMES_ROUND", 0.5)
+    assert between.do(lambda: threading.Event().wait(1)) is False
+
+
+def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
+    queue: Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    del queue.not_empty
+
+    async def ask() -> tuple[int, dict[str, str]]:
+        table = web.RouteTableDef()
+        routes.add(table)
+        app = web.Application()
+        app.add_routes(table)
+        async with TestClient(TestServer(app)) as client:
+            answer = await client.post(routes.SWEEP, json={})
+            return answer.status, await answer.json()
+
+    status, body = asyncio.run(ask())
+    assert status == 500
+    assert "the queue of prompts is made otherwise in this version of ComfyUI" in body["error"]
+    assert "POST /fastpurge/sweep failed" in caplog.text
 
 
 def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import socket
 import struct
 import time
@@ -19,7 +20,7 @@ import requests
 import websocket
 
 from .graphs import PURGES, Graph, chain, node
-from .server import PATIENCE, Result, Server
+from .server import PATIENCE, Result, Server, comfyui
 
 SWEEP = "/fastpurge/sweep"
 CLOSE, RESET = "with a goodbye", "without one"
@@ -230,3 +231,15 @@ def test_who_hangs_up_while_it_waits_for_a_prompt_harms_neither(
         assert prompt.result(PATIENCE).digest() == expected
     until(lambda: f"patient {seed}: freed " in server.log())
     assert server.run(chain(None, seed)).digest() == expected
+
+
+def test_a_server_ends_though_a_sweep_waits_for_a_prompt(home: Path, seed: int, gate: Gate) -> None:
+    with comfyui(home) as server:
+        server.post("/prompt", {"prompt": gate.chain("RAM", seed)})
+        gate.wait()
+        asked = send(server, b'{"wait": 600}', 13)
+        until(lambda: sweep(server).json()["error"].startswith("another purge is under way"))
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(PATIENCE)
+        asked.close()
+        assert "Stopped server" in server.log()

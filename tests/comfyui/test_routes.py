@@ -180,6 +180,7 @@ BODIES: dict[str, tuple[bytes | str, str]] = {
     "kind": ('{"purge": "everything"}', "purge: one of vram, ram, all"),
     "kind of kind": ('{"purge": ["ram"]}', "purge: one of vram, ram, all"),
     "little": ('{"min_bytes": 1048575}', "min_bytes: a whole number from 1048576"),
+    "much": ('{"min_bytes": 4611686018427387905}', "min_bytes: a whole number from 1048576"),
     "half": ('{"min_bytes": 2000000.5}', "min_bytes: a whole number"),
     "no number": ('{"min_bytes": true}', "min_bytes: a whole number"),
     "of no use": ('{"purge": "vram", "min_bytes": 2000000}', "min_bytes: not with a purge of vram"),
@@ -220,7 +221,7 @@ def _refusals(server: Server) -> Iterator[tuple[str, requests.Response, int, str
             host = "evil.test" if other == origin else "10.0.0.8:8188"
             yield other, request("POST", path, Origin=other, Host=host), 403, f"not for a page from {other}"
     yield "census", request("POST", "/fastpurge/census"), 405, "/fastpurge/census is for GET"
-    for top in ("-1", "1001", "x", "1.5", "", "٣"):
+    for top in ("-1", "1001", "x", "1.5", "", "٣", "9" * 5000):
         path = f"/fastpurge/census?top={top}"
         yield f"top={top}", request("GET", path), 400, "top: a whole number from 0 to 1000"
     yield "bottom", request("GET", "/fastpurge/census?bottom=1"), 400, "bottom: no such parameter"
@@ -250,11 +251,18 @@ def test_the_servers_own_page_may_and_so_may_one_that_comfyui_lets_in(server: Se
         (server, own, 200),
         (other, {"Origin": PAGE}, 200),
         (other, {"Origin": "https://evil.test"}, 403),
+        (other, {"Origin": "http://["}, 403),
     ):
         assert requests.post(at.url + SWEEP, json={}, headers=headers, timeout=30).status_code == status
     # Before a browser sends JSON for a page, it asks.
     asked = requests.options(other.url + SWEEP, headers={"Origin": "https://evil.test"}, timeout=30)
     assert asked.headers["Access-Control-Allow-Origin"] == PAGE
+
+
+def test_where_comfyui_lets_in_every_page_the_routes_do(home: Path) -> None:
+    with comfyui(home, "--enable-cors-header") as server:
+        headers = {"Origin": "https://evil.test"}
+        assert requests.post(server.url + SWEEP, json={}, headers=headers, timeout=30).status_code == 200
 
 
 def test_a_server_that_caches_nothing_and_one_that_has_just_started(other: Server, seed: int) -> None:

@@ -16,6 +16,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,24 @@ def a_subgroup(rank: int) -> Any:
         return _error(lambda: sweep(keep=(), group=group))
     reports = sweep(keep=(), group=group, timeout=60)
     return {"ranks": reports.ranks, "released": [report.released[0].shape for report in reports]}
+
+
+def a_group_that_was_destroyed(rank: int) -> Any:
+    group = dist.new_group()
+    dist.destroy_process_group(group)
+    return _error(lambda: sweep(keep=(), group=group, timeout=60))
+
+
+def two_threads(rank: int) -> Any:
+    """Both threads of every rank sweep, in whatever order they come to it."""
+    both = threading.Barrier(2)
+
+    def act() -> Any:
+        both.wait()
+        return sweep(keep=(), timeout=60).ranks
+
+    with ThreadPoolExecutor(2) as pool:
+        return [each.result() for each in [pool.submit(act) for _ in range(2)]]
 
 
 def a_bad_argument(rank: int) -> Any:
@@ -275,6 +294,8 @@ IN_A_GROUP = (
     all_sweep,
     a_large_report,
     a_subgroup,
+    a_group_that_was_destroyed,
+    two_threads,
     a_bad_argument,
     bad_arguments_of_its_own,
     a_sweep_fails,

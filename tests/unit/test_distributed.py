@@ -61,6 +61,18 @@ def test_a_subgroup_sweeps_alone_and_is_told_by_global_rank(told: Told) -> None:
             assert f"rank {rank}, is not a member" in one["text"]
 
 
+def test_of_a_group_that_was_destroyed_it_says_so(told: Told) -> None:
+    for scene in told:
+        one = scene["a_group_that_was_destroyed"]
+        assert one["type"] == "ValueError"
+        assert "was it destroyed?" in one["text"]
+
+
+def test_threads_of_a_rank_sweep_one_after_the_other(told: Told) -> None:
+    for scene in told:
+        assert scene["two_threads"] == [[0, 1, 2, 3]] * 2
+
+
 def test_of_a_bad_argument_on_one_rank_all_are_told_and_none_sweeps(told: Told) -> None:
     for rank, one in enumerate(scene["a_bad_argument"] for scene in told):
         assert one["left"] == 3000

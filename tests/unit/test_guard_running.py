@@ -120,7 +120,8 @@ class TestHandedOver:
         assert variable.get().sum() == 3
         variable.reset(token)
 
-    def test_a_custom_backward_that_runs_has_its_context(self) -> None:
+    @pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
+    def test_a_custom_backward_that_runs_has_its_context(self, guards: Guard) -> None:
         class Double(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +131,7 @@ class TestHandedOver:
 
             @staticmethod
             def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-                fastpurge.sweep(keep=())
+                fastpurge.sweep(keep=(), guards=guards)
                 product: torch.Tensor = grad * ctx.saved_tensors[0] * ctx.factors[0]
                 return product
 

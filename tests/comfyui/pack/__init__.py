@@ -536,6 +536,16 @@ class Wait(_Node):
         return (image,)
 
 
+class Need(Wait):
+    """Needs so many MiB for a while."""
+
+    REQUIRED = {**Wait.REQUIRED, "mebibytes": ("INT", {"default": 0})}
+
+    def run(self, image: torch.Tensor, seconds: float, mebibytes: int = 0) -> tuple[torch.Tensor]:
+        _needed = torch.ones(mebibytes << 18)
+        return super().run(image, seconds)
+
+
 class Stats(_Node):
     """What there is in the process."""
 
@@ -627,6 +637,6 @@ _CLASSES = (
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
     *(V3Loop, Ring, RingSum, KeeperReader),
-    *(Expand, Loop, Switch, Fail, Wait, Stats, Say, PlainScan),
+    *(Expand, Loop, Switch, Fail, Wait, Need, Stats, Say, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
