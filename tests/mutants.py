@@ -330,8 +330,8 @@ MUTANTS = (
     Mutant(
         "stop does not wait for the thread",
         "watching.py",
-        "            self._thread.join(patience)",
-        "            pass",
+        "            self._thread.join(patience)\n            while",
+        "            while",
         "tests/unit/test_watching.py",
     ),
     Mutant(

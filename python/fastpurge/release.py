@@ -17,7 +17,7 @@ from torch._C import DisableTorchFunction, TensorBase
 from fastpurge import addresses
 from fastpurge.report import Item
 from fastpurge.survey import Candidate, Survey
-from fastpurge.tensors import Extent, extent_of_storage, reason_of, storage_of
+from fastpurge.tensors import Extent, extent_of_storage, is_undefined, reason_of, storage_of
 from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 
 _hook_fields = [

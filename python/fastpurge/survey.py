@@ -24,6 +24,7 @@ from fastpurge.tensors import (
     has_cpp_owner,
     is_a,
     is_pinned,
+    is_undefined,
     reason_of,
     storage_of,
     tensors_within,

@@ -104,6 +104,12 @@ def has_cpp_owner(obj: object) -> bool:
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
 
 
+def is_undefined(obj: object) -> bool:
+    """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
+    with DisableTorchFunction():
+        return is_a(obj, torch.Tensor) and bool(_use_count(obj) == 0)
+
+
 def is_pinned(tensor: torch.Tensor) -> bool:
     """Whether a tensor lies in memory of the host that devices read."""
     try:
