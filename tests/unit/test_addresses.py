@@ -215,4 +215,4 @@ def test_a_device_that_fails_ends_no_sweep(program: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     report = fastpurge.sweep(keep=())
     assert is_purged(program.leak)
-    assert len(report.released) == 1
+    assert 4 * SIZE in {item.nbytes for item in report.released}
