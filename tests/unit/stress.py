@@ -166,7 +166,7 @@ LEAK: list[Any] = []
 
 def leak() -> None:
     """What a sweep could leave behind: objects, memory, an open file."""
-    LEAK.append(([[] for _ in range(10)], b"leaked" * 200_000, Path(__file__).open("rb")))  # noqa: SIM115
+    LEAK.append(([[] for _ in range(50)], b"leaked" * 200_000, Path(__file__).open("rb")))  # noqa: SIM115
 
 
 def options() -> argparse.Namespace:

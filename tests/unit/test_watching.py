@@ -356,7 +356,10 @@ def test_the_reports_of_the_last_sweeps_are_there_and_no_more(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "_REPORTS", 2)
-    with watch_above(20) as watch:
+    held = resident()
+    # A default tenth below, of a gigabyte held, moves the mark up by more than what is leaked.
+    above, below = held + 20 * MIB, held + 10 * MIB
+    with fastpurge.watch(above=above, below=below, keep=tuple, every=SOON) as watch:
         for sweeps in range(1, 4):
             program.leak = mebibytes(100)
             with safe_point():

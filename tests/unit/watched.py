@@ -11,7 +11,7 @@ from typing import Any
 import fastpurge
 import psutil
 import torch
-from fastpurge import Watch
+from fastpurge import Watch, watching
 from fastpurge.pressure import Gauge
 
 MIB = 1 << 20
@@ -29,7 +29,7 @@ def mebibytes(count: int) -> torch.Tensor:
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, [(watch, watch.last_error) for watch in watching._running]
         time.sleep(0.002)
 
 
