@@ -12,7 +12,7 @@ TEST_NODES = frozenset(
     """
     Batch Blend Box Brighten Conditioning Decode Digest Expand ExpandModel Fail Fetch Gate Inner Keeper
     KeeperReader Leak LeakModel LoadModel Loop Mark ModuleModel Names Need Noise Nothing OwnModel Pair
-    PlainScan Put Ring RingSum RunModel Say Shelf SlowModel Stats Switch Unbox Ungate V3Loop Wait
+    PlainScan Put Ring RingSum RunModel Say Shelf SlowModel Stats Switch Unbox Ungate V3Loop Wait WaitFor
     """.split()
 )
 

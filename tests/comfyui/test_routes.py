@@ -36,6 +36,13 @@ def other(home: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture
+def go(tmp_path: Path) -> Iterator[Path]:
+    """What a prompt waits for; no test leaves one waiting."""
+    yield tmp_path / "go"
+    (tmp_path / "go").touch()
+
+
 def sweep(server: Server, path: str = SWEEP, /, **fields: Any) -> requests.Response:
     return requests.post(server.url + path, json=fields, timeout=PATIENCE)
 
@@ -55,9 +62,10 @@ def leak(seed: int, mebibytes: int) -> Graph:
     }
 
 
-def waiting(seed: int, seconds: float) -> Graph:
+def waiting(seed: int, go: Path) -> Graph:
+    """Gives what `chain` gives, once there is a file."""
     graph = chain(None, seed)
-    graph["wait"] = node("Wait", image=("noise", 0), seconds=seconds)
+    graph["wait"] = node("WaitFor", image=("noise", 0), file=str(go))
     graph["blend"]["inputs"]["a"] = ["wait", 0]
     return graph
 
@@ -119,10 +127,10 @@ def test_models_are_loaded_again_and_compute_the_same(server: Server, seed: int,
     assert [server.run(graph(by)).digest() for by in (1.5, 1.0)] == expected
 
 
-def test_a_prompt_that_runs_is_left_alone_or_waited_for(server: Server, seed: int) -> None:
+def test_a_prompt_that_runs_is_left_alone_or_waited_for(server: Server, seed: int, go: Path) -> None:
     expected = [server.run(chain(None, seed + at)).digest() for at in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        prompts = pool.submit(server.run_all, [waiting(seed, 4), waiting(seed + 1, 0.1)])
+        prompts = pool.submit(server.run_all, [waiting(seed, go), waiting(seed + 1, go)])
         wait_until_running(server)
         busy = sweep(server)
         assert busy.status_code == 409
@@ -136,7 +144,9 @@ def test_a_prompt_that_runs_is_left_alone_or_waited_for(server: Server, seed: in
         assert second.json() == {"error": "another purge is under way; nothing was done"}
         running = server.get("/queue")["queue_running"]
         assert len(running) == 1  # the same prompt still, and the server has answered
-        assert "FPT_Wait (node wait)" in patient.result(PATIENCE)["let_go"]  # before the second prompt began
+        go.touch()
+        # Before the second prompt began:
+        assert "FPT_WaitFor (node wait)" in patient.result(PATIENCE)["let_go"]
         assert [result.digest() for result in prompts.result(PATIENCE)] == expected
 
 
@@ -319,13 +329,14 @@ def test_many_servers_are_purged_and_one_that_is_not_there_is_named(
     assert "is the fastpurge pack installed?" in elsewhere.stdout
 
 
-def test_a_server_that_is_busy_is_asked_again(server: Server, seed: int) -> None:
+def test_a_server_that_is_busy_is_asked_again(server: Server, seed: int, go: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        prompt = pool.submit(server.run, waiting(seed, 5))
+        prompt = pool.submit(server.run, waiting(seed, go))
         wait_until_running(server)
         once = orchestrate("--wait", "0", "--attempts", "1", server.url)
         assert once.returncode == 1
         assert once.stdout == f"{server.url}: not purged: a prompt is running; nothing was done\n"
+        threading.Timer(3, go.touch).start()
         again = orchestrate("--wait", "0", "--attempts", "20", server.url)
         assert again.returncode == 0, again.stdout
         assert prompt.result(PATIENCE).status == "success"
@@ -375,6 +386,8 @@ def test_who_does_not_wait_for_the_answer_leaves_no_error_behind(monkeypatch: py
             await task
         go.set()
 
-    asyncio.run(leave())
+    # In a thread of its own: where a browser was driven before, this one has a loop that runs.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, leave()).result()
     threads[0].join()
     assert errors == []

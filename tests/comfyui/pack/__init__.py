@@ -536,6 +536,20 @@ class Wait(_Node):
         return (image,)
 
 
+class WaitFor(_Node):
+    """Waits until there is a file."""
+
+    REQUIRED = {"image": ("IMAGE",), "file": ("STRING",)}
+
+    def run(self, image: torch.Tensor, file: str) -> tuple[torch.Tensor]:
+        import comfy.model_management
+
+        while not Path(file).exists():
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.02)
+        return (image,)
+
+
 class Need(Wait):
     """Needs so many MiB for a while."""
 
@@ -637,6 +651,6 @@ _CLASSES = (
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
     *(V3Loop, Ring, RingSum, KeeperReader),
-    *(Expand, Loop, Switch, Fail, Wait, Need, Stats, Say, PlainScan),
+    *(Expand, Loop, Switch, Fail, Wait, WaitFor, Need, Stats, Say, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
