@@ -7,8 +7,11 @@ READY := .venv/ready
 PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
+# The make of macOS is of 2006.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-comfyui docs lint dist format bench mutants fuzz versions wheel clean
+.PHONY: help setup demo test test-core test-memcheck test-comfyui docs lint dist format bench mutants fuzz versions wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,7 +22,15 @@ demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
 	$(BIN)/python -m fastpurge demo
 
 test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and with the newest torch
-	$(BIN)/nox -s wheel rust core memcheck package
+	$(BIN)/nox -s wheel
+	$(MAKE) --jobs=2 $(SYNC) --no-print-directory test-core test-memcheck
+	$(BIN)/nox -s package
+
+test-core: $(READY)
+	$(BIN)/nox -s rust core
+
+test-memcheck: $(READY)  # takes minutes, of one processor
+	$(BIN)/nox -s memcheck
 
 test-comfyui: $(READY)  ## Run the tests of the node pack, on a real ComfyUI and in a browser
 	$(BIN)/nox -s wheel comfyui
