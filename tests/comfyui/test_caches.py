@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .graphs import PURGES, chain, insert, node
-from .server import Server, comfyui
+from .server import LEAN, Server, comfyui
 
 MODES = {
     "classic": ["--cache-classic"],
@@ -22,7 +22,7 @@ RELEASING = {name: PURGES[name] for name in ("ALL", "Pass RAM")}
 
 @pytest.fixture(scope="module", params=MODES.values(), ids=[*MODES])
 def server(request: pytest.FixtureRequest, home: Path) -> Iterator[Server]:
-    with comfyui(home, *request.param) as running:
+    with comfyui(home, LEAN, *request.param) as running:
         yield running
 
 
