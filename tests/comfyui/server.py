@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import util
@@ -198,6 +198,14 @@ def install(base: Path) -> None:
     here = Path(__file__).parent
     shutil.copytree(here / "pack", base / "custom_nodes" / "fastpurge_tests")
     (base / "custom_nodes" / "fastpurge_keepers").symlink_to(here / "keepers")
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something is the case."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _free_port() -> int:

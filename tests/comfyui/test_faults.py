@@ -7,9 +7,8 @@ import resource
 import signal
 import socket
 import struct
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +19,10 @@ import requests
 import websocket
 
 from .graphs import PURGES, Graph, chain, node
-from .server import PATIENCE, Result, Server, comfyui
+from .server import PATIENCE, Result, Server, comfyui, until
 
 SWEEP = "/fastpurge/sweep"
 CLOSE, RESET = "with a goodbye", "without one"
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def hang_up(connection: socket.socket, how: str) -> None:

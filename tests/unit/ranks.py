@@ -34,6 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 _TCPStore: Any = vars(dist)["TCPStore"]  # which torch's types do not name
 RANKS = 4
 SHORT = 2.0  # seconds to wait for those who do not come
+LONG = 180  # for those who come: on a machine that does much else, late
 program: Any = types.ModuleType("forgetful_program")
 sys.modules[program.__name__] = program
 
@@ -56,7 +57,7 @@ def before_the_group(rank: int) -> Any:
 def all_sweep(rank: int) -> Any:
     kept = torch.arange(10.0)
     program.forgotten = torch.ones(1000 + rank)
-    reports = sweep(keep=[kept], timeout=60)
+    reports = sweep(keep=[kept], timeout=LONG)
     return {
         "ranks": reports.ranks,
         "released": [[item.shape for item in report.released] for report in reports],
@@ -82,14 +83,14 @@ def a_subgroup(rank: int) -> Any:
     program.forgotten = torch.ones(2000 + rank)
     if rank not in (1, 3):
         return _error(lambda: sweep(keep=(), group=group))
-    reports = sweep(keep=(), group=group, timeout=60)
+    reports = sweep(keep=(), group=group, timeout=LONG)
     return {"ranks": reports.ranks, "released": [report.released[0].shape for report in reports]}
 
 
 def a_group_that_was_destroyed(rank: int) -> Any:
     group = dist.new_group()
     dist.destroy_process_group(group)
-    return _error(lambda: sweep(keep=(), group=group, timeout=60))
+    return _error(lambda: sweep(keep=(), group=group, timeout=LONG))
 
 
 def two_threads(rank: int) -> Any:
@@ -98,7 +99,7 @@ def two_threads(rank: int) -> Any:
 
     def act() -> Any:
         both.wait()
-        return sweep(keep=(), timeout=60).ranks
+        return sweep(keep=(), timeout=LONG).ranks
 
     with ThreadPoolExecutor(2) as pool:
         return [each.result() for each in [pool.submit(act) for _ in range(2)]]
@@ -107,7 +108,7 @@ def two_threads(rank: int) -> Any:
 def a_bad_argument(rank: int) -> Any:
     program.forgotten = torch.ones(3000)
     bad: dict[str, Any] = {"min_bytes": -1} if rank == 2 else {}
-    return _error(lambda: sweep(keep=(), timeout=60, **bad)) | {"left": program.forgotten.sum().item()}
+    return _error(lambda: sweep(keep=(), timeout=LONG, **bad)) | {"left": program.forgotten.sum().item()}
 
 
 def bad_arguments_of_its_own(rank: int) -> Any:
@@ -136,9 +137,9 @@ def _plant(do: Callable[[], None]) -> None:
 def a_sweep_fails(rank: int) -> Any:
     program.forgotten = torch.ones(4000 + rank)
     if rank != 1:
-        return _error(lambda: sweep(keep=(), timeout=60))
+        return _error(lambda: sweep(keep=(), timeout=LONG))
     errors = []
-    _plant(lambda: errors.append(_error(lambda: sweep(keep=(), timeout=60))))
+    _plant(lambda: errors.append(_error(lambda: sweep(keep=(), timeout=LONG))))
     fastpurge.sweep(keep=())  # and in it the other, which must not be
     return errors[0]
 
@@ -148,11 +149,11 @@ def collectives_in_flight(rank: int) -> Any:
     program.unnamed, program.forgotten = unnamed, torch.ones(10)
     del unnamed
     if rank == 3:  # the others cannot have theirs without it
-        sweep(keep=[named, program.unnamed], timeout=60)
+        sweep(keep=[named, program.unnamed], timeout=LONG)
     works = [dist.all_reduce(tensor, async_op=True) for tensor in (named, program.unnamed)]
     if rank != 3:
         under_way = not any(work.is_completed() for work in works)
-        sweep(keep=[named], timeout=60)
+        sweep(keep=[named], timeout=LONG)
     for work in works:
         work.wait()
     purged = fastpurge.is_purged(program.forgotten)
@@ -175,7 +176,7 @@ def _train(rank: int, *, sweeping: bool, hook: bool, **options: Any) -> list[Any
     def forget(place: int) -> None:
         if sweeping and place == step % 3:
             program.leak = [torch.ones(50, 50)]
-            assert any(item.shape == (50, 50) for item in sweep(keep=[model], timeout=60)[rank].released)
+            assert any(item.shape == (50, 50) for item in sweep(keep=[model], timeout=LONG)[rank].released)
 
     for step in range(4):
         torch.manual_seed(100 * rank + step)
@@ -217,11 +218,11 @@ def one_does_not_call(rank: int) -> Any:
 
 
 def and_then_all_call_again(rank: int) -> Any:
-    return sweep(keep=(), timeout=60).ranks
+    return sweep(keep=(), timeout=LONG).ranks
 
 
 def and_again(rank: int) -> Any:
-    return sweep(keep=(), timeout=60).ranks
+    return sweep(keep=(), timeout=LONG).ranks
 
 
 def _interrupt(*_: object) -> None:
@@ -242,13 +243,13 @@ def _interrupted(call: Callable[[], object]) -> bool:
 
 def one_is_interrupted_in_its_sweep(rank: int) -> Any:
     if rank != 3:
-        return _error(lambda: sweep(keep=(), timeout=60))
+        return _error(lambda: sweep(keep=(), timeout=LONG))
     signal.signal(signal.SIGALRM, _interrupt)
     gc.disable()  # what waits for the collector of the sweep, which goes on then and looks at the whole heap
     cycle: list[Any] = [_WhenReleased(_interrupt_soon)]
     cycle.append(cycle)
     del cycle
-    interrupted = _interrupted(lambda: sweep(keep=(), collect=True, timeout=60))
+    interrupted = _interrupted(lambda: sweep(keep=(), collect=True, timeout=LONG))
     gc.enable()
     return interrupted
 
@@ -261,7 +262,7 @@ def one_is_interrupted_as_it_waits(rank: int) -> Any:
             time.sleep(0.01)
         return {}
     if rank != 3:
-        return _error(lambda: sweep(keep=(), timeout=60)) | {"left": program.forgotten.sum().item()}
+        return _error(lambda: sweep(keep=(), timeout=LONG)) | {"left": program.forgotten.sum().item()}
     this_round = f"fastpurge/{meeting_of(None)._number + 1}/0/count"
 
     def interrupt() -> None:
@@ -271,7 +272,7 @@ def one_is_interrupted_as_it_waits(rank: int) -> Any:
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    interrupted = _interrupted(lambda: sweep(keep=(), timeout=60))
+    interrupted = _interrupted(lambda: sweep(keep=(), timeout=LONG))
     store.add("interrupted", 1)
     return interrupted
 
@@ -287,7 +288,7 @@ def the_one_with_the_store_is_killed(rank: int) -> Any:
     if rank == 0:
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
-    return _error(lambda: sweep(keep=(), timeout=60))
+    return _error(lambda: sweep(keep=(), timeout=LONG))
 
 
 IN_A_GROUP = (
@@ -331,7 +332,7 @@ def _act(rank: int, folder: Path) -> None:
             print(json.dumps([scene.__name__, scene(rank)]), file=file, flush=True)
 
         act(before_the_group)
-        options: dict[str, Any] = {"rank": rank, "world_size": RANKS, "timeout": timedelta(seconds=60)}
+        options: dict[str, Any] = {"rank": rank, "world_size": RANKS, "timeout": timedelta(seconds=LONG)}
         dist.init_process_group("gloo", store=_store(rank, folder), **options)
         for scene in IN_A_GROUP:
             act(scene)
