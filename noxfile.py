@@ -202,6 +202,7 @@ def bench(session: nox.Session) -> None:
     """Ratios on heaps of several sizes, and a plot of them."""
     install(session, "bench")
     session.run("python", "benches/growth.py")
+    session.run("python", "-m", "benches.program")
     session.run("python", "-m", "benches.seeing")
 
 

@@ -23,17 +23,7 @@ def run(about: str | None, measure: Callable[[int], Figures], ratios: Callable[[
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     options = parser.parse_args()
     times = measure(options.objects)
-    console = Console()
-    console.print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, {options.objects:,} objects, "
-        f"stream: {_core.object_stream()}"
-    )
-    table = Table("what", "ms", "ratio")
-    for what, milliseconds in times.items():
-        table.add_row(what, f"{milliseconds:.1f}", "")
-    for what, ratio in ratios(times).items():
-        table.add_row(what, "", f"{ratio:.2f}x")
-    console.print(table)
+    show(options.objects, times, ratios(times))
     if options.json:
         heap = {
             "python": platform.python_version(),
@@ -41,3 +31,18 @@ def run(about: str | None, measure: Callable[[int], Figures], ratios: Callable[[
             "objects": options.objects,
         }
         options.json.write_text(json.dumps({**heap, "ms": times, "ratios": ratios(times)}, indent=2))
+
+
+def show(objects: int, times: Figures, ratios: Figures) -> None:
+    """Print what was measured on a heap of so many objects, in milliseconds, and the ratios."""
+    console = Console()
+    console.print(
+        f"Python {platform.python_version()}, torch {torch.__version__}, {objects:,} objects, "
+        f"stream: {_core.object_stream()}"
+    )
+    table = Table("what", "ms", "ratio")
+    for what, milliseconds in times.items():
+        table.add_row(what, f"{milliseconds:.1f}", "")
+    for what, ratio in ratios.items():
+        table.add_row(what, "", f"{ratio:.2f}x")
+    console.print(table)

@@ -24,9 +24,8 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     """Run the demo on the console and say whether every check held; draw the report to ``plot``, if given."""
     console = console or Console(highlight=False)
     console.rule("fastpurge demo: a model in use, and memory that nobody needs")
-    model = _model()
-    tokens = torch.arange(64).reshape(1, 64)
-    expected = _compute(model, tokens)
+    model, tokens = make_model()
+    expected = compute(model, tokens)
     size = sum(parameter.nbytes for parameter in model.parameters())
     console.print(f"in use: {type(model).__name__}, {human(size)} of weights, random")
 
@@ -59,7 +58,7 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
         f"{plain_seconds / idle_seconds:.0f}x faster than plain Python"
     )
     checks = {
-        "the model's output is bit for bit the same": torch.equal(_compute(model, tokens), expected),
+        "the model's output is bit for bit the same": torch.equal(compute(model, tokens), expected),
         f"at least 90% is back at the OS ({freed / forgotten:.0%})": freed >= 0.9 * forgotten,
         "the report agrees with the OS": abs(report.freed_bytes - freed) <= 0.1 * freed,
         "a zombie is loud": _zombie_is_loud(forgetful, console),
@@ -101,15 +100,17 @@ def _whitelist(obj: object, whitelist: set[int]) -> None:
             _whitelist(value, whitelist)
 
 
-def _model() -> Any:
+def make_model() -> tuple[Any, torch.Tensor]:
+    """A GPT-2 of random weights, and tokens for it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     model: Any = GPT2LMHeadModel(GPT2Config(n_layer=6))
-    return model.eval()
+    return model.eval(), torch.arange(64).reshape(1, 64)
 
 
-def _compute(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+def compute(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """What the model makes of the tokens."""
     with torch.inference_mode():
         logits: torch.Tensor = model(tokens).logits
     return logits
@@ -147,7 +148,7 @@ def _in_a_cycle(_: Any) -> None:
 
 
 def _in_an_old_model(forgetful: Any) -> None:
-    forgetful.MODELS = [_model()]
+    forgetful.MODELS = [make_model()[0]]
 
 
 def _in_a_view(forgetful: Any) -> None:

@@ -166,6 +166,10 @@ class _Search:
                 self._roots.append(root)
         return len(self._roots) > before
 
+    def has_as_roots(self, candidates: list[Candidate]) -> bool:
+        """Whether none of them can be a candidate any more."""
+        return all(one.obj in self._known for one in candidates)
+
     def add_hidden(self, kept: list[Any]) -> bool:
         """Make roots of what kept objects hold out of the closure's sight; whether any was new."""
         gradients = keep.gradients(kept)
@@ -315,6 +319,9 @@ def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[
     What is spared may call for more: it is asked again until it adds nothing.
     """
     while view.asked and spare(search, view):
+        if not view.skipped and search.has_as_roots(view.asked):
+            _count_spared(guard, view.asked, spared)
+            return _View(view.snapshot)  # as a look would find, which takes a walk over the heap
         after = search.look()
         left = _core.IdSet(after.asked)
         gone = [one for one in view.asked if one not in left]
@@ -376,11 +383,11 @@ def _spare_running(search: _Search, _: _View) -> bool:
 # Each of these takes walks over the heap of its own.
 _THOROUGH = (_spare_callbacks, _spare_running)
 
-# Aliases once more at the end: what running code holds stands on memory too.
+# Aliases once more at the end: what libraries and running code hold stands on memory too.
 _STAGES = (
     (Guard.AUTOGRAD, _spare_graphs),
-    (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_aliases),
+    (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_replayed),
     (Guard.RUNNING, _spare_running),
     (Guard.AUTOGRAD, _spare_callbacks),

@@ -7,7 +7,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Guard
+from fastpurge import Guard, _core, guards
 
 
 class TestAlias:
@@ -32,8 +32,6 @@ def test_every_guard_has_a_docstring_and_a_name(guard: Guard) -> None:
 def test_guards_are_not_asked_when_nothing_is_there_to_spare(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastpurge import guards
-
     fastpurge.sweep(keep=(), guards=Guard.NONE)
 
     # Where libraries are known to keep something is asked for first: that saves a walk.
@@ -43,3 +41,21 @@ def test_guards_are_not_asked_when_nothing_is_there_to_spare(
     monkeypatch.setattr(guards, "library_state", everywhere)
     monkeypatch.setattr(guards, "outside", lambda: pytest.fail("asked"))
     fastpurge.sweep(keep=(), min_bytes=1 << 40)
+
+
+def test_the_base_of_a_kept_view_costs_no_further_walk(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = torch.arange(64).reshape(8, 8)  # C++ holds its base
+    fastpurge.sweep(keep=[view])
+    walks = 0
+    snapshot = _core.snapshot
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        nonlocal walks
+        walks += 1
+        return snapshot(*args, **kwargs)
+
+    monkeypatch.setattr(_core, "snapshot", count)
+    monkeypatch.setattr(guards, "outside", lambda: pytest.fail("asked"))
+    report = fastpurge.sweep(keep=[view], min_bytes=1)
+    assert report.spared["alias"] >= 64 * 8
+    assert walks == 1
