@@ -118,7 +118,7 @@ class _Search:
         self._roots: list[Any] = []
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
-        self._self_held = _core.IdSet()
+        self._owned = _core.IdSet()
         self._gradients_unread = False
         self._met: list[int] = []
         # Most often libraries keep what they kept before, and then one look is enough.
@@ -193,7 +193,7 @@ class _Search:
             scan_for=self.scan_for,
             libraries=keep.libraries(),
             outside=guards.outside(look_through=look_through),
-            self_held=self._self_held,
+            self_held=self._hold_themselves(),
             spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
             set_class=_set_class,
             implementation=(torch.Tensor, torch._C._swap_tensor_impl),
@@ -224,7 +224,7 @@ class _Search:
             report=keep.reported_types(),
             libraries=keep.libraries(),
             outside=self.outside,
-            self_held=self._self_held,
+            self_held=self._hold_themselves(),
             met=self._met,
         )
         self._met = snapshot.met
@@ -238,12 +238,19 @@ class _Search:
         is just becoming an owner has counted itself, and waits for the GIL to take that reference. With
         an owner that does not go away there is no such moment. So the owners are looked for, among
         tensors that no running code holds and that this survey keeps alive.
+
+        Before torch 2.10 the owner in C++ holds the Python object of a tensor. To ask the owner for it is to
+        take that reference over (`THPVariable_Wrap` in torch/csrc/autograd/python_variable.cpp), so while
+        the first snapshot holds it as well nothing holds itself: any further reference is a use.
         """
         held = _core.IdSet(snapshot.held)
         unkept = (x for x in snapshot.candidates if x in self._there)
-        known = len(self._self_held)
-        self._self_held.update(x for x in keep.owned([*unkept, *snapshot.kept]) if x in held)
-        return len(self._self_held) > known
+        known = len(self._owned)
+        self._owned.update(x for x in keep.owned([*unkept, *snapshot.kept]) if x in held)
+        return len(self._owned) > known
+
+    def _hold_themselves(self) -> _core.IdSet:
+        return self._owned if OWNED_TENSORS_HOLD_THEMSELVES else _core.IdSet()
 
     def _consider(self, obj: Any) -> Candidate | None:
         # The first snapshot holds every candidate, so its identity stays its own.

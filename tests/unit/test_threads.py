@@ -15,7 +15,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import is_purged
+from fastpurge import _core, is_purged
+from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
 from tests.flat import rising
 
@@ -38,10 +39,15 @@ def _run(*arguments: str, interpreter: tuple[str, ...] = (), **env: str) -> dict
     return result
 
 
+def _least(sweeps: int) -> int:
+    """How many sweeps release what was forgotten: before torch 2.10 not those that come upon a backward."""
+    return sweeps if OWNED_TENSORS_HOLD_THEMSELVES else 1
+
+
 def test_threads_compute_the_same_while_another_sweeps() -> None:
     result = _run(f"--sweeps={SWEEPS}")
     assert result["errors"] == []
-    assert result["sweeps"] == SWEEPS
+    assert result["sweeps"] >= _least(SWEEPS)
     assert min(result["checked"]) > 0
     assert rising(result["series"]) == {}
 
@@ -57,7 +63,7 @@ def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
     options = ("-X", "dev", "-W", "ignore")
     result = _run("--sweeps=20", interpreter=options, PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
     assert result["errors"] == []
-    assert result["sweeps"] == 20
+    assert result["sweeps"] >= _least(20)
 
 
 @pytest.mark.filterwarnings("ignore:Deallocating Tensor")
@@ -77,6 +83,41 @@ def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
     assert is_purged(program.forgotten)
     program.forgotten = torch.ones(4)
     assert fastpurge.sweep(keep=()).skipped == ()
+    assert is_purged(program.forgotten)
+
+
+def test_what_another_thread_takes_from_c_after_the_last_look_stays(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Before torch 2.10 whoever asks for a gradient that only C++ holds takes over the reference that C++ had.
+    program.weight = torch.ones(3, requires_grad=True)
+    program.weight.sum().backward()
+    assert program.weight.grad is not None  # its Python object is C++'s from here on
+    program.forgotten = torch.ones(4)
+    taken: list[float] = []
+
+    def exchange_late(*args: Any, **kwargs: Any) -> Any:
+        def take() -> None:
+            gradient = program.weight.grad
+            has_it.set()
+            let_go.wait()
+            taken.append(gradient.sum().item())
+
+        has_it, let_go = threading.Event(), threading.Event()
+        thread = threading.Thread(target=take)
+        if not taken:
+            thread.start()
+            has_it.wait()
+        refused = exchange(*args, **kwargs)
+        let_go.set()
+        if thread.ident:
+            thread.join()
+        return refused
+
+    exchange = _core.exchange
+    monkeypatch.setattr(_core, "exchange", exchange_late)
+    fastpurge.sweep(keep=())
+    assert taken == [3.0]
     assert is_purged(program.forgotten)
 
 
