@@ -93,7 +93,9 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     """The storage of a tensor, or ``None`` where the layout or the subclass has none."""
     try:
         with DisableTorchFunction():
-            return TensorBase.untyped_storage(tensor)
+            # Before torch 2.10 C++ takes the storage first, and waits for the GIL to take the rest
+            # (`TensorImpl::release_resources`). To ask for it then is to follow a null pointer.
+            return TensorBase.untyped_storage(tensor) if _use_count(tensor) else None
     except (RuntimeError, NotImplementedError):
         return None
 
