@@ -139,6 +139,9 @@ def work(
     except BaseException as error:
         log["errors"].append(f"{type(error).__name__}: {error}")
         stop.set()
+    finally:
+        # Else torch lets go of it when the thread is gone, by the GIL of an interpreter that may be ending.
+        torch.set_default_device(None)
 
 
 def forget(program: Any) -> None:
