@@ -126,7 +126,7 @@ MUTANTS = (
     Mutant(
         "self-held not explained",
         "survey.py",
-        "        return len(self._self_held) > known",
+        "        return len(self._owned) > known",
         "        return False",
         GUARDS,
     ),
