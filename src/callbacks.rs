@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
+use crate::external::{executes, executing_types};
 use crate::gc::{GcPause, Stream};
-use crate::held::{executes, executing_types};
 use crate::interpreter::Functions;
 use crate::objects::{ask, attribute, caller_of, list, types_in};
 use crate::room::{try_collect, try_entry, try_extend, try_insert, try_push};
@@ -22,7 +22,7 @@ use crate::types::{TypeTable, Wanted};
 /// a function running now is.
 ///
 /// Functions that hold no values are left out. ``executing`` are the types whose frame is their own, as for
-/// ``Outside``: what one that runs shows is what running code holds.
+/// ``RunningCode``: what one that runs shows is what running code holds.
 #[pyfunction]
 #[pyo3(signature = (*, function, method, others, executing=None))]
 pub fn callbacks<'py>(

@@ -12,12 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::gc::{Failure, GcPause};
-use crate::held::Outside;
 use crate::idset::IdSet;
 use crate::library::Libraries;
-use crate::objects::{addresses_in, checked, list, number, or_none, taken, tuple};
+use crate::objects::{checked, list, number, or_none, taken, tuple};
 use crate::reading::other_threads;
-use crate::room::{try_collect, try_extend, try_repeat, try_room};
+use crate::room::{try_collect, try_repeat, try_room};
+use crate::running::RunningCode;
 use crate::scan::Question;
 
 /// Exchanges class, attributes and implementation of each object with those of its blank, if all of
@@ -31,7 +31,7 @@ use crate::scan::Question;
 /// If there are any, all is as before.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, outside, self_held, spare_held, set_class, implementation, met=None))]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, running_code, self_held, spare_held, set_class, implementation))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
@@ -40,17 +40,13 @@ pub fn exchange<'py>(
     blanks: &Bound<'py, PyList>,
     scan_for: &Bound<'py, PyTuple>,
     libraries: &Libraries,
-    outside: &Outside,
+    running_code: &RunningCode,
     self_held: &IdSet,
     spare_held: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
-    met: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
-    let mut met = addresses_in(met)?;
-    // The blanks are of a scanned type too.
-    try_extend(&mut met, blanks.iter().map(|blank| blank.as_ptr() as usize))?;
     let question = Question {
         named,
         roots,
@@ -58,10 +54,9 @@ pub fn exchange<'py>(
         report: None,
         libraries,
         guarded: None,
-        outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
+        running_code: (spare_held || !other_threads(py)?.is_empty()).then_some(running_code),
         self_held: Some(self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],
-        met: &met,
     };
     let tools = Tools {
         py,

@@ -2,38 +2,26 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
-use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
 use crate::objects::text;
-use crate::room::try_push;
+use crate::pages::{PAGE, Pages};
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
 const ALIGNMENT: usize = 8;
-const PAGE: usize = 4096;
 /// One bit for each place in a page where an object may begin: 64 bytes, a line of the cache.
 type Bits = [u64; PAGE / ALIGNMENT / 64];
 
-const FRONT: usize = 256;
-const NO_PAGE: usize = usize::MAX;
-
 /// Addresses of objects. Holds no references: an address says something only while its object lives.
-///
-/// A bitmap in pages. Objects that were made together lie together, so most questions go to a page that
-/// was asked about before, and it is found in a small direct-mapped table without hashing.
 pub struct Addresses {
-    pages: FxHashMap<usize, u32>,
-    bits: Vec<Bits>,
-    front: [(usize, u32); FRONT],
+    pages: Pages<Bits>,
     len: usize,
 }
 
 impl Default for Addresses {
     fn default() -> Self {
         Self {
-            pages: FxHashMap::default(),
-            bits: Vec::new(),
-            front: [(NO_PAGE, 0); FRONT],
+            pages: Pages::new(Bits::default()),
             len: 0,
         }
     }
@@ -44,58 +32,26 @@ impl Addresses {
     #[inline]
     pub fn insert<T>(&mut self, object: *const T) -> Result<bool, Failure> {
         let (page, word, bit) = place(object);
-        let front = self.front[page % FRONT];
-        let at = if front.0 == page {
-            front.1
-        } else {
-            self.page(page)?
-        };
-        let word = &mut self.bits[at as usize][word];
+        let word = &mut self.pages.made(page)?[word];
         let is_new = *word & bit == 0;
         *word |= bit;
         self.len += usize::from(is_new);
         Ok(is_new)
     }
 
-    /// The bits of a page, which is made if it is not there.
-    #[cold]
-    fn page(&mut self, page: usize) -> Result<u32, Failure> {
-        let at = match self.pages.get(&page) {
-            Some(&at) => at,
-            None => {
-                let at = u32::try_from(self.bits.len()).map_err(|_| Failure::OutOfMemory)?;
-                let room = self.pages.try_reserve(1);
-                room.map_err(|_| Failure::OutOfMemory)?;
-                try_push(&mut self.bits, Bits::default())?;
-                self.pages.insert(page, at);
-                at
-            }
-        };
-        self.front[page % FRONT] = (page, at);
-        Ok(at)
-    }
-
-    #[inline]
-    fn known_page(&self, page: usize) -> Option<u32> {
-        let front = self.front[page % FRONT];
-        if front.0 == page {
-            return Some(front.1);
-        }
-        self.pages.get(&page).copied()
-    }
-
     #[inline]
     pub fn contains<T>(&self, object: *const T) -> bool {
         let (page, word, bit) = place(object);
-        self.known_page(page)
-            .is_some_and(|at| self.bits[at as usize][word] & bit != 0)
+        self.pages
+            .get(page)
+            .is_some_and(|bits| bits[word] & bit != 0)
     }
 
     pub fn remove<T>(&mut self, object: *const T) -> bool {
         let (page, word, bit) = place(object);
         let was_there = self.contains(object);
-        if let Some(at) = self.known_page(page) {
-            self.bits[at as usize][word] &= !bit;
+        if let Some(bits) = self.pages.get_mut(page) {
+            bits[word] &= !bit;
         }
         self.len -= usize::from(was_there);
         was_there

@@ -5,20 +5,23 @@
 
 // What benches/core.rs measures is public.
 mod callbacks;
+mod counts;
 mod exchange;
+mod external;
 mod frames;
 mod gc;
 mod heap;
-mod held;
 pub mod idset;
 mod interpreter;
 pub mod library;
 mod objects;
+mod pages;
 mod paths;
 mod prefetch;
 mod reach;
 mod reading;
 mod room;
+mod running;
 pub mod scan;
 mod state;
 mod strays;
@@ -44,8 +47,6 @@ mod _core {
     #[pymodule_export]
     use crate::heap::trim_heap;
     #[pymodule_export]
-    use crate::held::Outside;
-    #[pymodule_export]
     use crate::idset::IdSet;
     #[pymodule_export]
     use crate::library::Libraries;
@@ -53,6 +54,8 @@ mod _core {
     use crate::paths::{holdings, paths};
     #[pymodule_export]
     use crate::reading::read_unless_inside;
+    #[pymodule_export]
+    use crate::running::RunningCode;
     #[pymodule_export]
     use crate::scan::{Snapshot, closure, reached, scan, snapshot};
     #[pymodule_export]

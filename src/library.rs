@@ -191,6 +191,23 @@ impl<'py, 'a> Judge<'py, 'a> {
         }
     }
 
+    /// Whether a type object is of a module of one of some packages.
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    pub unsafe fn is_of_package(
+        &self,
+        of: *mut ffi::PyObject,
+        packages: &FxHashSet<String>,
+    ) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract.
+        let Some(name) = (unsafe { self.module_of.get(of) })? else {
+            return Ok(false);
+        };
+        let package = utf8(&name)?.and_then(|name| name.split('.').next());
+        Ok(package.is_some_and(|package| packages.contains(package)))
+    }
+
     pub fn is_library_name(&mut self, name: &str) -> Result<bool, Failure> {
         if let Some(&known) = self.by_name.get(name) {
             return Ok(known);

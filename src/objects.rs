@@ -168,15 +168,6 @@ pub fn types_in(types: Option<&Bound<'_, PyTuple>>) -> PyResult<Vec<*mut ffi::Py
     Ok(pointers)
 }
 
-/// Addresses, which Python has as a list of numbers.
-pub fn addresses_in(numbers: Option<&Bound<'_, PyList>>) -> PyResult<Vec<usize>> {
-    let mut addresses = Vec::new();
-    for number in numbers.into_iter().flatten() {
-        try_push(&mut addresses, number.extract()?)?;
-    }
-    Ok(addresses)
-}
-
 /// A copy of a str.
 pub fn string_of(text: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(try_copy(text.cast::<PyString>()?.to_str()?)?)

@@ -7,13 +7,45 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use pyo3::ffi;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::Failure;
 use crate::idset::Addresses;
 use crate::library::Judge;
 use crate::prefetch::{prefetch, prefetch_contents};
-use crate::room::try_push;
+use crate::room::{try_insert, try_push};
 use crate::types::{Role, TypeTable, each_unshown};
+
+/// Objects that lead to most of what a program has: an interactive shell, a test session, an event loop.
+#[derive(Default)]
+pub struct RootObjects {
+    /// With subtypes.
+    pub types: Vec<*mut ffi::PyTypeObject>,
+    /// Names of packages, whose classes count all.
+    pub packages: FxHashSet<String>,
+    known: FxHashMap<usize, bool>,
+}
+
+impl RootObjects {
+    /// # Safety
+    /// `of` is a live type, and the thread is attached.
+    unsafe fn have(
+        &mut self,
+        of: *mut ffi::PyTypeObject,
+        judge: &mut Judge<'_, '_>,
+    ) -> Result<bool, Failure> {
+        if let Some(&known) = self.known.get(&(of as usize)) {
+            return Ok(known);
+        }
+        // SAFETY: by this function's contract; PyType_IsSubtype walks the MRO.
+        let answer = unsafe {
+            let is = |&base: &*mut ffi::PyTypeObject| ffi::PyType_IsSubtype(of, base) != 0;
+            self.types.iter().any(is) || judge.is_of_package(of.cast(), &self.packages)?
+        };
+        try_insert(&mut self.known, of as usize, answer)?;
+        Ok(answer)
+    }
+}
 
 /// How many referents are on their way at a time: enough to hide a load from memory.
 const AHEAD: usize = 16;
@@ -34,6 +66,8 @@ pub struct Reach<'a, 'py> {
     pending: Vec<*mut ffi::PyObject>,
     reported: Vec<*mut ffi::PyObject>,
     noted: Option<Vec<*mut ffi::PyObject>>,
+    /// What is not entered either, from `stop_at` on.
+    roots: Option<RootObjects>,
     /// Whether the object being traversed has shown a referent.
     shown: bool,
     outcome: Result<(), Failure>,
@@ -51,6 +85,7 @@ impl<'a, 'py> Reach<'a, 'py> {
             pending: Vec::new(),
             reported: Vec::new(),
             noted: None,
+            roots: None,
             shown: false,
             outcome: Ok(()),
         }
@@ -107,6 +142,37 @@ impl<'a, 'py> Reach<'a, 'py> {
         self.met.contains(object)
     }
 
+    /// Has root objects be a boundary from here on.
+    pub fn stop_at(&mut self, roots: Option<RootObjects>) {
+        self.roots = roots;
+    }
+
+    /// Whether the instances of a type are root objects.
+    ///
+    /// # Safety
+    /// `of` is a live type, and the thread is attached.
+    pub unsafe fn is_root_object(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
+        match &mut self.roots {
+            // SAFETY: by this function's contract.
+            Some(roots) => unsafe { roots.have(of, &mut self.judge) },
+            None => Ok(false),
+        }
+    }
+
+    /// Whether a type is a library's.
+    ///
+    /// # Safety
+    /// `of` is a live type, and the thread is attached.
+    pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe { self.judge.is_library_type(of.cast()) }
+    }
+
+    /// Whether an object is the `__dict__` of a module.
+    pub fn is_namespace(&self, object: *mut ffi::PyObject) -> bool {
+        self.namespaces.contains(object)
+    }
+
     /// How many objects have been reported so far.
     pub fn reported(&self) -> usize {
         self.reported.len()
@@ -148,7 +214,7 @@ impl<'a, 'py> Reach<'a, 'py> {
         // SAFETY: by this function's contract.
         unsafe {
             match self.types.of(object).role {
-                Role::Plain => Ok(false),
+                Role::Plain => self.is_root_object(ffi::Py_TYPE(object)),
                 Role::Dict => Ok(self.namespaces.contains(object)),
                 Role::Module => Ok(true),
                 Role::Type => self.judge.is_boundary_type(object),

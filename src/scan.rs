@@ -6,13 +6,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::external::{Accounted, running_frames};
 use crate::gc::{Failure, GcPause, Stream};
-use crate::held::{Accounted, Census, Outside, running_frames};
 use crate::idset::{Addresses, IdSet};
 use crate::library::{Judge, Libraries, imported_modules};
-use crate::objects::{addresses_in, list, number, types_in};
+use crate::objects::{list, number, types_in};
 use crate::reach::Reach;
 use crate::room::{try_collect, try_push};
+use crate::running::RunningCode;
 use crate::types::{Role, TypeTable, Wanted};
 
 /// What was kept and what was not, at one moment.
@@ -29,8 +30,6 @@ pub struct Snapshot {
     held: Py<PyList>,
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
-    /// Addresses of the candidates, and of containers around them as far as these were looked for.
-    met: Py<PyList>,
     /// How many objects the collector tracked.
     objects_scanned: Py<PyAny>,
     /// Everything in the closure that can itself hold a reference.
@@ -55,7 +54,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=None))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, running_code=None, self_held=None))]
 pub fn snapshot<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
@@ -64,12 +63,10 @@ pub fn snapshot<'py>(
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
     guarded: Option<&Bound<'_, PyList>>,
-    outside: Option<&Outside>,
+    running_code: Option<&RunningCode>,
     self_held: Option<&IdSet>,
-    met: Option<&Bound<'_, PyList>>,
 ) -> PyResult<Bound<'py, Snapshot>> {
     let _pause = GcPause::new(py);
-    let met = addresses_in(met)?;
     let question = Question {
         named,
         roots,
@@ -77,10 +74,9 @@ pub fn snapshot<'py>(
         report: Some(report),
         libraries,
         guarded,
-        outside,
+        running_code,
         self_held,
         lists: &[],
-        met: &met,
     };
     let sight = question.look(py)?;
     // All are owned before the first list is made: from then on they could be let go elsewhere.
@@ -93,7 +89,6 @@ pub fn snapshot<'py>(
         spared: list(py, spared, Ok)?.unbind(),
         held: list(py, held, Ok)?.unbind(),
         running: list(py, running, Ok)?.unbind(),
-        met: list(py, sight.met, |at| number(py, at))?.unbind(),
         objects_scanned: number(py, sight.seen)?.unbind(),
         closure: Py::new(py, IdSet::from(sight.closure))?,
     };
@@ -109,12 +104,10 @@ pub struct Question<'a, 'py> {
     pub libraries: &'a Libraries,
     /// Roots as well, of which it is told what only they protect.
     pub guarded: Option<&'a Bound<'py, PyList>>,
-    pub outside: Option<&'a Outside>,
+    pub running_code: Option<&'a RunningCode>,
     pub self_held: Option<&'a IdSet>,
     /// Lists that protect nothing by holding it.
     pub lists: &'a [*mut ffi::PyObject],
-    /// Where an earlier look has met candidates, and containers around them.
-    pub met: &'a [usize],
 }
 
 /// What a snapshot sees: borrowed pointers, good until Python code runs again.
@@ -124,7 +117,6 @@ pub struct Sight {
     pub spared: Vec<*mut ffi::PyObject>,
     pub held: Vec<*mut ffi::PyObject>,
     pub running: Vec<*mut ffi::PyObject>,
-    pub met: Vec<usize>,
     pub closure: Addresses,
     pub seen: usize,
 }
@@ -136,25 +128,19 @@ impl<'py> Question<'_, 'py> {
         let stream = Stream::open(py)?;
         let judge = Judge::new(py, self.libraries)?;
         let frames = running_frames(py)?;
+        let search = self.running_code.map(|code| code.search(self.scan_for));
+        let search = search.transpose()?;
         let mut types = TypeTable::new(Wanted {
             scanned: types_in(Some(self.scan_for))?,
             reported: types_in(self.report)?,
-            whole: match self.outside {
-                Some(outside) => outside.whole(py)?,
-                None => Vec::new(),
-            },
             ..Wanted::default()
         })?;
-
         let accounted = Accounted {
             frames: &frames,
             self_held: self.self_held.map(IdSet::addresses),
             lists: self.lists,
-            expected: self.met,
         };
-        let census = self.outside.map(|outside| outside.census(py, accounted));
-        let mut census = census.transpose()?;
-        let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
+        let heap = Heap::walk(py, &stream, &mut types)?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
         for root in self.named.iter_borrowed() {
             // SAFETY: `named` holds the root, and no Python code runs from here on.
@@ -175,24 +161,11 @@ impl<'py> Question<'_, 'py> {
             try_push(&mut spared, object)?;
         }
         candidates.retain(|&object| !reach.has_met(object));
-        let (mut held, mut met) = (Vec::new(), Vec::new());
-        if let Some(census) = census.filter(|_| !candidates.is_empty()) {
-            let whole = heap.whole.into_iter();
-            let unmet = whole.filter(|&object| !reach.has_met(object));
-            let suspects = try_collect(candidates.iter().copied().chain(unmet))?;
-            let found = census.holds(&stream, &suspects, &heap.namespaces, |object| {
-                reach.has_met(object)
-            })?;
-            (held, met) = (found.suspects, found.holders);
-        }
-        for &candidate in &candidates {
-            try_push(&mut met, candidate as usize)?;
-        }
         let by_keep = reach.reported();
-        for &object in &held {
-            // SAFETY: live since it was met; nothing has been let go meanwhile.
-            unsafe { reach.add(object) }?;
-        }
+        let held = match search.filter(|_| !candidates.is_empty()) {
+            Some(search) => search.add_to(py, &mut reach, &stream, accounted)?,
+            None => Vec::new(),
+        };
         let (closure, mut kept) = reach.finish();
         let running = kept.split_off(by_keep);
         candidates.retain(|&object| !closure.contains(object));
@@ -202,7 +175,6 @@ impl<'py> Question<'_, 'py> {
             spared,
             held,
             running,
-            met,
             closure,
             seen: heap.seen,
         })
@@ -221,7 +193,7 @@ pub fn closure<'py>(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let heap = Heap::walk(py, &stream, &mut types)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
         // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
@@ -243,7 +215,7 @@ pub fn reached<'py>(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let heap = Heap::walk(py, &stream, &mut types)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     let mut answers = Vec::new();
     for root in roots.iter_borrowed() {
@@ -277,30 +249,21 @@ pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound
         scanned: types_in(Some(types))?,
         ..Wanted::default()
     })?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let heap = Heap::walk(py, &stream, &mut types)?;
     list(py, own(py, &heap.found)?, Ok)
 }
 
 /// What one walk over the heap gives: borrowed pointers, good until Python code runs again.
 struct Heap {
     found: Vec<*mut ffi::PyObject>,
-    /// Instances that, if they are held from outside, keep everything they reach.
-    whole: Vec<*mut ffi::PyObject>,
     /// The `__dict__` of every module, in `sys.modules` or not.
     namespaces: Addresses,
     seen: usize,
 }
 
 impl Heap {
-    /// Walks; a census that expects something is fed along the way.
-    fn walk(
-        py: Python<'_>,
-        stream: &Stream<'_>,
-        types: &mut TypeTable,
-        census: Option<&mut Census<'_>>,
-    ) -> PyResult<Self> {
-        let mut census = census.filter(|census| census.expects());
-        let (mut found, mut whole) = (Vec::new(), Vec::new());
+    fn walk(py: Python<'_>, stream: &Stream<'_>, types: &mut TypeTable) -> PyResult<Self> {
+        let mut found = Vec::new();
         let mut namespaces = Addresses::default();
         // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
         for (_, module) in imported_modules(py)? {
@@ -313,9 +276,6 @@ impl Heap {
             if facts.scanned {
                 try_push(&mut found, object)?;
             }
-            if facts.whole {
-                try_push(&mut whole, object)?;
-            }
             if facts.role == Role::Module {
                 // SAFETY: a live module; its dict is null only while it is being made.
                 let namespace = unsafe { ffi::PyModule_GetDict(object) };
@@ -323,15 +283,10 @@ impl Heap {
                     namespaces.insert(namespace)?;
                 }
             }
-            match &mut census {
-                // SAFETY: as above.
-                Some(census) => unsafe { census.feed(object, &namespaces) },
-                None => Ok(()),
-            }
+            Ok(())
         })?;
         Ok(Self {
             found,
-            whole,
             namespaces,
             seen,
         })

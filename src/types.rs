@@ -30,12 +30,18 @@ pub struct Facts {
     /// Says of a single instance whether it takes part in garbage collection (static types do not).
     pub is_gc: Option<ffi::inquiry>,
     pub role: Role,
+    /// The type was made by a class statement, or like one.
+    pub instance: bool,
     /// An instance is what the scan looks for.
     pub scanned: bool,
     /// An instance is to be named when the closure meets it.
     pub reported: bool,
     /// An instance is looked through for what it holds.
     pub container: bool,
+    /// An instance is one of a type that is derived from a container's.
+    pub derived: bool,
+    /// An instance may wait to go on, or to be called.
+    pub scheduled: bool,
     /// An instance that is held from outside keeps everything it reaches.
     pub whole: bool,
     /// An instance is looked through as if it were not there.
@@ -53,8 +59,10 @@ pub struct Wanted {
     pub reported: Vec<*mut ffi::PyTypeObject>,
     /// Exactly these: what is looked through.
     pub containers: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what is looked through as well.
+    /// With subtypes: what may be looked through as well.
     pub container_bases: Vec<*mut ffi::PyTypeObject>,
+    /// With subtypes: what may wait to go on, or to be called.
+    pub scheduled: Vec<*mut ffi::PyTypeObject>,
     /// With subtypes: what keeps everything it reaches, if it is held from outside.
     pub whole: Vec<*mut ffi::PyTypeObject>,
     /// Exactly these: what is looked through as if it were not there.
@@ -68,9 +76,12 @@ impl Facts {
         traverse: None,
         is_gc: None,
         role: Role::Plain,
+        instance: false,
         scanned: false,
         reported: false,
         container: false,
+        derived: false,
+        scheduled: false,
         whole: false,
         wrapper: false,
         cache: false,
@@ -153,7 +164,7 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
     // SAFETY: PyType_IsSubtype walks the MRO of two live types; no `__subclasscheck__` is run.
     let is = |base| unsafe { ffi::PyType_IsSubtype(of, base) } != 0;
     // SAFETY: a live type, as the contract says.
-    let has_gc = unsafe { ffi::PyType_GetFlags(of) } & ffi::Py_TPFLAGS_HAVE_GC != 0;
+    let flags = unsafe { ffi::PyType_GetFlags(of) };
     // SAFETY: both slots are listed in the stable ABI, and PyType_GetSlot takes static types from
     // 3.10 on. A null slot becomes `None`; a filled one has the type named by its slot id.
     let (traverse, is_gc) = unsafe {
@@ -178,13 +189,15 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
         Role::Plain
     };
     Facts {
-        traverse: traverse.filter(|_| has_gc),
+        traverse: traverse.filter(|_| flags & ffi::Py_TPFLAGS_HAVE_GC != 0),
         is_gc,
         role,
+        instance: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
         scanned: wanted.scanned.iter().any(|&base| is(base)),
         reported: wanted.reported.iter().any(|&base| is(base)),
-        container: wanted.containers.contains(&of)
-            || wanted.container_bases.iter().any(|&base| is(base)),
+        container: wanted.containers.contains(&of),
+        derived: wanted.container_bases.iter().any(|&base| is(base)),
+        scheduled: wanted.scheduled.iter().any(|&base| is(base)),
         whole: wanted.whole.iter().any(|&base| is(base)),
         wrapper: wanted.wrappers.contains(&of),
         cache: wanted.caches.contains(&of),

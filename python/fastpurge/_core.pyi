@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 __all__ = [
     "IdSet",
     "Libraries",
-    "Outside",
+    "RunningCode",
     "Snapshot",
     "callbacks",
     "closure",
@@ -53,15 +53,19 @@ class Libraries:
         """Whether the module of this name (as in ``sys.modules``) is a library."""
 
 @final
-class Outside:
-    """How to look for what is held from where the collector cannot see: running code, C code.
+class RunningCode:
+    """How to find what running code and C code hold, where the collector cannot see it.
 
-    ``containers`` are looked through, by exact type, and ``container_bases`` with their subtypes.
-    Instances of ``whole`` that are held keep everything they reach.
+    ``containers`` are looked through, by exact type, and ``container_bases`` with the subtypes that are the
+    program's. Instances of ``whole`` that are held keep everything they reach.
     ``executing`` are the types (generators and the like) whose frame is their own, each with the
-    attribute that says that it runs now. ``scheduled`` are containers that count as held, with their
-    subtypes: each with a function in C that says of one whether it is done, and counts no more, or without.
-    ``at_work`` are objects that count as held.
+    attribute that says that it runs now. ``scheduled`` are types whose instances are in use whoever holds
+    them: each with a function in C that says of one whether it is done, and is in use no more, or without.
+    They keep everything they reach, or are looked through if they are ``roots`` too.
+
+    ``roots`` are types, and names of packages, whose instances lead to what is not in use: these are a
+    boundary. All other objects of a library's class that are held keep everything they reach; if there are no
+    ``roots``, they do not.
     """
 
     def __new__(
@@ -72,8 +76,8 @@ class Outside:
         whole: tuple[type, ...] | None = None,
         executing: tuple[tuple[type, str], ...] | None = None,
         scheduled: tuple[tuple[type, Callable[[Any], bool] | None], ...] | None = None,
-        at_work: tuple[object, ...] | None = None,
-    ) -> Outside: ...
+        roots: tuple[tuple[type, ...], tuple[str, ...]] | None = None,
+    ) -> RunningCode: ...
 
 @final
 class Snapshot:
@@ -98,9 +102,6 @@ class Snapshot:
     def running(self) -> list[Any]:
         """What only those reach, of a reported type; it is not in ``kept``."""
     @property
-    def met(self) -> list[int]:
-        """Addresses of the candidates, and of containers around them as far as these were looked for."""
-    @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
     @property
@@ -115,9 +116,8 @@ def snapshot(
     report: tuple[type, ...],
     libraries: Libraries,
     guarded: list[Any] | None = None,
-    outside: Outside | None = None,
+    running_code: RunningCode | None = None,
     self_held: IdSet | None = None,
-    met: list[int] | None = None,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
@@ -125,7 +125,6 @@ def snapshot(
     ``guarded``. No Python code
     runs between closure and scan, in this thread or any other, and no object is asked anything: types
     are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
-    What an earlier snapshot has ``met`` saves walks over the heap; what is there may have changed since.
 
     Raises ``MemoryError`` if the sets do not fit in memory.
     """
@@ -165,12 +164,11 @@ def exchange(
     *,
     scan_for: tuple[type, ...],
     libraries: Libraries,
-    outside: Outside,
+    running_code: RunningCode,
     self_held: IdSet,
     spare_held: bool,
     set_class: Callable[[Any, type], object],
     implementation: tuple[type, Callable[[Any, Any], object]],
-    met: list[int] | None = None,
 ) -> list[tuple[int, BaseException | None]]:
     """Exchange class, attributes and implementation of each object with those of its blank.
 

@@ -1,10 +1,7 @@
 """Rules that spare candidates nobody named. Each is small, has a name, and can be switched off."""
 
 import collections
-import contextvars
 import functools
-import itertools
-import sys
 import types
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -12,6 +9,7 @@ from enum import Flag, auto
 from typing import Any
 
 from fastpurge import _core, keep
+from fastpurge.running_code import CALLABLES, EXECUTING, PLAIN
 from fastpurge.tensors import Extent
 
 
@@ -31,8 +29,10 @@ class Guard(Flag):
     say."""
 
     RUNNING = auto()
-    """What running code holds: locals of running functions in any thread, values on their stacks, and
-    exceptions being handled; directly, or through plain containers, closures and iterators. So is what
+    """What running code holds: locals of running functions in any thread, values on their stacks, exceptions
+    being handled, context variables, and work that waits to be done; directly, or through plain containers,
+    closures and iterators. An object of a library's class that it holds so is in use with everything it leads
+    to; one of the program's own class is not looked into, unless it is a context manager. So is what
     else the collector cannot see, such as a tensor that a NumPy array stands on. Switched off, what is
     held directly is left alone all the same while other threads run: one may be using it right now; and
     with a torch before 2.10."""
@@ -41,7 +41,6 @@ class Guard(Flag):
     NONE = 0
 
 
-PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
 _LIBRARY_DEPTH = 3
 
 
@@ -58,7 +57,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
         scan_for,
         libraries=keep.libraries(),
         containers=(*PLAIN, collections.defaultdict),
-        wrappers=(*_callables(), staticmethod, classmethod, property),
+        wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
         depth=_LIBRARY_DEPTH,
         modules=_keepers if where_known else None,
@@ -83,100 +82,7 @@ def callbacks() -> list[Any]:
         function=types.FunctionType,
         method=types.MethodType,
         others=(functools.partial, collections.OrderedDict),
-        executing=_EXECUTING,
-    )
-
-
-def outside(*, look_through: bool = True) -> _core.Outside:
-    """How to find what is held from outside the collector's sight: directly only, or looking through.
-
-    What is looked through is what running code works with and has not given away: plain containers,
-    closures, bound methods, iterators, suspended generators, the frames of exceptions, and what work is
-    handed over in. Another object is not looked into, or the `self` of every running method would keep
-    whatever it leads to; a few of torch's and transformers' own are kept whole, since their tensors are
-    part of the computation.
-    """
-    if not look_through:
-        return _core.Outside(executing=_EXECUTING)
-    return _core.Outside(
-        containers=(*_callables(), *_iterators(), *_imported(_HANDED_OVER)),
-        container_bases=(*PLAIN, BaseException),
-        whole=_imported(_WHOLE),
-        executing=_EXECUTING,
-        scheduled=_scheduled(),
-        at_work=(*contextvars.copy_context().values(),),
-    )
-
-
-_EXECUTING = (
-    (types.GeneratorType, "gi_running"),
-    (types.CoroutineType, "cr_running"),
-    (types.AsyncGeneratorType, "ag_running"),
-)
-
-_WHOLE = {
-    "torch.optim.optimizer": ("Optimizer",),
-    "torch.optim.lr_scheduler": ("LRScheduler",),
-    "torch.amp.grad_scaler": ("GradScaler",),
-    "torch.autograd.function": ("FunctionCtx",),
-    "torch.utils.data": ("Dataset", "DataLoader"),
-    "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
-    "transformers.cache_utils": ("Cache",),
-}
-
-_HANDED_OVER = {
-    "asyncio": ("Future", "Handle", "Queue", "Task", "TimerHandle"),
-    "concurrent.futures": ("Future",),
-    "concurrent.futures.thread": ("_WorkItem",),
-    "queue": ("LifoQueue", "PriorityQueue", "Queue", "SimpleQueue"),
-    "threading": ("Thread", "Timer"),
-}
-
-
-def _imported(names: dict[str, tuple[str, ...]]) -> tuple[type, ...]:
-    """Those types whose modules are imported: no others can have instances."""
-    modules = ((sys.modules.get(module), types) for module, types in names.items())
-    found = (vars(module).get(name) for module, types in modules if module for name in types)
-    return tuple(one for one in found if isinstance(one, type))
-
-
-def _scheduled() -> tuple[tuple[type, Any], ...]:
-    """Tasks that wait to go on and callbacks that wait to be called: the event loop is not looked into."""
-    if "asyncio" not in sys.modules:
-        return ()
-    import asyncio
-
-    # Without the C accelerator it is a function in Python, and any task counts.
-    done = asyncio.Task.done if type(asyncio.Task.done) is types.MethodDescriptorType else None
-    # A handle that was cancelled holds nothing.
-    return ((asyncio.Task, done), (asyncio.Handle, None))
-
-
-def _callables() -> tuple[type, ...]:
-    return (
-        types.CellType,
-        types.FunctionType,
-        types.MethodType,
-        types.BuiltinMethodType,
-        functools.partial,
-    )
-
-
-def _iterators() -> tuple[type, ...]:
-    empty: dict[Any, Any] = {}
-    made: list[Any] = [
-        *(iter([]), iter(()), iter(set()), iter(empty), iter(collections.deque()), reversed([])),
-        *(empty.values(), empty.items(), iter(empty.values()), iter(empty.items())),
-    ]
-    return (
-        *(type(one) for one in made),
-        *(enumerate, zip, map, filter, reversed),
-        *(item for item in vars(itertools).values() if isinstance(item, type)),
-        types.GeneratorType,
-        types.CoroutineType,
-        types.AsyncGeneratorType,
-        types.TracebackType,
-        types.FrameType,
+        executing=EXECUTING,
     )
 
 

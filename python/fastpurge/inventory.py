@@ -14,11 +14,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastpurge import _core, guards, keep, memory, paths, roots
+from fastpurge import _core, keep, memory, paths, roots
 from fastpurge.memory import MemoryReading
 from fastpurge.report import Told, human, right
 from fastpurge.request import parse_count
 from fastpurge.roots import Root
+from fastpurge.running_code import PLAIN
 from fastpurge.spelling import shown
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
 from fastpurge.tombstones import is_purged
@@ -204,7 +205,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     objs = [root.obj for root in starts]
     hidden = paths.find_hidden(starts)
     types = (torch.Tensor, *keep.array_types())
-    found = _core.holdings(types, objs, through=guards.PLAIN, hidden=hidden.pairs)
+    found = _core.holdings(types, objs, through=PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
     # What is held by name counts the memory that it shares with what is not, and a tensor before an array.
     found.sort(key=lambda one: (one[1] is None, not is_a(one[0], torch.Tensor)))

@@ -17,6 +17,7 @@ from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.report import Item
 from fastpurge.request import Request
+from fastpurge.running_code import running_code
 from fastpurge.tensors import (
     OWNED_TENSORS_HOLD_THEMSELVES,
     Extent,
@@ -113,14 +114,13 @@ class _Search:
         self.request = request
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
         self.graphs = False
-        self.outside: _core.Outside | None = None
+        self.running_code: _core.RunningCode | None = None
         self._named = keep.named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
         self._owned = _core.IdSet()
         self._gradients_unread = False
-        self._met: list[int] = []
         # Most often libraries keep what they kept before, and then one look is enough.
         library = Guard.LIBRARY in request.guards
         state = guards.library_state(self.scan_for, where_known=True) if library else []
@@ -192,12 +192,11 @@ class _Search:
             blanks,
             scan_for=self.scan_for,
             libraries=keep.libraries(),
-            outside=guards.outside(look_through=look_through),
+            running_code=running_code(look_through=look_through),
             self_held=self._hold_themselves(),
             spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
             set_class=_set_class,
             implementation=(torch.Tensor, torch._C._swap_tensor_impl),
-            met=self._met,
         )
 
     def _view(self) -> _View:
@@ -216,19 +215,16 @@ class _Search:
         return view
 
     def _snapshot(self, guarded: list[Any] | None = None) -> _core.Snapshot:
-        snapshot = _core.snapshot(
+        return _core.snapshot(
             self._named,
             self._roots,
             guarded=guarded or [],
             scan_for=self.scan_for,
             report=keep.reported_types(),
             libraries=keep.libraries(),
-            outside=self.outside,
+            running_code=self.running_code,
             self_held=self._hold_themselves(),
-            met=self._met,
         )
-        self._met = snapshot.met
-        return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
         """Find those of the held that only hold themselves; whether there are new ones.
@@ -381,9 +377,9 @@ def _is_read_by(candidate: Candidate, kinds: set[str]) -> bool:
 
 
 def _spare_running(search: _Search, _: _View) -> bool:
-    if search.outside is not None:
+    if search.running_code is not None:
         return False
-    search.outside = guards.outside()
+    search.running_code = running_code()
     return True
 
 
@@ -413,7 +409,7 @@ def _skip_held(search: _Search, view: _View) -> None:
     alone = len(sys._current_frames()) == 1 and OWNED_TENSORS_HOLD_THEMSELVES
     if alone and not any(_may_be_lent(one) for one in view.asked):
         return
-    search.outside = guards.outside(look_through=False)
+    search.running_code = running_code(look_through=False)
     after = search.look()
     held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
     stays = [(one.obj in held and _may_be_lent(one)) if alone else one not in left for one in view.asked]

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 from fastpurge import _core
-from fastpurge._core import IdSet, Libraries, Outside
+from fastpurge._core import IdSet, Libraries, RunningCode
 
 _set_class = cast(Any, object.__dict__["__class__"]).__set__
 
@@ -53,7 +53,7 @@ def exchanging(
         [Blank() for _ in objects],
         scan_for=(Base,),
         libraries=Libraries((), ()),
-        outside=Outside(containers=(list, dict)),
+        running_code=RunningCode(containers=(list, dict)),
         self_held=IdSet(),
         spare_held=spare_held,
         set_class=_set_class,
@@ -208,7 +208,7 @@ FORGOTTEN.list = [Base()]  # type: ignore[attr-defined]
 OPTIONS: dict[str, Any] = {
     "scan_for": (Base,),
     "libraries": LIBRARIES,
-    "outside": Outside(containers=(list,)),
+    "running_code": RunningCode(containers=(list,)),
 }
 CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (Holder(),), [], report=(Base,), **OPTIONS),

@@ -9,6 +9,7 @@ import json
 import operator
 import subprocess
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 from fastpurge import _core
-from fastpurge._core import IdSet, Libraries, Outside
+from fastpurge._core import IdSet, Libraries, RunningCode
 
 
 class Base:
@@ -35,12 +36,13 @@ class Holder:
 LIBRARIES = Libraries((("/nowhere", True),), (*sys.stdlib_module_names,))
 EXECUTING = ((types.GeneratorType, "gi_running"),)
 CONTAINERS = (list, tuple, dict, types.FunctionType, types.CellType, types.GeneratorType)
-OUTSIDE = Outside(containers=CONTAINERS, whole=(Holder,), executing=EXECUTING)
+HOW = RunningCode(
+    containers=CONTAINERS, whole=(Holder,), executing=EXECUTING, roots=((threading.Thread,), ("pytest",))
+)
 KEPT, FORGOTTEN = Holder(), Holder()
 KEPT.held = [Base()]
 FORGOTTEN.held = {"k": (Base(), [Base()])}
 FORGOTTEN.held["loop"] = FORGOTTEN.held
-MET = _core.snapshot((KEPT,), [], scan_for=(Base,), report=(), libraries=LIBRARIES, outside=OUTSIDE).met
 
 
 def generator() -> Any:
@@ -50,7 +52,7 @@ def generator() -> Any:
 
 RUNNING = generator()
 next(RUNNING)
-LOOK: dict[str, Any] = {"scan_for": (Base,), "libraries": LIBRARIES, "outside": OUTSIDE, "met": MET}
+LOOK: dict[str, Any] = {"scan_for": (Base,), "libraries": LIBRARIES, "running_code": HOW}
 READS: list[tuple[Callable[[Any], Any], Any]] = [(operator.neg, 300), (operator.attrgetter("held"), KEPT)]
 CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (KEPT, json), [RUNNING], report=(Base,), **LOOK),
@@ -84,8 +86,12 @@ CALLS: dict[str, Callable[[], object]] = {
     "repr of an IdSet": functools.partial(repr, IdSet([KEPT])),
     "Libraries": functools.partial(Libraries, (("/some", True), ("/where", False)), ("os", "sys")),
     "is_library": functools.partial(LIBRARIES.is_library, "collections.abc"),
-    "Outside": functools.partial(
-        Outside, containers=CONTAINERS, executing=EXECUTING, scheduled=((Holder, None),), at_work=(KEPT,)
+    "RunningCode": functools.partial(
+        RunningCode,
+        containers=CONTAINERS,
+        executing=EXECUTING,
+        scheduled=((Holder, None),),
+        roots=((), ("pytest",)),
     ),
     "object_stream": _core.object_stream,
     "trim_heap": _core.trim_heap,

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fastpurge
@@ -40,104 +37,6 @@ def sweep():
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-class TestHandedOver:
-    """Work that is handed over is running code, although it does not run now."""
-
-    def test_a_task_that_waits_goes_on(self) -> None:
-        async def work(done: asyncio.Event) -> float:
-            local, nested = torch.ones(3), {"k": [torch.ones(3)]}
-            await done.wait()
-            return float((local + nested["k"][0]).sum())
-
-        async def main() -> float:
-            done = asyncio.Event()
-            task = asyncio.get_running_loop().create_task(work(done))
-            await asyncio.sleep(0)
-            asyncio.get_running_loop().call_soon(lambda x: x + 1, torch.ones(3))
-            fastpurge.sweep(keep=())
-            done.set()
-            return await task
-
-        assert asyncio.run(main()) == 6
-
-    def test_a_callback_that_waits_is_called(self) -> None:
-        async def main() -> list[float]:
-            results: list[float] = []
-            loop = asyncio.get_running_loop()
-            loop.call_soon(lambda x: results.append(float(x.sum())), torch.ones(3))
-            loop.call_later(0.01, lambda x: results.append(float(x.sum())), torch.ones(4))
-            fastpurge.sweep(keep=())
-            await asyncio.sleep(0.1)
-            return results
-
-        assert asyncio.run(main()) == [3, 4]
-
-    def test_a_task_that_is_done_keeps_nothing(self, program: Any) -> None:
-        async def work() -> torch.Tensor:
-            return torch.ones(3)
-
-        async def main() -> bool:
-            program.task = asyncio.get_running_loop().create_task(work())
-            await program.task
-            await asyncio.sleep(0)  # until here the event loop holds what has woken this task
-            fastpurge.sweep(keep=())
-            return is_purged(program.task.result())
-
-        assert asyncio.run(main())
-
-    def test_what_waits_for_a_pool_of_threads_is_worked_on(self) -> None:
-        go = threading.Event()
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(go.wait)
-            waiting = pool.submit(torch.sum, torch.ones(3))
-            fastpurge.sweep(keep=())
-            go.set()
-            assert waiting.result().item() == 3
-            made = pool.submit(torch.ones, 3)
-            made.exception()
-            fastpurge.sweep(keep=())
-            assert made.result().sum() == 3
-
-    def test_what_a_queue_holds_arrives(self) -> None:
-        queues: list[Any] = [queue.Queue(), queue.SimpleQueue()]
-        for one in queues:
-            one.put({"k": torch.ones(3)})
-        fastpurge.sweep(keep=())
-        assert [one.get()["k"].sum().item() for one in queues] == [3, 3]
-
-    def test_a_forgotten_queue_does_not(self, program: Any) -> None:
-        program.queue = queue.Queue()
-        program.queue.put(torch.ones(3))
-        fastpurge.sweep(keep=())
-        assert is_purged(program.queue.get())
-
-    def test_a_context_variable_keeps_its_value(self) -> None:
-        variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
-        token = variable.set(torch.ones(3))
-        fastpurge.sweep(keep=())
-        assert variable.get().sum() == 3
-        variable.reset(token)
-
-    @pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
-    def test_a_custom_backward_that_runs_has_its_context(self, guards: Guard) -> None:
-        class Double(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-                ctx.save_for_backward(x * 3)
-                ctx.factors = [x.detach() * 2]
-                return x * 2
-
-            @staticmethod
-            def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-                fastpurge.sweep(keep=(), guards=guards)
-                product: torch.Tensor = grad * ctx.saved_tensors[0] * ctx.factors[0]
-                return product
-
-        x = torch.ones(3, requires_grad=True)
-        Double.apply(x * 1).sum().backward()
-        assert x.grad.tolist() == [6, 6, 6]  # type: ignore[union-attr]
 
 
 class TestRunning:
@@ -313,3 +212,22 @@ class TestRunning:
         thread.join()
         assert len(results) > 1
         assert all(results)
+
+    @pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
+    def test_a_custom_backward_that_runs_has_its_context(self, guards: Guard) -> None:
+        class Double(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+                ctx.save_for_backward(x * 3)
+                ctx.factors = [x.detach() * 2]
+                return x * 2
+
+            @staticmethod
+            def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+                fastpurge.sweep(keep=(), guards=guards)
+                product: torch.Tensor = grad * ctx.saved_tensors[0] * ctx.factors[0]
+                return product
+
+        x = torch.ones(3, requires_grad=True)
+        Double.apply(x * 1).sum().backward()
+        assert x.grad.tolist() == [6, 6, 6]  # type: ignore[union-attr]

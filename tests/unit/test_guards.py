@@ -7,7 +7,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Guard, _core, guards
+from fastpurge import Guard, _core, guards, survey
 
 
 class TestAlias:
@@ -39,7 +39,7 @@ def test_guards_are_not_asked_when_nothing_is_there_to_spare(
         return [] if where_known else pytest.fail("asked")
 
     monkeypatch.setattr(guards, "library_state", everywhere)
-    monkeypatch.setattr(guards, "outside", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(survey, "running_code", lambda: pytest.fail("asked"))
     fastpurge.sweep(keep=(), min_bytes=1 << 40)
 
 
@@ -55,7 +55,7 @@ def test_the_base_of_a_kept_view_costs_no_further_walk(program: Any, monkeypatch
         return snapshot(*args, **kwargs)
 
     monkeypatch.setattr(_core, "snapshot", count)
-    monkeypatch.setattr(guards, "outside", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(survey, "running_code", lambda: pytest.fail("asked"))
     report = fastpurge.sweep(keep=[view], min_bytes=1)
     assert report.spared["alias"] >= 64 * 8
     assert walks == 1

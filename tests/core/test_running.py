@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fastpurge import _core
-from fastpurge._core import Libraries, Outside
+from fastpurge._core import Libraries, RunningCode
 
 
 class Base:
@@ -46,36 +46,33 @@ def _capture(held: object) -> Callable[[], object]:
     return lambda: held
 
 
-def _outside(containers: tuple[type, ...] = LOOKED_THROUGH) -> Outside:
-    return Outside(
-        containers=containers, container_bases=(BaseException,), whole=(Whole,), executing=EXECUTING
+def _running(
+    containers: tuple[type, ...] = LOOKED_THROUGH, *, roots: tuple[Any, Any] | None = None
+) -> RunningCode:
+    return RunningCode(
+        containers=containers,
+        container_bases=(BaseException,),
+        whole=(Whole,),
+        executing=EXECUTING,
+        roots=roots,
     )
 
 
 @pytest.fixture
 def is_held(libraries: Libraries) -> Iterator[Callable[..., bool]]:
-    """Whether the one Base that there is is held from outside."""
-    outside = _outside()
+    """Whether the one Base that there is is held by running code or C code."""
 
-    def look(met: list[int]) -> tuple[int, int, list[int]]:
+    def ask(running: RunningCode | None = None) -> bool:
         found = _core.snapshot(
             (),
             [],
             scan_for=(Base,),
             report=(Base,),
             libraries=libraries,
-            outside=outside,
-            met=met,
+            running_code=running or _running(),
         )
-        return len(found.held), len(found.candidates), found.met
-
-    def ask() -> bool:
-        held, candidates, met = look([])
-        assert held + candidates == 1
-        # What an earlier look has met saves walks, and changes nothing; nor does what is gone by now.
-        assert look(met)[:2] == (held, candidates)
-        assert look([*met, id([]), id(FORGOTTEN), 16])[:2] == (held, candidates)
-        return held == 1
+        assert len(found.candidates) + len(found.running) == 1
+        return len(found.running) == 1
 
     gc.collect()
     yield ask
@@ -168,9 +165,8 @@ def test_what_is_kept_whole_is_looked_into_if_held(is_held: Callable[..., bool])
     FORGOTTEN.whole.deep.held = [Base()]  # type: ignore[attr-defined]
     assert not is_held()
     local = FORGOTTEN.whole  # type: ignore[attr-defined]
-    outside = _outside()
     snapshot = _core.snapshot(
-        (), [], scan_for=(Base,), report=(), libraries=Libraries((), ()), outside=outside
+        (), [], scan_for=(Base,), report=(), libraries=Libraries((), ()), running_code=_running()
     )
     assert snapshot.candidates == []
     assert any(one is local for one in snapshot.held)
@@ -215,7 +211,7 @@ def test_a_bound_method_that_runs_holds(libraries: Libraries) -> None:
     class Runner(Base):
         def run(self) -> _core.Snapshot:
             return _core.snapshot(
-                (), [], scan_for=(Runner,), report=(), libraries=libraries, outside=_outside()
+                (), [], scan_for=(Runner,), report=(), libraries=libraries, running_code=_running()
             )
 
     assert len(Runner().run().held) == 1
@@ -329,7 +325,7 @@ def test_what_the_held_reach_is_no_candidate(libraries: Libraries) -> None:
     local.deep = Holder()  # type: ignore[attr-defined]
     local.deep.held = Base()  # type: ignore[attr-defined]
     snapshot = _core.snapshot(
-        (), [], scan_for=(Base,), report=(Base,), libraries=libraries, outside=_outside()
+        (), [], scan_for=(Base,), report=(Base,), libraries=libraries, running_code=_running()
     )
     assert len(snapshot.held) == 1
     assert snapshot.candidates == []
@@ -349,7 +345,7 @@ def test_a_reference_that_an_object_holds_to_itself_is_not_counted(libraries: Li
                 scan_for=(Base,),
                 report=(),
                 libraries=libraries,
-                outside=_outside(),
+                running_code=_running(),
                 self_held=self_held,
             )
             assert len(snapshot.held) == expected

@@ -1,0 +1,147 @@
+"""What running code is in the middle of: how the core follows what it holds."""
+
+import collections
+import functools
+import itertools
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from fastpurge import _core
+
+PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
+"""Containers that are no more than their contents."""
+
+CALLABLES: tuple[type, ...] = (
+    types.CellType,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinMethodType,
+    functools.partial,
+)
+"""What a call is made of."""
+
+EXECUTING = (
+    (types.GeneratorType, "gi_running"),
+    (types.CoroutineType, "cr_running"),
+    (types.AsyncGeneratorType, "ag_running"),
+)
+"""Types whose frame is their own, and the attribute that says that it runs now."""
+
+
+def running_code(*, look_through: bool = True) -> _core.RunningCode:
+    """How to find what running code holds: directly only, or looking through.
+
+    What is looked through is what running code works with and has not given away: plain containers,
+    closures, bound methods, iterators, suspended generators, the frames of exceptions. An object of a
+    library's class is in use with all that it leads to. One of the program's own class is not looked into,
+    or the `self` of every running method would keep whatever it leads to; but for context managers, whose
+    `__exit__` may restore what they hold, and for classes derived from a few of torch's and transformers'.
+    """
+    if not look_through:
+        return _core.RunningCode(executing=EXECUTING)
+    calls = _imported(_CALLS)
+    return _core.RunningCode(
+        containers=(*PLAIN, collections.defaultdict, *CALLABLES, *_iterators(), *_imported(_THREADS), *calls),
+        container_bases=(*PLAIN, BaseException),
+        whole=_imported(_WHOLE),
+        executing=EXECUTING,
+        scheduled=_scheduled(calls),
+        roots=((*_imported(_ROOTS), *calls), (*sorted(_root_packages),)),
+    )
+
+
+def add_root_packages(*packages: str) -> None:
+    """Name packages whose objects lead to what is not in use.
+
+    Such as the executor of an application, which is in the middle of every call and holds every result.
+    """
+    _root_packages.update(packages)
+
+
+_root_packages = {
+    "fastpurge",  # what a survey has found would be in use
+    *("IPython", "ipykernel", "traitlets", "tornado"),
+    *("_pytest", "execnet", "pluggy", "xdist"),
+}
+
+_ROOTS = {
+    "asyncio": ("AbstractEventLoop",),
+    "functools": ("_lru_cache_wrapper",),  # of the results that it keeps a call needs only its own
+    "logging": ("Filterer", "Manager"),
+    # C++ holds the Python object of a storage. It holds no tensor, and its memory is its own.
+    "torch": ("TypedStorage", "UntypedStorage"),
+    "traitlets": ("HasTraits",),
+    "unittest": ("BaseTestSuite", "TestProgram", "TestResult"),
+}
+
+# Classes of the program that are derived from these are in use as well, with all that they lead to.
+_WHOLE = {
+    "torch.optim.optimizer": ("Optimizer",),
+    "torch.optim.lr_scheduler": ("LRScheduler",),
+    "torch.amp.grad_scaler": ("GradScaler",),
+    "torch.autograd.function": ("FunctionCtx",),
+    "torch.utils.data": ("DataLoader", "Dataset", "Sampler"),
+    "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
+    "transformers.cache_utils": ("Cache",),
+}
+
+# Calls that wait to be made or to go on.
+_CALLS = {
+    "asyncio": ("Handle", "Task", "TimerHandle"),
+    "concurrent.futures.process": ("_CallItem", "_WorkItem"),
+    "concurrent.futures.thread": ("_WorkItem",),
+}
+
+# A thread holds what it has called, which often is a method of the program.
+_THREADS = {"threading": ("Thread", "Timer")}
+
+# What work has brought about, and nobody may have asked for yet; and what a finalizer will be called with.
+_RESULTS = {
+    "concurrent.futures": ("Future",),
+    "multiprocessing.pool": ("ApplyResult", "IMapIterator"),
+    "weakref": ("finalize",),
+}
+
+
+def _imported(names: Mapping[str, tuple[str, ...]]) -> tuple[type, ...]:
+    """Those types whose modules are imported: no others can have instances."""
+    modules = ((sys.modules.get(module), types) for module, types in names.items())
+    found = (vars(module).get(name) for module, types in modules if module for name in types)
+    return tuple(one for one in found if isinstance(one, type))
+
+
+def _scheduled(calls: tuple[type, ...]) -> tuple[tuple[type, Any], ...]:
+    """Work that waits, whoever holds it: what has to do it is a root object, and not looked into.
+
+    A handle that was cancelled holds nothing.
+    """
+    results = _imported(_RESULTS)
+    return tuple((one, _done(one)) for one in (*calls, *results))
+
+
+def _done(of: type) -> Any:
+    """What says in C that a task is done; in Python (without the accelerator of asyncio) any task counts."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or of is not asyncio.Task or type(of.done) is not types.MethodDescriptorType:
+        return None
+    return of.done
+
+
+def _iterators() -> tuple[type, ...]:
+    empty: dict[Any, Any] = {}
+    made: list[Any] = [
+        *(iter([]), iter(()), iter(set()), iter(empty), iter(collections.deque()), reversed([])),
+        *(empty.values(), empty.items(), iter(empty.values()), iter(empty.items())),
+    ]
+    return (
+        *(type(one) for one in made),
+        *(enumerate, zip, map, filter, reversed),
+        *(item for item in vars(itertools).values() if isinstance(item, type)),
+        types.GeneratorType,
+        types.CoroutineType,
+        types.AsyncGeneratorType,
+        types.TracebackType,
+        types.FrameType,
+    )

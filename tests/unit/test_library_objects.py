@@ -1,0 +1,412 @@
+"""An object of a library's class that running code holds is in use, with all that it leads to."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import functools
+import itertools
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import is_purged
+
+
+class Record:
+    """A class of the program."""
+
+    def __init__(self) -> None:
+        self.value = torch.ones(4)
+
+
+def _chain_map() -> Any:
+    return collections.ChainMap({"x": torch.ones(4)}, {"y": torch.ones(4)})
+
+
+HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
+    "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda held: held["x"]),
+    "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda held: held["x"].value),
+    "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda held: held[0]),
+    "ChainMap": (_chain_map, lambda held: held["y"]),
+    "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda held: held.x),
+    "mappingproxy": (lambda: types.MappingProxyType({"x": torch.ones(4)}), lambda held: held["x"]),
+    "defaultdict": (lambda: collections.defaultdict(list, x=[torch.ones(4)]), lambda held: held["x"][0]),
+    "partial": (lambda: functools.partial(torch.add, torch.ones(4)), lambda held: held(0)),
+    "tee": (lambda: itertools.tee(iter([torch.ones(4)]))[0], next),
+    "Mock": (lambda: mock.Mock(x=torch.ones(4)), lambda held: held.x),
+    "Normal": (lambda: torch.distributions.Normal(torch.zeros(4), 1e-9), lambda held: held.sample() + 1),
+    "MixtureSameFamily": (
+        lambda: torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(torch.ones(2)),
+            torch.distributions.Normal(torch.ones(2), torch.full((2,), 1e-9)),
+        ),
+        lambda held: held.sample((4,)),
+    ),
+    "WeightedRandomSampler": (
+        lambda: torch.utils.data.WeightedRandomSampler([0.0, 1.0], 4),
+        lambda held: torch.tensor([*held]),
+    ),
+    "SubsetRandomSampler": (
+        lambda: torch.utils.data.SubsetRandomSampler(torch.ones(4, dtype=torch.int)),  # type: ignore[arg-type]
+        lambda held: torch.stack([*held]),
+    ),
+    "PackedSequence": (
+        lambda: torch.nn.utils.rnn.pack_sequence([torch.ones(4)]),
+        lambda held: held.data,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_a_local_variable_has_all_it_needs(name: str) -> None:
+    make, read = HOLDERS[name]
+    held = make()
+    fastpurge.sweep(keep=())
+    assert read(held).sum().item() == pytest.approx(4)
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_a_local_variable_of_another_thread_has_all_it_needs(name: str) -> None:
+    make, read = HOLDERS[name]
+    ready, swept = threading.Event(), threading.Event()
+    sums: list[float] = []
+
+    def work() -> None:
+        held = make()
+        ready.set()
+        swept.wait()
+        sums.append(read(held).sum().item())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    fastpurge.sweep(keep=())
+    swept.set()
+    thread.join()
+    assert sums == [pytest.approx(4)]
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_a_value_on_the_stack_has_all_it_needs(name: str) -> None:
+    make, read = HOLDERS[name]
+
+    def sweep(held: Any) -> float:
+        fastpurge.sweep(keep=())
+        return read(held).sum().item()
+
+    assert [make(), sweep(make())][1] == pytest.approx(4)
+
+
+@pytest.mark.parametrize("name", sorted(HOLDERS))
+def test_a_forgotten_one_keeps_nothing(name: str, program: Any) -> None:
+    program.held = torch.ones(7)
+    program.forgotten = collections.UserDict(x=program.held)
+    fastpurge.sweep(keep=())
+    assert is_purged(program.held)
+
+
+def test_an_object_of_the_program_is_not_looked_into(program: Any) -> None:
+    record = Record()
+    fastpurge.sweep(keep=())
+    assert is_purged(record.value)
+
+
+def test_a_loop_over_a_progress_bar_goes_on() -> None:
+    tqdm = pytest.importorskip("tqdm")
+    batches = [torch.ones(4) for _ in range(3)]
+    bar = tqdm.tqdm(batches, disable=None, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    del batches
+    sums = []
+    for _ in range(2):
+        for batch in bar:
+            fastpurge.sweep(keep=())
+            sums.append(batch.sum().item())
+        fastpurge.sweep(keep=())
+    assert sums == [4] * 6
+
+
+def test_a_tokenized_batch_is_in_use() -> None:
+    transformers = pytest.importorskip("transformers")
+    batch = transformers.BatchEncoding({"input_ids": torch.ones(2, 4)})
+    fastpurge.sweep(keep=())
+    assert batch["input_ids"].sum() == 8
+
+
+def test_generation_goes_on_beside_a_sweep() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    options = {"max_new_tokens": 24, "min_new_tokens": 20, "eos_token_id": [1, 2], "pad_token_id": 0}
+    expected = model.generate(torch.full((2, 8), 5), **options)
+    results: list[Any] = []
+
+    def work() -> None:
+        try:
+            results.append(model.generate(torch.full((2, 8), 5), **options))
+        except Exception as error:
+            results.append(error)
+
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        while thread.is_alive():
+            fastpurge.sweep(keep=[model, expected, results])
+            time.sleep(0.01)
+        thread.join()
+    assert all(isinstance(one, torch.Tensor) and torch.equal(one, expected) for one in results), results
+
+
+def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    compiled = torch.compile(model, backend="aot_eager")
+    x, results = torch.ones(2, 4), []
+    expected = model(x).sum().item()
+
+    def work() -> None:
+        try:
+            loss = compiled(x).sum()
+            loss.backward()
+            results.append(loss.item())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while thread.is_alive():
+        fastpurge.sweep(keep=[model, compiled, x])
+        time.sleep(0.01)
+    assert results == [pytest.approx(expected)]
+    torch._dynamo.reset()
+
+
+class TestWithBlocks:
+    """What the end of a with-block will restore is in use."""
+
+    def test_a_generator_that_is_a_context_manager_restores(self) -> None:
+        @contextlib.contextmanager
+        def averaged(model: torch.nn.Module, other: dict[str, torch.Tensor]) -> Iterator[None]:
+            saved = {k: v.clone() for k, v in model.state_dict().items()}
+            model.load_state_dict(other)
+            try:
+                yield
+            finally:
+                model.load_state_dict(saved)
+
+        model = torch.nn.Linear(4, 4)
+        expected = model.weight.tolist()
+        other = {k: v + 1 for k, v in model.state_dict().items()}
+        with averaged(model, other):
+            fastpurge.sweep(keep=[model, other])
+        assert model.weight.tolist() == expected
+
+    def test_a_functional_call_gives_a_kept_model_its_weights_back(self) -> None:
+        class Model(torch.nn.Linear):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                fastpurge.sweep(keep=[model])
+                return super().forward(x)
+
+        model = Model(4, 4)
+        expected = model.weight.tolist()
+        torch.func.functional_call(model, {"weight": torch.zeros(4, 4)}, torch.ones(1, 4))
+        assert model.weight.tolist() == expected
+
+    def test_an_exit_stack_restores(self) -> None:
+        values: dict[str, torch.Tensor] = {}
+        with contextlib.ExitStack() as stack:
+            stack.callback(values.__setitem__, "x", torch.ones(4))
+            stack.enter_context(contextlib.closing(types.SimpleNamespace(close=torch.ones(4).sum)))
+            fastpurge.sweep(keep=())
+        assert values["x"].sum() == 4
+
+    def test_an_exit_stack_that_no_variable_names_restores(self, program: Any) -> None:
+        program.values = {}
+
+        def enter() -> contextlib.ExitStack:
+            stack = contextlib.ExitStack()
+            stack.callback(program.values.__setitem__, "x", torch.ones(4))
+            return stack
+
+        with enter():
+            fastpurge.sweep(keep=())
+        assert program.values["x"].sum() == 4
+
+    def test_a_patch_restores(self, program: Any) -> None:
+        program.model = torch.nn.Linear(4, 4)
+        weight = program.model.weight
+        with mock.patch.dict(program.model._parameters, weight=torch.nn.Parameter(torch.zeros(4, 4))):
+            del weight
+            fastpurge.sweep(keep=program.model)
+        assert program.model.weight.shape == (4, 4)
+        expected = program.table = torch.ones(4)
+        del expected
+        with mock.patch.object(program, "table", None):
+            fastpurge.sweep(keep=())
+        assert program.table.sum() == 4
+
+    def test_an_object_of_the_program_restores(self, program: Any) -> None:
+        class Average:
+            def __enter__(self) -> None:
+                self.saved = [parameter.detach().clone() for parameter in program.model.parameters()]
+
+            def __exit__(self, *_: object) -> None:
+                with torch.no_grad():
+                    for parameter, saved in zip(program.model.parameters(), self.saved, strict=True):
+                        parameter.copy_(saved)
+
+        program.model = torch.nn.Linear(4, 4)
+        expected = program.model.weight.tolist()
+        with Average():
+            with torch.no_grad():
+                program.model.weight.zero_()
+            fastpurge.sweep(keep=program.model)
+        assert program.model.weight.tolist() == expected
+
+    def test_a_store_of_the_program_restores(self, program: Any) -> None:
+        class Average:
+            @contextlib.contextmanager
+            def applied(self) -> Iterator[None]:
+                self.saved = program.model.weight.detach().clone()
+                try:
+                    yield
+                finally:
+                    program.model.weight.data.copy_(self.saved)
+
+        program.model = torch.nn.Linear(4, 4)
+        program.average = Average()
+        expected = program.model.weight.tolist()
+        with program.average.applied():
+            fastpurge.sweep(keep=program.model)
+        assert program.model.weight.tolist() == expected
+
+    def test_an_asynchronous_manager_of_a_task_that_waits_restores(self) -> None:
+        import asyncio
+
+        @contextlib.asynccontextmanager
+        async def scaled(values: list[torch.Tensor]) -> Any:
+            saved = values[0]
+            values[0] = torch.zeros(4)
+            try:
+                yield
+            finally:
+                values[0] = saved
+
+        class Manager:
+            async def __aenter__(self) -> None:
+                self.saved = torch.ones(4)
+
+            async def __aexit__(self, *_: object) -> None:
+                self.saved.sum().item()
+
+        async def work(values: list[torch.Tensor], done: asyncio.Event) -> float:
+            async with Manager(), contextlib.AsyncExitStack() as stack, scaled(values):
+                stack.push_async_callback(done.wait)
+                await done.wait()
+            return float(values[0].sum())
+
+        async def main() -> float:
+            done = asyncio.Event()
+            task = asyncio.create_task(work([torch.ones(4)], done))
+            await asyncio.sleep(0)
+            fastpurge.sweep(keep=())
+            done.set()
+            return await task
+
+        assert asyncio.run(main()) == 4
+
+    def test_a_block_that_is_over_keeps_nothing(self, program: Any) -> None:
+        @contextlib.contextmanager
+        def saving() -> Iterator[None]:
+            program.saved = torch.ones(4)
+            yield
+
+        with saving():
+            pass
+        fastpurge.sweep(keep=())
+        assert is_purged(program.saved)
+
+
+class TestRootObjects:
+    """What leads to all that a program has is not looked into."""
+
+    def test_a_shell_does_not_keep_its_history(self) -> None:
+        pytest.importorskip("IPython")
+        from IPython.core.interactiveshell import InteractiveShell
+
+        shell = InteractiveShell()
+        code = "import torch, fastpurge\nresult = fastpurge.sweep(keep=())\n[is_out, is_name] = [fastpurge.is_purged(Out[1]), fastpurge.is_purged(x)]"
+        shell.run_cell("import torch; x = torch.ones(4); torch.ones(5)", store_history=True)
+        shell.run_cell("y = Out[1]", store_history=True)
+        assert shell.run_cell(code, store_history=True).success
+        assert shell.user_ns["is_name"]
+        assert shell.user_ns["is_out"]
+        InteractiveShell.clear_instance()
+
+    def test_a_logger_does_not_keep_what_handlers_hold(self, program: Any) -> None:
+        import logging
+
+        program.held = torch.ones(4)
+
+        class Handler(logging.Handler):
+            kept = [program.held]
+
+        logger = logging.getLogger("forgetful")
+        logger.addHandler(Handler())
+        del Handler
+        fastpurge.sweep(keep=())
+        logger.handlers.clear()
+        assert is_purged(program.held)
+
+    def test_an_event_loop_does_not_keep_what_is_on_it(self, program: Any) -> None:
+        import asyncio
+
+        async def main() -> bool:
+            loop = asyncio.get_running_loop()
+            loop.forgotten = program.held = torch.ones(4)  # type: ignore[attr-defined]
+            fastpurge.sweep(keep=())
+            return is_purged(program.held)
+
+        assert asyncio.run(main())
+
+    def test_a_function_does_not_keep_the_other_results_that_it_caches(self, program: Any) -> None:
+        @functools.lru_cache
+        def compute(number: int) -> torch.Tensor:
+            if number:
+                fastpurge.sweep(keep=())
+            return torch.ones(4)
+
+        program.compute = compute
+        program.first = compute(0)
+        compute(1)
+        assert is_purged(program.first)
+
+
+def test_a_module_whose_attributes_are_untracked_is_planned_as_it_is_released(program: Any) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            self.flag = True
+            super().__init__()
+            for number in range(40):
+                setattr(self, f"option_{number}", number)
+            self.layer = torch.nn.Linear(500, 100)
+
+    program.model = Model()
+    plan = fastpurge.plan(keep=())
+    nbytes = 500 * 100 * 4 + 100 * 4
+    assert plan.nbytes == nbytes
+    report = plan.apply()
+    assert sum(item.nbytes for item in report.released) == nbytes
+    assert not report.spared.get("running")
