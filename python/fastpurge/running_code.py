@@ -5,6 +5,7 @@ import functools
 import itertools
 import sys
 import types
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -82,9 +83,12 @@ _WHOLE = {
     "torch.optim.lr_scheduler": ("LRScheduler",),
     "torch.amp.grad_scaler": ("GradScaler",),
     "torch.autograd.function": ("FunctionCtx",),
+    "torch.distributions": ("Distribution", "Transform"),
     "torch.utils.data": ("DataLoader", "Dataset", "Sampler"),
-    "torch.utils.data.dataloader": ("_BaseDataLoaderIter",),
     "transformers.cache_utils": ("Cache",),
+    "transformers.generation.logits_process": ("LogitsProcessor",),
+    "transformers.generation.stopping_criteria": ("StoppingCriteria",),
+    "transformers.generation.streamers": ("BaseStreamer",),
 }
 
 # Calls that wait to be made or to go on.
@@ -97,12 +101,14 @@ _CALLS = {
 # A thread holds what it has called, which often is a method of the program.
 _THREADS = {"threading": ("Thread", "Timer")}
 
-# What work has brought about, and nobody may have asked for yet; and what a finalizer will be called with.
+# What work has brought about, and nobody may have asked for yet.
 _RESULTS = {
     "concurrent.futures": ("Future",),
     "multiprocessing.pool": ("ApplyResult", "IMapIterator"),
-    "weakref": ("finalize",),
 }
+
+# What `weakref.finalize` will call, and with what: its registry is a library's (Lib/weakref.py).
+_FINALIZERS = tuple(one for one in (getattr(weakref.finalize, "_Info", None),) if isinstance(one, type))
 
 
 def _imported(names: Mapping[str, tuple[str, ...]]) -> tuple[type, ...]:
@@ -117,8 +123,7 @@ def _scheduled(calls: tuple[type, ...]) -> tuple[tuple[type, Any], ...]:
 
     A handle that was cancelled holds nothing.
     """
-    results = _imported(_RESULTS)
-    return tuple((one, _done(one)) for one in (*calls, *results))
+    return tuple((one, _done(one)) for one in (*calls, *_imported(_RESULTS), *_FINALIZERS))
 
 
 def _done(of: type) -> Any:

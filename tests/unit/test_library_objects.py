@@ -16,7 +16,7 @@ from unittest import mock
 import fastpurge
 import pytest
 import torch
-from fastpurge import is_purged
+from fastpurge import Guard, is_purged
 
 
 class Record:
@@ -168,6 +168,27 @@ def test_generation_goes_on_beside_a_sweep() -> None:
             time.sleep(0.01)
         thread.join()
     assert all(isinstance(one, torch.Tensor) and torch.equal(one, expected) for one in results), results
+
+
+DERIVED = {
+    "Dataset": ("torch.utils.data", "Dataset"),
+    "Sampler": ("torch.utils.data", "Sampler"),
+    "Distribution": ("torch.distributions", "Distribution"),
+    "Optimizer": ("torch.optim", "Optimizer"),
+    "LogitsProcessor": ("transformers.generation.logits_process", "LogitsProcessor"),
+    "StoppingCriteria": ("transformers.generation.stopping_criteria", "StoppingCriteria"),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_part_of_the_computation_that_the_program_has_derived_is_in_use(name: str) -> None:
+    module, attribute = DERIVED[name]
+    base = getattr(pytest.importorskip(module), attribute)
+    derived = type("Derived", (base,), {"__module__": __name__})
+    held = [derived.__new__(derived)]
+    held[0].table = {"k": torch.ones(4)}
+    fastpurge.sweep(keep=())
+    assert held[0].table["k"].sum() == 4
 
 
 def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
@@ -347,7 +368,11 @@ class TestRootObjects:
         from IPython.core.interactiveshell import InteractiveShell
 
         shell = InteractiveShell()
-        code = "import torch, fastpurge\nresult = fastpurge.sweep(keep=())\n[is_out, is_name] = [fastpurge.is_purged(Out[1]), fastpurge.is_purged(x)]"
+        shell.run_cell("import torch, fastpurge", store_history=False)
+        code = """
+fastpurge.sweep(keep=(), guards=fastpurge.Guard.RUNNING)
+[is_out, is_name] = [fastpurge.is_purged(Out[1]), fastpurge.is_purged(x)]
+"""
         shell.run_cell("import torch; x = torch.ones(4); torch.ones(5)", store_history=True)
         shell.run_cell("y = Out[1]", store_history=True)
         assert shell.run_cell(code, store_history=True).success
@@ -360,13 +385,9 @@ class TestRootObjects:
 
         program.held = torch.ones(4)
 
-        class Handler(logging.Handler):
-            kept = [program.held]
-
         logger = logging.getLogger("forgetful")
-        logger.addHandler(Handler())
-        del Handler
-        fastpurge.sweep(keep=())
+        logger.handlers.append(collections.UserDict(kept=program.held))  # type: ignore[arg-type]
+        fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         logger.handlers.clear()
         assert is_purged(program.held)
 
@@ -376,7 +397,7 @@ class TestRootObjects:
         async def main() -> bool:
             loop = asyncio.get_running_loop()
             loop.forgotten = program.held = torch.ones(4)  # type: ignore[attr-defined]
-            fastpurge.sweep(keep=())
+            fastpurge.sweep(keep=(), guards=Guard.RUNNING)
             return is_purged(program.held)
 
         assert asyncio.run(main())
