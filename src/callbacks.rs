@@ -79,7 +79,7 @@ pub fn callbacks<'py>(
         let object = at as *mut ffi::PyObject;
         // SAFETY: nothing has been let go since the first walk.
         unsafe {
-            let more = ffi::Py_REFCNT(object) - seen;
+            let more = ffi::Py_REFCNT(object) - seen - stream.references();
             if more > 0 {
                 let code = functions.code_of(object, function, method) as usize;
                 *try_entry(&mut surplus, code)? += more;

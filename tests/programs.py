@@ -1,6 +1,7 @@
 """Random programs, and a plain model of what must survive a sweep of them and what must go.
 
-A program is built from steps, each a kind of object and what it is made from. `check` sweeps it.
+A program is built from steps, each a kind of object and what it is made from, and is in the middle of uses
+of some of them (see `tests.in_use`). `check` sweeps it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import fastpurge
 import torch
 from fastpurge import is_purged
+
+from tests.in_use import USES
+from tests.in_use.use import Use, Values, values_of
 
 SHARERS = ("view", "detach", "as_strided", "dtype view", "set_", "numpy", "storage")
 CONTAINERS = (
@@ -31,6 +35,7 @@ CONTAINERS = (
     "own class",
 )
 HOLDERS_OF_NOTHING = ("weak reference", "weak dict")
+Steps = Sequence[tuple[str, list[int]]]
 KINDS = ("tensor", "leaf", "product", "module", "cycle", *SHARERS, *CONTAINERS, *HOLDERS_OF_NOTHING)
 
 
@@ -65,6 +70,15 @@ class Node:
     def is_tensor(self) -> bool:
         return self.storage is not None and self.kind not in ("numpy", "storage")
 
+    def is_accepted_by(self, use: Use) -> bool:
+        """Whether a use can hold this."""
+        return {
+            "anything": self.is_tensor or self.kind == "module",
+            "tensors": self.is_tensor,
+            "floats": self.is_tensor and self.floats,
+            "leaves": self.is_tensor and self.is_leaf,
+        }[use.accepts]
+
 
 class Model:
     """Says what must survive, from how the program was built."""
@@ -88,7 +102,7 @@ class Model:
         return alive
 
 
-def build(steps: list[tuple[str, list[int]]], objects: list[Any], model: Model) -> None:
+def build(steps: Steps, objects: list[Any], model: Model) -> None:
     """Build a program: its objects, in a list that is not a local variable here, and its model."""
     for kind, indices in [("tensor", []), *steps]:
         at = [i % len(objects) for i in indices] if objects else []
@@ -201,33 +215,64 @@ def _suspended(held: list[Any]) -> Any:
     return started
 
 
-def check(steps: list[tuple[str, list[int]]], keep: list[int], *, wipe: bool) -> None:
-    """Build a program, sweep, and compare what survived, to the bit, with what must."""
+def check(steps: Steps, keep: list[int], *, wipe: bool, uses: Steps = ()) -> None:
+    """Build a program, sweep it while it uses some objects, and compare to the bit with what must be left."""
     program: Any = types.ModuleType("random_program")
     program.objects = []
     sys.modules["random_program"] = program
     model = Model()
     build(steps, program.objects, model)
     expected = _values(program.objects, model)
-    survivors = model.survivors(keep)
+    used = [(USES[name], _accepted(USES[name], indices, model)) for name, indices in uses]
+    survivors = model.survivors([*keep, *(i for use, at in used if use.holds == "them" for i in at)])
 
-    report = fastpurge.sweep(keep=[program.objects[i % len(program.objects)] for i in keep], wipe=wipe)
+    def sweep() -> None:
+        report = fastpurge.sweep(keep=[program.objects[i % len(program.objects)] for i in keep], wipe=wipe)
+        assert report.skipped == ()
 
-    assert report.skipped == ()
+    _use(used, sweep, expected)
+
     releasable = [i for i, n in enumerate(model.nodes) if n.is_tensor or n.kind == "module"]
     purged = {i for i in releasable if is_purged(program.objects[i])}
     assert purged == {i for i in releasable if i not in survivors}
     for i in releasable:
         if i in purged:
             _check_loud(program.objects[i], model.nodes[i])
-        elif model.nodes[i].is_tensor:
-            assert program.objects[i].tolist() == expected[i]
+        else:
+            assert values_of(program.objects[i]) == expected[i]
             _check_backward(program.objects[i], model.nodes[i])
     program.objects.clear()
 
 
-def _values(objects: list[Any], model: Model) -> list[Any]:
-    return [x.tolist() if model.nodes[i].is_tensor else None for i, x in enumerate(objects)]
+def _accepted(use: Use, indices: list[int], model: Model) -> list[int]:
+    at = [i % len(model.nodes) for i in indices]
+    return [i for i in at if model.nodes[i].is_accepted_by(use)]
+
+
+def _use(used: list[tuple[Use, list[int]]], sweep: Callable[[], None], expected: list[Values | None]) -> None:
+    """Use objects in one way inside of the other, and sweep in the innermost."""
+    if not used:
+        sweep()
+        return
+    (use, indices), *others = used
+    results = use.run(
+        functools.partial(_objects_at, indices), functools.partial(_use, others, sweep, expected)
+    )
+    found = [one if isinstance(one, list) else values_of(one) for one in results]
+    assert found == ([] if use.holds == "nothing" else [expected[i] for i in indices])
+
+
+def _objects_at(indices: list[int]) -> list[Any]:
+    # Found by way of the module, since a local variable would hold all of them.
+    objects: list[Any] = cast(Any, sys.modules["random_program"]).objects
+    return [objects[i] for i in indices]
+
+
+def _values(objects: list[Any], model: Model) -> list[Values | None]:
+    return [
+        values_of(x) if node.is_tensor or node.kind == "module" else None
+        for x, node in zip(objects, model.nodes, strict=True)
+    ]
 
 
 def _check_backward(tensor: torch.Tensor, node: Node) -> None:

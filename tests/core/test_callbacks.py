@@ -48,3 +48,12 @@ def test_a_handler_is_found_while_a_generator_calls_it(hand_over: Callable[[Any]
 
     assert next(prepare()) == "held"
     assert signal.getsignal(signal.SIGINT) in found
+
+
+def test_a_function_that_only_a_list_holds_is_not_found() -> None:
+    def make(value: object) -> Callable[[], object]:
+        return lambda: value
+
+    held = [make("held")]
+    found = callbacks()
+    assert held[0] not in found

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from tests import programs
+from tests.in_use import USES
 
 from .choices import Choices
 
@@ -19,4 +20,7 @@ def check(data: bytes) -> None:
         25,
         lambda: (choices.one_of(programs.KINDS), choices.several(3, lambda: choices.number(100))),
     )
-    programs.check(steps, keep, wipe=wipe)
+    uses = choices.several(
+        3, lambda: (choices.one_of(sorted(USES)), choices.several(3, lambda: choices.number(100)))
+    )
+    programs.check(steps, keep, wipe=wipe, uses=uses)
