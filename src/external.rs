@@ -106,7 +106,16 @@ impl<'a> Count<'a> {
             }
             Ok(())
         };
-        stream.walk(|object| sort_out(object, stream.references()))?;
+        // A visitor's object has a reference more while it is handed on (`visit_generation` in Modules/gcmodule.c
+        // or Python/gc.c), so each is looked at when the next one comes.
+        let mut last = ptr::null_mut();
+        stream.walk(|object| match mem::replace(&mut last, object) {
+            before if before.is_null() => Ok(()),
+            before => sort_out(before, stream.references()),
+        })?;
+        if !last.is_null() {
+            sort_out(last, stream.references())?;
+        }
         untracked.into_iter().try_for_each(|at| sort_out(at, 0))?;
         Ok(found)
     }

@@ -69,7 +69,6 @@ _root_packages = {
 
 _ROOTS = {
     "asyncio": ("AbstractEventLoop",),
-    "functools": ("_lru_cache_wrapper",),  # of the results that it keeps a call needs only its own
     "logging": ("Filterer", "Manager"),
     # C++ holds the Python object of a storage. It holds no tensor, and its memory is its own.
     "torch": ("TypedStorage", "UntypedStorage"),

@@ -402,18 +402,6 @@ fastpurge.sweep(keep=(), guards=fastpurge.Guard.RUNNING)
 
         assert asyncio.run(main())
 
-    def test_a_function_does_not_keep_the_other_results_that_it_caches(self, program: Any) -> None:
-        @functools.lru_cache
-        def compute(number: int) -> torch.Tensor:
-            if number:
-                fastpurge.sweep(keep=())
-            return torch.ones(4)
-
-        program.compute = compute
-        program.first = compute(0)
-        compute(1)
-        assert is_purged(program.first)
-
 
 def test_a_module_whose_attributes_are_untracked_is_planned_as_it_is_released(program: Any) -> None:
     class Model(torch.nn.Module):
