@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from fastpurge import _core
+from fastpurge.recorders import Unrecorded, never_compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def read() -> MemoryReading:
     return MemoryReading(psutil.Process().memory_info().rss, _read_devices())
 
 
+@never_compiled
 def trim() -> TrimReport:
     """Give cached memory back: device caches to their drivers, the C heap to the operating system.
 
@@ -77,9 +79,9 @@ def trim() -> TrimReport:
 
     """
     started = perf_counter()
-    before = read()
-    actions = give_back()
-    return TrimReport(actions, before, read(), perf_counter() - started)
+    with Unrecorded():
+        before, actions, after = read(), give_back(), read()
+    return TrimReport(actions, before, after, perf_counter() - started)
 
 
 def give_back() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch._C import DisableTorchFunction
 from torch.jit._script import RecursiveScriptModule
 
 from fastpurge import _core, autograd, keep, roots
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Item, Told, human
 from fastpurge.roots import Root
 from fastpurge.spelling import Labels, shown, spell
@@ -65,6 +66,7 @@ class Why(Told):
 def why(obj: object, /) -> Why: ...
 @overload
 def why(obj: object, another: object, /, *more: object) -> tuple[Why, ...]: ...
+@never_compiled
 def why(*objects: object) -> Why | tuple[Why, ...]:
     """Say why objects are alive: for each the shortest path from a root to it.
 
@@ -92,7 +94,8 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
     """
     if not objects:
         raise TypeError("why() needs at least one object to explain")
-    found = explain(objects, sys._getframe(1))
+    with Unrecorded():
+        found = explain(objects, sys._getframe(1))
     return found[0] if len(found) == 1 else (*found,)
 
 

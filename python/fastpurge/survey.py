@@ -15,6 +15,7 @@ import torch
 from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
+from fastpurge.recorders import suspended_modes
 from fastpurge.report import Item
 from fastpurge.request import Request
 from fastpurge.tensors import (
@@ -384,6 +385,7 @@ def _spare_running(search: _Search, _: _View) -> bool:
     if search.outside is not None:
         return False
     search.outside = guards.outside()
+    search.add(suspended_modes())
     return True
 
 

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch._C import DisableTorchFunction, TensorBase
 
+from fastpurge.recorders import Unrecorded
+
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 _module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
 _shape = cast(Any, TensorBase.shape).__get__
@@ -122,11 +124,12 @@ def is_pinned(tensor: torch.Tensor) -> bool:
 
 
 def _hold_themselves_if_owned() -> bool:
-    base, other = torch.empty(0), torch.empty(0)
-    view = base.view(0)  # holds its base in C++
-    held = sys.getrefcount(base) > sys.getrefcount(other)
-    del view
-    return held
+    with Unrecorded():
+        base, other = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
+        view = base.view(0)  # holds its base in C++
+        held = sys.getrefcount(base) > sys.getrefcount(other)
+        del view
+        return held
 
 
 OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
