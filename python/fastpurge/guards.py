@@ -4,14 +4,13 @@ import collections
 import contextvars
 import functools
 import itertools
-import sys
 import types
 from bisect import bisect_right
 from collections.abc import Iterable
 from enum import Flag, auto
 from typing import Any
 
-from fastpurge import _core, keep
+from fastpurge import _core, imported, keep
 from fastpurge.tensors import Extent
 
 
@@ -99,9 +98,9 @@ def outside(*, look_through: bool = True) -> _core.Outside:
     if not look_through:
         return _core.Outside(executing=_EXECUTING)
     return _core.Outside(
-        containers=(*_callables(), *_iterators(), *_imported(_HANDED_OVER)),
+        containers=(*_callables(), *_iterators(), *imported.types_in(_HANDED_OVER)),
         container_bases=(*PLAIN, BaseException),
-        whole=_imported(_WHOLE),
+        whole=imported.types_in(_WHOLE),
         executing=_EXECUTING,
         scheduled=_scheduled(),
         at_work=(*contextvars.copy_context().values(),),
@@ -133,23 +132,14 @@ _HANDED_OVER = {
 }
 
 
-def _imported(names: dict[str, tuple[str, ...]]) -> tuple[type, ...]:
-    """Those types whose modules are imported: no others can have instances."""
-    modules = ((sys.modules.get(module), types) for module, types in names.items())
-    found = (vars(module).get(name) for module, types in modules if module for name in types)
-    return tuple(one for one in found if isinstance(one, type))
-
-
 def _scheduled() -> tuple[tuple[type, Any], ...]:
     """Tasks that wait to go on and callbacks that wait to be called: the event loop is not looked into."""
-    if "asyncio" not in sys.modules:
-        return ()
-    import asyncio
-
+    tasks = imported.types_in({"asyncio": ("Task",)})
     # Without the C accelerator it is a function in Python, and any task counts.
-    done = asyncio.Task.done if type(asyncio.Task.done) is types.MethodDescriptorType else None
+    found = ((task, vars(task).get("done")) for task in tasks)
+    waiting = ((task, done if type(done) is types.MethodDescriptorType else None) for task, done in found)
     # A handle that was cancelled holds nothing.
-    return ((asyncio.Task, done), (asyncio.Handle, None))
+    return (*waiting, *((handle, None) for handle in imported.types_in({"asyncio": ("Handle",)})))
 
 
 def _callables() -> tuple[type, ...]:

@@ -118,7 +118,7 @@ def _run(action: Callable[[], object]) -> bool:
     # nothing else: the sweep goes on and the action is not named.
     try:
         action()
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - whatever another build of torch raises
         return False
     return True
 
@@ -132,7 +132,10 @@ def fragmented(device: str) -> int:
 
 
 def _in_use(backend: ModuleType | None) -> bool:
-    return backend is not None and backend.is_available() and backend.is_initialized()
+    try:
+        return backend is not None and backend.is_available() and backend.is_initialized()
+    except Exception:  # noqa: BLE001 - a backend that is only half there
+        return False
 
 
 def _read_devices() -> dict[str, DeviceMemory]:
@@ -141,12 +144,12 @@ def _read_devices() -> dict[str, DeviceMemory]:
     for name, backend in (("cuda", torch.cuda), ("xpu", getattr(torch, "xpu", None))):
         if backend is not None and _in_use(backend):
             for index in range(backend.device_count()):
-                with suppress(RuntimeError):
+                with suppress(Exception):
                     devices[f"{name}:{index}"] = DeviceMemory(
                         backend.memory_allocated(index), backend.memory_reserved(index)
                     )
     if torch.backends.mps.is_available():
-        with suppress(RuntimeError):
+        with suppress(Exception):
             devices["mps:0"] = DeviceMemory(
                 torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
             )

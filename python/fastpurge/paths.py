@@ -1,6 +1,7 @@
 """Why an object is alive: the shortest path from a root to it."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from types import FrameType
@@ -223,9 +224,11 @@ def find_hidden(starts: list[Root]) -> Hidden:
     hidden = Hidden([], {})
     with DisableTorchFunction():
         of_graphs = autograd.holdings_of(tensors, _at_rest(tensors, starts))
-        for holder, held, label in chain(of_graphs, keep.holdings_of(owners)):
-            hidden.pairs.append((holder, held))
-            hidden.labels[id(holder), id(held)] = label
+        for holdings in (of_graphs, keep.holdings_of(owners)):
+            with suppress(AttributeError, LookupError, TypeError, RuntimeError):  # then less is explained
+                for holder, held, label in holdings:
+                    hidden.pairs.append((holder, held))
+                    hidden.labels[id(holder), id(held)] = label
     return hidden
 
 

@@ -18,6 +18,18 @@ from torch.utils import _python_dispatch
 # In C, and there although dynamo is not imported.
 _eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
 
+
+def _can_compile() -> bool:
+    """Whether this torch compiles on this Python."""
+    try:
+        _eval_frame.set_eval_frame(_eval_frame.set_eval_frame(None))
+    except Exception:  # noqa: BLE001 - a newer Python than it knows
+        return False
+    return True
+
+
+_CAN_COMPILE = _can_compile()
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -28,6 +40,8 @@ def never_compiled(function: _Function) -> _Function:
     calls is up to `Unrecorded` then.
     """
     code = function.__code__
+    if not _CAN_COMPILE:
+        return function
     if hasattr(_eval_frame, "set_code_exec_strategy"):
         skip = _eval_frame._FrameAction.SKIP
         _eval_frame.set_code_exec_strategy(code, _eval_frame._FrameExecStrategy(skip, skip))
@@ -56,7 +70,8 @@ class Unrecorded:
     @never_compiled
     def __enter__(self) -> None:
         with ExitStack() as resume:
-            resume.callback(_eval_frame.set_eval_frame, _eval_frame.set_eval_frame(None))
+            if _CAN_COMPILE:
+                resume.callback(_eval_frame.set_eval_frame, _eval_frame.set_eval_frame(None))
             if (trace := torch._C._get_tracing_state()) is not None:
                 resume.callback(_set_tracing_state, trace)
                 _set_tracing_state(None)
