@@ -8,24 +8,26 @@ use crate::gc::{Failure, GcPause};
 use crate::objects::{ask, attribute, call, caller_of, list, or_none, pair};
 use crate::room::{try_collect, try_extend, try_push};
 
-/// Calls functions in C, each with an object, unless another thread is inside the function that has ``code``.
+/// Calls functions in C, each with an object, unless another thread is inside a function: that of a code object.
 ///
-/// All of it is one go, in which no other thread can enter that function. Gives the results, or of what is
+/// All of it is one go, in which no other thread runs. Gives the results, or of what is
 /// a list or a tuple its items; with ``then``, what these functions give of each. What raises
 /// ``RuntimeError`` gives nothing, and neither does ``None``. ``None`` for all: another thread is inside.
 #[pyfunction]
-#[pyo3(signature = (reads, *, unless_inside, then=None))]
+#[pyo3(signature = (reads, *, unless_inside=None, then=None))]
 pub fn read_unless_inside<'py>(
     py: Python<'py>,
     reads: &Bound<'py, PyList>,
-    unless_inside: &Bound<'py, PyAny>,
+    unless_inside: Option<&Bound<'py, PyAny>>,
     then: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     // A finalizer could let another thread in.
     let _pause = GcPause::new(py);
-    for frame in other_threads(py)? {
-        if is_inside(frame, unless_inside)? {
-            return Ok(or_none(py, None));
+    if let Some(code) = unless_inside {
+        for frame in other_threads(py)? {
+            if is_inside(frame, code)? {
+                return Ok(or_none(py, None));
+            }
         }
     }
     let mut values = Vec::new();

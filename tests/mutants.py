@@ -230,7 +230,7 @@ MUTANTS = (
         "",
         GUARDS,
     ),
-    Mutant("work handed over released", "guards.py", ", *_imported(_HANDED_OVER)),", "),", RUNNING),
+    Mutant("work handed over released", "guards.py", ", *imported.types_in(_HANDED_OVER)),", "),", RUNNING),
     Mutant("waiting tasks released", "guards.py", "scheduled=_scheduled(),", "", RUNNING),
     Mutant(
         "context variables released",

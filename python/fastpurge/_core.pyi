@@ -145,12 +145,12 @@ def callbacks(
 def read_unless_inside(
     reads: list[tuple[Callable[[Any], Any], Any]],
     *,
-    unless_inside: CodeType,
+    unless_inside: CodeType | None = None,
     then: list[Callable[[Any], Any]] | None = None,
 ) -> list[Any] | None:
-    """Call functions in C, each with an object, unless another thread is inside the function of that code.
+    """Call functions in C, each with an object, unless another thread is inside the function of a code.
 
-    All of it is one go, in which no other thread can enter that function. Gives the results, or of what is
+    All of it is one go, in which no other thread runs. Gives the results, or of what is
     a list or a tuple its items; with ``then``, what these functions give of each. What raises
     ``RuntimeError`` gives nothing, and neither does ``None``. ``None`` for all: another thread is inside,
     and nothing was called.

@@ -7,29 +7,26 @@ recording (https://docs.pytorch.org/docs/stable/notes/cuda.html#constraints).
 """
 
 import gc
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import torch
 
-from fastpurge import _core, keep
+from fastpurge import _core, imported, keep
 from fastpurge.tensors import is_a
 
 # The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
 _BORROWERS = {
-    "cupy.cuda.memory": "UnownedMemory",
-    "numba.cuda.cudadrv.driver": "MemoryPointer",
-    "warp": "array",
+    "cupy.cuda.memory": ("UnownedMemory",),
+    "numba.cuda.cudadrv.driver": ("MemoryPointer",),
+    "warp": ("array",),
 }
 
 
 def lent() -> list[torch.Tensor]:
     """The tensors whose memory an object of another library reads, and that it holds therefore."""
-    modules = ((sys.modules.get(module), name) for module, name in _BORROWERS.items())
-    found = (vars(module).get(name) for module, name in modules if module is not None)
-    types = tuple(one for one in found if isinstance(one, type))
+    types = imported.types_in(_BORROWERS)
     held = gc.get_referents(*_core.scan(types)) if types else []
     attributes = gc.get_referents(*(one for one in held if type(one) is dict))
     return [one for one in (*held, *attributes) if is_a(one, torch.Tensor)]
@@ -58,7 +55,7 @@ def wait_for(devices: Iterable[str]) -> None:
     used = sorted({*devices} - {"cpu", "meta"})
     if used and all(is_recorded for _, _, is_recorded in _graphs()):
         for device in map(torch.device, used):
-            with suppress(RuntimeError):
+            with suppress(Exception):
                 _synchronize(device)
 
 
@@ -88,5 +85,5 @@ def _has_pool(graph_type: Any, graph: Any) -> bool:
 
 
 def _managers() -> list[object]:
-    trees: Any = sys.modules.get("torch._inductor.cudagraph_trees")
-    return [] if trees is None else _core.scan((trees.CUDAGraphTreeManager,))
+    types = imported.types_in({"torch._inductor.cudagraph_trees": ("CUDAGraphTreeManager",)})
+    return _core.scan(types) if types else []

@@ -4,42 +4,80 @@ Dynamo hangs compiled code on code objects, where only C sees it (torch/csrc/dyn
 what that code calls into the namespace of the module that was compiled, which a closure does not enter.
 """
 
-import sys
-from collections.abc import Iterator
-from types import CodeType, ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any, cast
+
+import torch
+
+from fastpurge import _core, imported
+
+_eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
+_entry_type: Any = getattr(_eval_frame, "_CacheEntry", None)
+# Of an entry that was invalidated, since something that it was made for has died, there is no code.
+# Before torch 2.6 the guards are a function.
+_CONTENTS: list[Callable[[Any], Any]] = [
+    found.fget
+    for names in (("code",), ("guard_manager", "check_fn"))
+    if (found := next((getattr(_entry_type, name) for name in names if hasattr(_entry_type, name)), None))
+]
+# What dynamo calls the globals that it makes: of functions it has compiled, and of what comes behind a break.
+_MADE_BY_DYNAMO = ("__compiled_fn", "__resume_at")
 
 
 def captured() -> Iterator[object]:
-    """The guards of all compiled code, and the globals that were made for it."""
-    dynamo: Any = sys.modules.get("torch._dynamo.convert_frame")
-    if dynamo is None:
+    """The guards of all compiled code, and the globals that were made for it.
+
+    Where code cannot be read, whatever it may need: all that was ever made so, and what its names stand for.
+    """
+    if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:
         return
+    codes = _compiled_codes()
     names: set[str] = set()
-    for code in _compiled_codes(dynamo):
-        for entry in _cache_entries(code):
-            # Before torch 2.6 the guards are a function.
-            yield entry.guard_manager if hasattr(entry, "guard_manager") else entry.check_fn
-            names |= {*entry.code.co_names} - {*code.co_names}
-    if names:
-        yield from _globals_named(names)
+    is_all_read = codes is not None
+    for code in codes or ():
+        contents = _contents_of(code)
+        if contents is None:
+            is_all_read = False
+            names |= {*code.co_names}
+        for one in contents or ():
+            if type(one) is CodeType:
+                names |= {*one.co_names} - {*code.co_names}
+            else:
+                yield one
+    if names or not is_all_read:
+        yield from _globals(names, () if is_all_read else _MADE_BY_DYNAMO)
 
 
-def _compiled_codes(dynamo: Any) -> list[CodeType]:
-    references = [*dynamo.input_codes.seen, *dynamo.output_codes.seen]
-    return [code for code in (reference() for reference in references) if code is not None]
+def _compiled_codes() -> list[CodeType] | None:
+    """The code objects that dynamo has met; ``None`` if it does not tell."""
+    found: list[CodeType] = []
+    for name in ("input_codes", "output_codes"):
+        try:
+            references = [*imported.attribute("torch._dynamo.convert_frame", name).seen]
+            found += [code for reference in references if (code := reference()) is not None]
+        except Exception:  # noqa: BLE001 - being imported, or another version
+            return None
+    return found
 
 
-def _cache_entries(code: CodeType) -> list[Any]:
-    from torch._C import _dynamo
+def _contents_of(code: CodeType) -> list[object] | None:
+    """The guards and the code of all that was compiled of a code; ``None`` if they cannot be read.
 
-    # An attribute: torch 2.4 has it and no module of that name to import.
-    entries: list[Any] = _dynamo.eval_frame._debug_get_cache_entry_list(code)
-    return entries
+    In one go: an entry that another thread removes meanwhile is not there any more.
+    """
+    try:
+        code_of, guards_of = _CONTENTS
+        reads = [(_eval_frame._debug_get_cache_entry_list, code)]
+        return _core.read_unless_inside(reads, then=[code_of, guards_of])
+    except Exception:  # noqa: BLE001 - whatever another version makes of it
+        return None
 
 
-def _globals_named(names: set[str]) -> Iterator[object]:
-    for module in list(sys.modules.values()):
-        if issubclass(type(module), ModuleType):
-            namespace = ModuleType.__getattribute__(module, "__dict__")
-            yield from [namespace[name] for name in names & namespace.keys()]
+def _globals(names: set[str], prefixes: tuple[str, ...]) -> Iterator[object]:
+    for module in imported.modules().values():
+        namespace = imported.namespace(module)
+        yield from [namespace.get(name) for name in names & namespace.keys()]
+        if prefixes:
+            found = [*namespace.items()]
+            yield from (value for name, value in found if type(name) is str and name.startswith(prefixes))

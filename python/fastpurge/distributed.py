@@ -10,6 +10,7 @@ from rich.table import Table
 
 from fastpurge.guards import Guard
 from fastpurge.meeting import Round, meeting_of
+from fastpurge.recorders import never_compiled
 from fastpurge.report import SweepReport, Told, human, right
 from fastpurge.request import Collect, Devices, Request, parse
 from fastpurge.sweeping import sweep_as
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 300.0
 
 
+@never_compiled
 def sweep(
     *,
     keep: object,

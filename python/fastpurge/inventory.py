@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fastpurge import _core, keep, memory, paths, roots
 from fastpurge.memory import MemoryReading
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Told, human, right
 from fastpurge.request import parse_count
 from fastpurge.roots import Root
@@ -151,6 +152,7 @@ class Census(Told):
         return table
 
 
+@never_compiled
 def census(top: int = 20) -> Census:
     """Say what is alive and who holds it. Touches nothing.
 
@@ -176,10 +178,10 @@ def census(top: int = 20) -> Census:
     """
     top = parse_count("top", top, "an int", "0 or more")
     started = perf_counter()
-    found = _count(sys._getframe(1), top)
+    with Unrecorded():
+        found, reading = _count(sys._getframe(1), top), memory.read()
     largest = sorted(found, key=lambda one: -one.nbytes)[:top]
     lost = [one for one in found if one.holder == _GARBAGE]
-    reading = memory.read()
     return Census(
         count=len(found),
         nbytes=_sum(found),

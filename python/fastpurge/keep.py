@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastpurge._core import Libraries
 from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
-from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
+from fastpurge.imported import types_in
+from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of, tensors_within
 
 _base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
@@ -81,9 +82,7 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
             if is_a(obj, RecursiveScriptModule):
-                # Its tensors are held by C++ (torch/csrc/jit/api/object.h).
-                yield from torch.nn.Module.parameters(obj)
-                yield from torch.nn.Module.buffers(obj)
+                yield from _tensors_of_script(obj)
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
 
@@ -113,15 +112,28 @@ def owned(owners: list[Any]) -> Iterator[object]:
     tensors = [obj for obj in owners if is_a(obj, torch.Tensor)]
     with DisableTorchFunction():
         for obj in owners:
-            if is_a(obj, RecursiveScriptModule, DistributedDataParallel):
-                yield from torch.nn.Module.parameters(obj)
-                yield from torch.nn.Module.buffers(obj)
+            if is_a(obj, RecursiveScriptModule):
+                yield from _tensors_of_script(obj)
+            elif is_a(obj, DistributedDataParallel):
+                yield from tensors_within(obj)
         with suppress(BackwardUnderWayError):
             yield from graph_of(tensors)
         yield from gradients_of(tensors) or ()
         for tensor in tensors:
             if (base := _base(tensor)) is not None:
                 yield base
+
+
+def _tensors_of_script(module: Any) -> list[torch.Tensor]:
+    """The tensors of a script module, which C++ holds (torch/csrc/jit/api/object.h).
+
+    Of one that cannot be asked, such as one that another thread is making, there are none: what C++ holds
+    counts as in use where nothing says by whom.
+    """
+    try:
+        return [*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)]
+    except Exception:  # noqa: BLE001 - whatever a module raises that is not whole
+        return []
 
 
 def _base(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -140,7 +152,7 @@ def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
             if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
         elif is_a(obj, RecursiveScriptModule):
-            for tensor in (*torch.nn.Module.parameters(obj), *torch.nn.Module.buffers(obj)):
+            for tensor in _tensors_of_script(obj):
                 yield obj, tensor, " (in a script)"
         elif arrays and is_a(obj, *arrays):
             for held in _held_by_array(obj):
@@ -166,8 +178,7 @@ def extents(kept: Iterable[Any]) -> Iterator[Extent]:
 
 def array_types() -> tuple[type, ...]:
     """The type of NumPy's arrays, if it is imported: otherwise there are none."""
-    numpy = sys.modules.get("numpy")
-    return () if numpy is None else (numpy.ndarray,)
+    return types_in({"numpy": ("ndarray",)})
 
 
 def _held_by_array(array: Any) -> Iterator[object]:

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from fastpurge import _core
+from fastpurge.recorders import Unrecorded, never_compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def read() -> MemoryReading:
     return MemoryReading(psutil.Process().memory_info().rss, _read_devices())
 
 
+@never_compiled
 def trim() -> TrimReport:
     """Give cached memory back: device caches to their drivers, the C heap to the operating system.
 
@@ -77,9 +79,9 @@ def trim() -> TrimReport:
 
     """
     started = perf_counter()
-    before = read()
-    actions = give_back()
-    return TrimReport(actions, before, read(), perf_counter() - started)
+    with Unrecorded():
+        before, actions, after = read(), give_back(), read()
+    return TrimReport(actions, before, after, perf_counter() - started)
 
 
 def give_back() -> tuple[str, ...]:
@@ -116,7 +118,7 @@ def _run(action: Callable[[], object]) -> bool:
     # nothing else: the sweep goes on and the action is not named.
     try:
         action()
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - whatever another build of torch raises
         return False
     return True
 
@@ -130,7 +132,10 @@ def fragmented(device: str) -> int:
 
 
 def _in_use(backend: ModuleType | None) -> bool:
-    return backend is not None and backend.is_available() and backend.is_initialized()
+    try:
+        return backend is not None and backend.is_available() and backend.is_initialized()
+    except Exception:  # noqa: BLE001 - a backend that is only half there
+        return False
 
 
 def _read_devices() -> dict[str, DeviceMemory]:
@@ -139,12 +144,12 @@ def _read_devices() -> dict[str, DeviceMemory]:
     for name, backend in (("cuda", torch.cuda), ("xpu", getattr(torch, "xpu", None))):
         if backend is not None and _in_use(backend):
             for index in range(backend.device_count()):
-                with suppress(RuntimeError):
+                with suppress(Exception):
                     devices[f"{name}:{index}"] = DeviceMemory(
                         backend.memory_allocated(index), backend.memory_reserved(index)
                     )
     if torch.backends.mps.is_available():
-        with suppress(RuntimeError):
+        with suppress(Exception):
             devices["mps:0"] = DeviceMemory(
                 torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
             )

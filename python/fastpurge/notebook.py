@@ -22,6 +22,7 @@ from fastpurge import roots
 from fastpurge.inventory import Census
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
 from fastpurge.paths import Why, explain
+from fastpurge.recorders import Unrecorded
 from fastpurge.report import SweepReport
 from fastpurge.request import parse_devices
 from fastpurge.sweeping import SweepPlan
@@ -116,9 +117,13 @@ class FastpurgeMagics(Magics):
         if asked.plan:
             return fastpurge.plan(**options)
         if asked.exception:
-            display(let_go_of([*remembered(), *_remembered_by(self.shell)], kept))
+            with Unrecorded():
+                let_go = let_go_of([*remembered(), *_remembered_by(self.shell)], kept)
+            display(let_go)
         if asked.history:
-            display(drop_history(self.shell, kept))
+            with Unrecorded():
+                dropped = drop_history(self.shell, kept)
+            display(dropped)
         return fastpurge.sweep(**options)
 
     @no_var_expand
@@ -139,7 +144,8 @@ class FastpurgeMagics(Magics):
         value = self._evaluate(expression, "why")
         is_one = not isinstance(ast.parse(_in_parentheses(expression), mode="eval").body, ast.Tuple)
         # Of the cell, whose own variable for it is nothing to be told.
-        found = explain((value,) if is_one else value, roots.frame_of(self.shell.user_ns))
+        with Unrecorded():
+            found = explain((value,) if is_one else value, roots.frame_of(self.shell.user_ns))
         if is_one:
             return found[0]
         display(*found)

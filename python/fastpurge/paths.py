@@ -1,6 +1,7 @@
 """Why an object is alive: the shortest path from a root to it."""
 
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
 from types import FrameType
@@ -13,6 +14,7 @@ from torch._C import DisableTorchFunction
 from torch.jit._script import RecursiveScriptModule
 
 from fastpurge import _core, autograd, keep, roots
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Item, Told, human
 from fastpurge.roots import Root
 from fastpurge.spelling import Labels, shown, spell
@@ -65,6 +67,7 @@ class Why(Told):
 def why(obj: object, /) -> Why: ...
 @overload
 def why(obj: object, another: object, /, *more: object) -> tuple[Why, ...]: ...
+@never_compiled
 def why(*objects: object) -> Why | tuple[Why, ...]:
     """Say why objects are alive: for each the shortest path from a root to it.
 
@@ -92,7 +95,8 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
     """
     if not objects:
         raise TypeError("why() needs at least one object to explain")
-    found = explain(objects, sys._getframe(1))
+    with Unrecorded():
+        found = explain(objects, sys._getframe(1))
     return found[0] if len(found) == 1 else (*found,)
 
 
@@ -220,9 +224,11 @@ def find_hidden(starts: list[Root]) -> Hidden:
     hidden = Hidden([], {})
     with DisableTorchFunction():
         of_graphs = autograd.holdings_of(tensors, _at_rest(tensors, starts))
-        for holder, held, label in chain(of_graphs, keep.holdings_of(owners)):
-            hidden.pairs.append((holder, held))
-            hidden.labels[id(holder), id(held)] = label
+        for holdings in (of_graphs, keep.holdings_of(owners)):
+            with suppress(AttributeError, LookupError, TypeError, RuntimeError):  # then less is explained
+                for holder, held, label in holdings:
+                    hidden.pairs.append((holder, held))
+                    hidden.labels[id(holder), id(held)] = label
     return hidden
 
 

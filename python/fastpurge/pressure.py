@@ -11,6 +11,8 @@ from typing import Any
 import psutil
 import torch
 
+from fastpurge.recorders import Unrecorded
+
 Amount = str | int
 """A share of all there is, such as ``"90%"``, or a number of bytes."""
 
@@ -141,7 +143,8 @@ def _parse_device(device: object) -> torch.device:
     if not isinstance(device, str | torch.device):
         raise TypeError(f"device must be None, a str or a torch.device, not {type(device).__name__}")
     try:
-        parsed = torch.device(device)
+        with Unrecorded():
+            parsed = torch.device(device)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device: {device!r} is not a device ({reason})") from None

@@ -7,6 +7,7 @@ from typing import Literal, cast
 import torch
 
 from fastpurge.guards import Guard
+from fastpurge.recorders import Unrecorded
 from fastpurge.tensors import is_a, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
@@ -127,7 +128,8 @@ def _parse_device(device: object) -> torch.device:
         raise TypeError(f"devices must hold str or torch.device, not {type_name(device)}")
     name = str.__str__(cast(str, device))
     try:
-        return torch.device(name)
+        with Unrecorded():
+            return torch.device(name)
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"devices: {name!r} is not a device ({reason})") from None

@@ -4,10 +4,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import CodeType, FrameType, ModuleType
-from typing import Any, cast
+from types import CodeType, FrameType
+from typing import Any
 
-from fastpurge import _core
+from fastpurge import _core, imported
+from fastpurge.imported import namespace
 from fastpurge.tensors import type_name
 
 
@@ -66,20 +67,10 @@ def _is_of_package(frame: FrameType) -> bool:
 
 
 def _modules() -> Iterator[Root]:
+    found = imported.modules()
     # A name that a program gives itself is the one its author looks for.
-    named = {"__main__": sys.modules.get("__main__"), **sys.modules}
-    for name, module in named.items():
-        if type(name) is str and issubclass(type(module), ModuleType):
-            yield Root(namespace(module), name, "", name)
-
-
-def namespace(module: Any) -> dict[str, Any]:
-    """The globals of a module, without asking a subclass that makes them up."""
-    found: dict[str, Any] = _namespace(module)
-    return found
-
-
-_namespace = cast(Any, vars(ModuleType)["__dict__"]).__get__
+    names = sorted(found, key="__main__".__ne__)
+    yield from (Root(namespace(found[name]), name, "", name) for name in names)
 
 
 def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root]:

@@ -3,13 +3,11 @@
 import collections
 import functools
 import itertools
-import sys
 import types
 import weakref
-from collections.abc import Mapping
 from typing import Any
 
-from fastpurge import _core
+from fastpurge import _core, imported
 
 PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
 """Containers that are no more than their contents."""
@@ -42,14 +40,14 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
     """
     if not look_through:
         return _core.RunningCode(executing=EXECUTING)
-    calls = _imported(_CALLS)
+    calls = imported.types_in(_CALLS)
     return _core.RunningCode(
-        containers=(*PLAIN, collections.defaultdict, *CALLABLES, *_iterators(), *_imported(_THREADS), *calls),
+        containers=(*PLAIN, collections.defaultdict, *CALLABLES, *_iterators(), *imported.types_in(_THREADS), *calls),
         container_bases=(*PLAIN, BaseException),
-        whole=_imported(_WHOLE),
+        whole=imported.types_in(_WHOLE),
         executing=EXECUTING,
         scheduled=_scheduled(calls),
-        roots=((*_imported(_ROOTS), *calls), (*sorted(_root_packages),)),
+        roots=((*imported.types_in(_ROOTS), *calls), (*sorted(_root_packages),)),
     )
 
 
@@ -110,27 +108,20 @@ _RESULTS = {
 _FINALIZERS = tuple(one for one in (getattr(weakref.finalize, "_Info", None),) if isinstance(one, type))
 
 
-def _imported(names: Mapping[str, tuple[str, ...]]) -> tuple[type, ...]:
-    """Those types whose modules are imported: no others can have instances."""
-    modules = ((sys.modules.get(module), types) for module, types in names.items())
-    found = (vars(module).get(name) for module, types in modules if module for name in types)
-    return tuple(one for one in found if isinstance(one, type))
-
-
 def _scheduled(calls: tuple[type, ...]) -> tuple[tuple[type, Any], ...]:
     """Work that waits, whoever holds it: what has to do it is a root object, and not looked into.
 
     A handle that was cancelled holds nothing.
     """
-    return tuple((one, _done(one)) for one in (*calls, *_imported(_RESULTS), *_FINALIZERS))
+    return tuple((one, _done(one)) for one in (*calls, *imported.types_in(_RESULTS), *_FINALIZERS))
 
 
 def _done(of: type) -> Any:
     """What says in C that a task is done; in Python (without the accelerator of asyncio) any task counts."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or of is not asyncio.Task or type(of.done) is not types.MethodDescriptorType:
+    if of not in imported.types_in({"asyncio": ("Task",)}):
         return None
-    return of.done
+    done = vars(of).get("done")
+    return done if type(done) is types.MethodDescriptorType else None
 
 
 def _iterators() -> tuple[type, ...]:

@@ -15,6 +15,7 @@ import torch
 from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
+from fastpurge.recorders import suspended_modes
 from fastpurge.report import Item
 from fastpurge.request import Request
 from fastpurge.running_code import running_code
@@ -80,9 +81,15 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     view = search.first_look()
     spared: dict[str, int] = {}
     try:
-        view = _without_protected(search, view, spared, thorough=thorough)
+        view = _without_protected(search, search.settle(view), spared, thorough=thorough)
     except BackwardUnderWayError:
         view.skip([True] * len(view.asked), "another thread is inside a backward: kept graphs cannot be read")
+    except Exception as error:
+        if is_a(error, MemoryError):
+            raise
+        # Something in torch or in another library is not made as it is known here: nobody can tell.
+        view.skip([True] * len(view.asked), f"what is in use cannot be read ({reason_of(error)})")
+        error.__traceback__ = None  # its frames hold this survey
     _count_storages_once(view.asked)
     skipped = [one.item for one in view.skipped]
     return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
@@ -130,8 +137,8 @@ class _Search:
         self.add(state)
 
     def first_look(self) -> _View:
-        """What there is, with what the caller's keep hides, before any guard was asked."""
-        return self._settle(self._view_of(self._first))
+        """What there is, before anything was asked what it hides."""
+        return self._view_of(self._first)
 
     def spared_at_first(self) -> list[Candidate]:
         """What was asked for, and is spared because libraries are known to keep it."""
@@ -140,9 +147,9 @@ class _Search:
 
     def look(self) -> _View:
         """What there is with the roots that are known now."""
-        return self._settle(self._view())
+        return self.settle(self._view())
 
-    def _settle(self, view: _View) -> _View:
+    def settle(self, view: _View) -> _View:
         """Take snapshots until one brings no hidden root to light that was not known.
 
         While other threads compute there is always a new one. So it also ends when twice in a row what
@@ -380,6 +387,7 @@ def _spare_running(search: _Search, _: _View) -> bool:
     if search.running_code is not None:
         return False
     search.running_code = running_code()
+    search.add(suspended_modes())
     return True
 
 

@@ -17,12 +17,14 @@ from rich.console import Group, RenderableType
 from fastpurge import _core, memory
 from fastpurge.guards import Guard
 from fastpurge.paths import holders
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, parse
 from fastpurge.survey import Candidate, Survey, survey
 
 
+@never_compiled
 def sweep(
     *,
     keep: object,
@@ -77,6 +79,7 @@ def sweep(
     return sweep_as(request)
 
 
+@never_compiled
 def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
     """Sweep as asked for in a request.
 
@@ -89,10 +92,11 @@ def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
 
     """
     started = perf_counter()
-    with _turn.taken(wait=wait):
+    with _turn.taken(wait=wait), Unrecorded():
         return _sweep(request, started)
 
 
+@never_compiled
 def plan(
     *,
     keep: object,
@@ -129,7 +133,7 @@ def plan(
         caller=_caller(),
     )
     started = perf_counter()
-    with _turn.taken():
+    with _turn.taken(), Unrecorded():
         found = survey(request)
     return SweepPlan(request, found, perf_counter() - started)
 
@@ -161,6 +165,7 @@ class SweepPlan(Told):
         self._seconds = seconds
         self._planned = [weakref.ref(candidate.obj) for candidate in found.planned]
 
+    @never_compiled
     def apply(self) -> SweepReport:
         """Release what was planned and is still unprotected now, and give the memory back.
 
@@ -171,7 +176,7 @@ class SweepPlan(Told):
 
         """
         started = perf_counter() - self._seconds
-        with _turn.taken():
+        with _turn.taken(), Unrecorded():
             return _sweep(self._request, started, self._planned)
 
     def _tell(self) -> RenderableType:

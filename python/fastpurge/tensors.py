@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch._C import DisableTorchFunction, TensorBase
 
+from fastpurge.recorders import Unrecorded
+
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 _module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
 _shape = cast(Any, TensorBase.shape).__get__
@@ -96,7 +98,7 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
             # Before torch 2.10 C++ takes the storage first, and waits for the GIL to take the rest
             # (`TensorImpl::release_resources`). To ask for it then is to follow a null pointer.
             return TensorBase.untyped_storage(tensor) if _use_count(tensor) else None
-    except (RuntimeError, NotImplementedError):
+    except Exception:  # noqa: BLE001 - what a layout or a subclass raises
         return None
 
 
@@ -117,16 +119,17 @@ def is_pinned(tensor: torch.Tensor) -> bool:
     try:
         with DisableTorchFunction():
             return TensorBase.is_pinned(tensor)
-    except (RuntimeError, NotImplementedError):  # a layout that has no answer
-        return False
+    except Exception:  # noqa: BLE001 - a layout or a subclass that has no answer: nobody can tell
+        return True
 
 
 def _hold_themselves_if_owned() -> bool:
-    base, other = torch.empty(0), torch.empty(0)
-    view = base.view(0)  # holds its base in C++
-    held = sys.getrefcount(base) > sys.getrefcount(other)
-    del view
-    return held
+    with Unrecorded():
+        base, other = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
+        view = base.view(0)  # holds its base in C++
+        held = sys.getrefcount(base) > sys.getrefcount(other)
+        del view
+        return held
 
 
 OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
@@ -141,7 +144,7 @@ def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Ex
         return None
     try:
         start, nbytes = storage.data_ptr(), storage.nbytes()
-    except RuntimeError:
+    except Exception:  # noqa: BLE001 - what a kind of storage raises
         return None
     return Extent(str(device), start, start + nbytes) if start and nbytes else None
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from fastpurge import _core
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.tensors import is_a, type_name
 
 Root = BaseException | types.TracebackType | types.FrameType
@@ -39,6 +40,7 @@ _MEMBERS: dict[str, type] = {"obj": AttributeError, "value": StopIteration}
 _MAY_BE_SUSPENDED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
+@never_compiled
 def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
     """Let go of what an exception holds, and keep the text of its traceback.
 
@@ -70,7 +72,8 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
     """
     if error is not None and not is_a(error, BaseException):
         raise TypeError(f"error must be an exception or None (the last one), not {type_name(error)}")
-    return let_go_of(remembered() if error is None else [error], keep)
+    with Unrecorded():
+        return let_go_of(remembered() if error is None else [error], keep)
 
 
 def remembered() -> list[Root]:

@@ -16,6 +16,7 @@ import torch
 from fastpurge import pressure, safe_points
 from fastpurge.guards import Guard
 from fastpurge.pressure import Amount, Gauge, Mark
+from fastpurge.recorders import never_compiled
 from fastpurge.report import SweepReport
 from fastpurge.request import Collect, Devices, Request
 from fastpurge.request import parse as parse_request
@@ -28,6 +29,7 @@ _UNMARKED = 5  # readings in a row; a program that loads its models first comes 
 _PATIENCE = 10.0  # seconds, for `keep` and `on_sweep` when the interpreter ends
 
 
+@never_compiled
 def watch(
     *,
     above: Amount,

@@ -79,3 +79,7 @@ def test_nothing_is_called_while_another_thread_is_inside() -> None:
 
 def test_this_thread_may_be_inside_itself() -> None:
     assert inside(lambda: read([(double, 2)])) == [4]
+
+
+def test_without_a_function_to_be_inside_everything_is_read() -> None:
+    assert read_unless_inside([(len, "abc"), (str.upper, "x")]) == [3, "X"]

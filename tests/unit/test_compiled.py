@@ -82,3 +82,96 @@ def test_a_kept_compiled_model_goes_on_and_others_can_be_compiled(backend: str, 
     assert done.returncode == 0, done.stderr
     result: dict[str, bool] = json.loads(done.stdout.splitlines()[-1])
     assert [name for name, holds in result.items() if not holds] == []
+
+
+INVALIDATED = """
+import gc, torch, fastpurge
+from fastpurge import is_purged
+
+@torch.compile(backend="eager")
+def f(x, o):
+    return o.go(x)
+
+def once():
+    class Local:
+        def go(self, x):
+            return x + 1
+    return f(torch.ones(3), Local())
+
+once()
+gc.collect()
+for _ in range(2):  # the second time with more than one entry
+    held = [torch.ones(9)]
+    fastpurge.plan(keep=())
+    fastpurge.sweep(keep=f)
+    assert is_purged(held[0])
+    assert once().tolist() == [2.0] * 3
+"""
+
+RESET = """
+import threading, torch, fastpurge
+
+def compile_over_and_over():
+    for number in range(12):
+        torch._dynamo.reset()
+        f = torch.compile(lambda x: x * number + factor, backend="eager")
+        results.append(f(torch.ones(2)).tolist() == [number + 2.0] * 2)
+
+factor = torch.full((2,), 2.0)
+results, errors = [], []
+import torch._dynamo
+thread = threading.Thread(target=compile_over_and_over)
+thread.start()
+while thread.is_alive():
+    try:
+        fastpurge.plan(keep=factor, collect=False)
+    except Exception as error:
+        errors.append(repr(error))
+    thread.join(0.05)
+assert not errors, errors
+assert results == [True] * 12
+"""
+
+UNREADABLE = """
+import torch, fastpurge, sys
+from fastpurge import compiled, is_purged
+
+table = torch.ones(70)
+class Program:
+    pass
+program = Program()
+
+def make():
+    constant = torch.ones(80)
+    return torch.compile(lambda x: (x * constant).sum() + torch.tensor([1.0, 2.0]), backend="eager")
+
+f = make()
+expected = f(torch.ones(80)).tolist()
+program.leak = torch.ones(90)
+{broken}
+fastpurge.plan(keep=())
+fastpurge.sweep(keep=f)
+assert is_purged(program.leak)
+assert f(torch.ones(80)).tolist() == expected
+"""
+
+# What another version of torch may make of it.
+BROKEN = {
+    "nothing": "",
+    "no accessors": "compiled._CONTENTS.clear()",
+    "accessors that raise": "compiled._CONTENTS[:] = [int, int]",
+    "no list of codes": "del torch._dynamo.convert_frame.output_codes",
+    "another list of codes": "torch._dynamo.convert_frame.input_codes.seen = [1]",
+}
+PROGRAMS = {
+    "invalidated": INVALIDATED,
+    "reset": RESET,
+    **{name: UNREADABLE.format(broken=broken) for name, broken in BROKEN.items()},
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_compiled_code_that_cannot_be_read_is_not_the_end_of_a_sweep(name: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAMS[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -11,7 +11,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from fastpurge import _core
-from fastpurge.roots import namespace
+from fastpurge.imported import namespace
 
 # Empties a place.
 Clear = Callable[[], object]

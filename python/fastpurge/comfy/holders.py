@@ -21,7 +21,7 @@ import torch
 from fastpurge import _core, keep
 from fastpurge.comfy.code import Clear, Code, Function, emptying_a_name, emptying_an_entry, is_only_added_to
 from fastpurge.comfy.packs import Packs
-from fastpurge.roots import namespace
+from fastpurge.imported import namespace
 from fastpurge.tombstones import PurgedModule, PurgedTensor
 
 _DEPTH = 8

@@ -14,7 +14,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from fastpurge import keep
-from fastpurge.roots import namespace
+from fastpurge.imported import namespace
 
 
 class Packs:

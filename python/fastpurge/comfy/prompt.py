@@ -20,7 +20,7 @@ from fastpurge import _core, keep
 from fastpurge.comfy import caches
 from fastpurge.comfy.caches import Entry
 from fastpurge.comfy.packs import Packs
-from fastpurge.roots import namespace
+from fastpurge.imported import namespace
 from fastpurge.tensors import is_a
 from fastpurge.tombstones import PurgedModule, PurgedTensor
 

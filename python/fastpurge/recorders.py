@@ -1,0 +1,106 @@
+"""What records or intercepts the operations of a thread, suspended while fastpurge reads torch.
+
+`torch.jit.trace` makes a node of every size that is read (`THPSize_New` in torch/csrc/Size.cpp), and ends the
+process if the tensor is none of the trace. A mode is asked about every operation, and a transform joins in.
+The profiler is not suspended: it changes nothing, and what it tells of did take its time.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import overrides
+from torch._ops import _len_torch_dispatch_stack_pre_dispatch, _pop_mode_from_pre_dispatch
+from torch.utils import _python_dispatch
+
+# In C, and there although dynamo is not imported.
+_eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
+
+
+def _can_compile() -> bool:
+    """Whether this torch compiles on this Python."""
+    try:
+        _eval_frame.set_eval_frame(_eval_frame.set_eval_frame(None))
+    except Exception:  # noqa: BLE001 - a newer Python than it knows
+        return False
+    return True
+
+
+_CAN_COMPILE = _can_compile()
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def never_compiled(function: _Function) -> _Function:
+    """Have `torch.compile` call a function as it is: as `torch.compiler.disable` does, which imports dynamo.
+
+    A frame that is skipped has those that it calls skipped too, or from torch 2.4 on at least itself: what it
+    calls is up to `Unrecorded` then.
+    """
+    code = function.__code__
+    if not _CAN_COMPILE:
+        return function
+    if hasattr(_eval_frame, "set_code_exec_strategy"):
+        skip = _eval_frame._FrameAction.SKIP
+        _eval_frame.set_code_exec_strategy(code, _eval_frame._FrameExecStrategy(skip, skip))
+    else:
+        _eval_frame.skip_code(code)
+    cast(Any, function)._torchdynamo_disable = True  # a compiled caller goes on behind the call
+    return function
+
+
+# How many there are, and how to take the innermost away and put it back.
+_MODES: list[tuple[Callable[[], int], Callable[[], Any], Callable[[Any], None]]] = [
+    (_len_torch_dispatch_stack_pre_dispatch, _pop_mode_from_pre_dispatch, _python_dispatch._push_mode),
+    (torch._C._len_torch_dispatch_stack, _python_dispatch._pop_mode, _python_dispatch._push_mode),
+    (torch._C._len_torch_function_stack, overrides._pop_mode, overrides._push_mode),
+]
+
+
+class Unrecorded:
+    """A context in which nothing that this thread does is recorded or intercepted. Then all is as before.
+
+    Subclasses of tensors work as ever: a finalizer that runs within may compute with them.
+    """
+
+    __slots__ = ("_resume",)
+
+    @never_compiled
+    def __enter__(self) -> None:
+        with ExitStack() as resume:
+            if _CAN_COMPILE:
+                resume.callback(_eval_frame.set_eval_frame, _eval_frame.set_eval_frame(None))
+            if (trace := torch._C._get_tracing_state()) is not None:
+                resume.callback(_set_tracing_state, trace)
+                _set_tracing_state(None)
+            resume.enter_context(torch._C._DisableFuncTorch())
+            modes = _suspended_here()
+            for count, pop, push in _MODES:
+                for _ in range(count()):
+                    modes.append(pop())
+                    resume.callback(_put_back, push, modes)
+            self._resume = resume.pop_all()
+
+    @never_compiled
+    def __exit__(self, *_: object) -> None:
+        self._resume.close()
+
+
+def _put_back(push: Callable[[Any], None], modes: list[Any]) -> None:
+    push(modes.pop())
+
+
+_set_tracing_state: Callable[[Any], None] = cast(Any, torch._C)._set_tracing_state
+_here = threading.local()
+
+
+def _suspended_here() -> list[Any]:
+    modes: list[Any] = vars(_here).setdefault("modes", [])
+    return modes
+
+
+def suspended_modes() -> tuple[Any, ...]:
+    """The modes of this thread that are suspended now: running code will go on to use them."""
+    return (*_suspended_here(),)

@@ -1,0 +1,158 @@
+"""What another library or torch has not made yet, or makes otherwise, is never the end of a sweep."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import imported, is_purged, keep
+from torch.jit._script import RecursiveScriptModule
+from torch.nn.parallel import DistributedDataParallel
+
+READ = [
+    "asyncio",
+    "concurrent.futures",
+    "concurrent.futures.thread",
+    "cupy.cuda.memory",
+    "numba.cuda.cudadrv.driver",
+    "numpy",
+    "queue",
+    "torch._dynamo.convert_frame",
+    "torch._inductor.cudagraph_trees",
+    "torch.amp.grad_scaler",
+    "torch.optim.optimizer",
+    "torch.utils.data",
+    "transformers.cache_utils",
+    "warp",
+]
+
+
+class Rude(types.ModuleType):
+    """A module that makes up what it has, and fails at it, as a lazy one does while it is imported."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def _lazy(name: str) -> Any:
+    module = types.ModuleType(name)
+    module.__class__ = Rude
+    return module
+
+
+def _raising(name: str) -> Any:
+    module = types.ModuleType(name)
+    vars(module)["__getattr__"] = pytest.fail
+    return module
+
+
+class NoModule:
+    def __getattribute__(self, name: str) -> Any:
+        raise ValueError(name)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        types.ModuleType,
+        lambda _: types.ModuleType.__new__(types.ModuleType),
+        _lazy,
+        _raising,
+        lambda _: NoModule(),
+        lambda _: None,
+    ],
+    ids=["empty", "not initialised", "lazy", "with __getattr__", "no module", "None"],
+)
+def test_modules_that_another_thread_is_importing_do_not_end_a_sweep(
+    make: Any, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.kept, program.leak = torch.ones(4), [torch.ones(100)]
+    fastpurge.plan(keep=())  # what is imported late is there
+    with monkeypatch.context() as patched:
+        for name in READ:
+            patched.setitem(sys.modules, name, make(name))
+        planned = fastpurge.plan(keep=program.kept)
+        counted = fastpurge.census(top=1)
+        explained = fastpurge.why(program.leak[0])
+        report = fastpurge.sweep(keep=program.kept)
+    assert planned.nbytes >= 400
+    assert counted.count > 0
+    assert explained.path == "forgetful_program.leak[0]"
+    assert is_purged(program.leak[0])
+    assert report.released
+    assert program.kept.sum() == 4
+
+
+# In processes of their own: each library is imported once. They come from a thread, beside plans.
+BESIDE = """
+import importlib, sys, threading, torch, fastpurge
+held, errors, plans = [torch.ones(9)], [], 0
+fastpurge.plan(keep=())
+thread = threading.Thread(target=importlib.import_module, args=sys.argv[1:2])
+thread.start()
+while thread.is_alive():
+    plans += 1
+    try:
+        fastpurge.plan(keep=(), collect=False)
+        fastpurge.census() if plans % 3 else None
+    except Exception as error:
+        errors.append(repr(error))
+    thread.join(0.02)
+assert sys.argv[1] in sys.modules
+assert not errors, errors
+fastpurge.sweep(keep=())
+assert fastpurge.is_purged(held[0])
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["torch._dynamo", "torch.testing._internal.common_utils", "transformers.models.bert"]
+)
+def test_a_library_can_be_imported_beside_plans(name: str) -> None:
+    if name.startswith("transformers"):
+        pytest.importorskip("transformers")
+    command = [sys.executable, "-W", "ignore", "-c", BESIDE, name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", [RecursiveScriptModule, DistributedDataParallel, torch.nn.Module])
+def test_a_module_that_another_thread_is_making_does_not_end_a_sweep(kind: Any, program: Any) -> None:
+    program.leak = torch.ones(100)
+    program.half_made = [kind.__new__(kind), kind.__new__(kind)]
+    fastpurge.plan(keep=program.half_made[0])
+    fastpurge.census()
+    fastpurge.why(program.half_made[0], program.leak)
+    fastpurge.sweep(keep=program.half_made[0])
+    assert is_purged(program.leak)
+    assert not is_purged(program.half_made[0])
+
+
+def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a torch would that is made otherwise than those that are known here.
+    def hidden(*_: object, **__: object) -> Any:
+        raise AttributeError("no such accessor")
+
+    program.leak = torch.ones(100)
+    with monkeypatch.context() as patched:
+        patched.setattr(keep, "hidden", hidden)
+        planned = fastpurge.plan(keep=())
+        report = fastpurge.sweep(keep=())
+    assert planned.items == report.released == ()
+    assert "what is in use cannot be read (AttributeError: no such accessor)" in {
+        item.reason for item in report.skipped
+    }
+    assert program.leak.sum() == 100
+    fastpurge.sweep(keep=())
+    assert is_purged(program.leak)
+
+
+def test_a_module_without_a_namespace_has_nothing() -> None:
+    assert imported.namespace(types.ModuleType.__new__(types.ModuleType)) == {}
+    assert imported.attribute("no.such.module", "anything") is None
+    assert imported.types_in({"torch": ("Tensor", "ones", "no_such_type")}) == (torch.Tensor,)
