@@ -27,20 +27,6 @@ _base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
 
 
-def named(keep: object) -> tuple[object, ...]:
-    """What the caller named: the object itself and, of a plain container, each element.
-
-    Named objects are entered whatever they are, so ``keep=[my_module]`` keeps a module's globals
-    although a closure stops at modules.
-    """
-    # `is` on the exact type: a subclass may run code of its own when iterated.
-    if type(keep) is dict:
-        return (keep, *keep.values())
-    if type(keep) in (list, tuple, set, frozenset):
-        return (keep, *cast(Iterable[object], keep))
-    return (keep,)
-
-
 _judged: dict[str, bool] = {}
 
 

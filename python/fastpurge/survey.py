@@ -15,6 +15,7 @@ import torch
 from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
+from fastpurge.named import named
 from fastpurge.report import Item
 from fastpurge.request import Request
 from fastpurge.tensors import (
@@ -114,7 +115,7 @@ class _Search:
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
         self.graphs = False
         self.outside: _core.Outside | None = None
-        self._named = keep.named(request.keep)
+        self._named = named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
