@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from fastpurge import _core, keep
+from fastpurge import _core
+from fastpurge.library_folders import libraries
 from fastpurge.tensors import is_a
 
 # The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
@@ -44,7 +45,7 @@ def replayed() -> set[str]:
     found = [(kind, graph) for kind, graph, is_recorded in _graphs() if is_recorded]
     if not found:
         return set()
-    managed = _core.closure(tuple(_managers()), libraries=keep.libraries())
+    managed = _core.closure(tuple(_managers()), libraries=libraries())
     return {kind for kind, graph in found if graph not in managed}
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from enum import Flag, auto
 from typing import Any
 
-from fastpurge import _core, keep
+from fastpurge import _core
+from fastpurge.library_folders import libraries
 from fastpurge.tensors import Extent
 
 
@@ -56,7 +57,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
         return []
     found = _core.library_state(
         scan_for,
-        libraries=keep.libraries(),
+        libraries=libraries(),
         containers=(*PLAIN, collections.defaultdict),
         wrappers=(*_callables(), staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),

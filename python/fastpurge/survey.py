@@ -15,6 +15,7 @@ import torch
 from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
+from fastpurge.library_folders import libraries
 from fastpurge.named import named
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -192,7 +193,7 @@ class _Search:
             [one.obj for one in candidates],
             blanks,
             scan_for=self.scan_for,
-            libraries=keep.libraries(),
+            libraries=libraries(),
             outside=guards.outside(look_through=look_through),
             self_held=self._hold_themselves(),
             spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
@@ -223,7 +224,7 @@ class _Search:
             guarded=guarded or [],
             scan_for=self.scan_for,
             report=keep.reported_types(),
-            libraries=keep.libraries(),
+            libraries=libraries(),
             outside=self.outside,
             self_held=self._hold_themselves(),
             met=self._met,
