@@ -17,7 +17,8 @@ from typing import Literal
 
 import fastpurge
 import torch
-from fastpurge import Guard, _core, guards, keep
+from fastpurge import Guard, _core, guards
+from fastpurge.library_folders import libraries
 
 from benches.measuring import run
 
@@ -174,7 +175,7 @@ def measure(objects: int) -> dict[str, float]:
     gc.collect()
     gc.disable()
     heap = build_heap(objects)
-    libraries = keep.libraries()
+    known = libraries()
     fastpurge.sweep(keep=())
     times = {
         "gc.get_objects()": best(gc.get_objects),
@@ -202,8 +203,8 @@ def measure(objects: int) -> dict[str, float]:
     kept.clear()
     sys.setrecursionlimit(100_000)
     model = build_model()
-    whole = best(lambda: _core.closure((model,), libraries=libraries))
-    nothing = best(lambda: _core.closure((), libraries=libraries))
+    whole = best(lambda: _core.closure((model,), libraries=known))
+    nothing = best(lambda: _core.closure((), libraries=known))
     times["closure of 20,001 modules"] = whole - nothing
     times["plain closure"] = best(lambda: plain_closure(model, set()), 3)
     gc.enable()

@@ -25,7 +25,7 @@ use crate::types::each_item;
 #[pyclass(module = "fastpurge._core", frozen)]
 #[derive(Default)]
 pub struct Libraries {
-    /// Paths that end in a separator, the longest first.
+    /// Without a separator at the end, the longest first. One may be a single file as well.
     folders: Vec<(String, bool)>,
     builtin_names: FxHashSet<String>,
 }
@@ -54,12 +54,7 @@ impl Libraries {
 
 impl Libraries {
     fn add_folder(&mut self, folder: &str, is_library: bool) -> Result<(), Failure> {
-        let folder = folder.trim_end_matches(MAIN_SEPARATOR);
-        let mut path = String::new();
-        let room = path.try_reserve_exact(folder.len() + MAIN_SEPARATOR.len_utf8());
-        room.map_err(|_| Failure::OutOfMemory)?;
-        path.push_str(folder);
-        path.push(MAIN_SEPARATOR);
+        let path = try_copy(folder.trim_end_matches(MAIN_SEPARATOR))?;
         try_push(&mut self.folders, (path, is_library))?;
         let longest_first = |(folder, _): &(String, bool)| std::cmp::Reverse(folder.len());
         self.folders.sort_unstable_by_key(longest_first);
@@ -74,7 +69,10 @@ impl Libraries {
     fn holds(&self, file: &str) -> bool {
         self.folders
             .iter()
-            .find(|(folder, _)| file.starts_with(folder.as_str()))
+            .find(|(folder, _)| {
+                let rest = file.strip_prefix(folder.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
+            })
             .is_some_and(|&(_, is_library)| is_library)
     }
 }
@@ -304,6 +302,7 @@ mod tests {
             ("/env/lib/site-packages/app", false),
             ("/home/me", false),
             ("/home/me/.venv/lib", true),
+            ("/home/me/six.py", true),
         ] {
             libraries.add_folder(folder, is_library).unwrap();
         }
@@ -318,6 +317,7 @@ mod tests {
         assert!(!libraries.holds("/env/lib/site-packages/app/nodes.py"));
         assert!(!libraries.holds("/home/me/script.py"));
         assert!(libraries.holds("/home/me/.venv/lib/torch/nn.py"));
+        assert!(libraries.holds("/home/me/six.py"));
     }
 
     #[test]

@@ -154,10 +154,31 @@ MUTANTS = (
     Mutant("arrays have no memory", "keep.py", "            yield extent_of_array(obj)\n", "", KEEP),
     Mutant(
         "elements of keep not named",
-        "keep.py",
+        "named.py",
         "        return (keep, *cast(Iterable[object], keep))",
         "        return (keep,)",
-        KEEP,
+        "tests/unit/test_named.py",
+    ),
+    Mutant(
+        "names taken for objects",
+        "named.py",
+        "    if type(keep) in _COLLECTIONS:\n        _check",
+        "    if False:\n        _check",
+        "tests/unit/test_named.py",
+    ),
+    Mutant(
+        "only site-packages are libraries",
+        "library_folders.py",
+        "            elif installed or files.are_of_python():",
+        "            elif False:",
+        "tests/unit/test_library_folders.py",
+    ),
+    Mutant(
+        "the program taken for a library",
+        "library_folders.py",
+        "        return any(_is_in(os.path.realpath(one), [real]) for one in places) or",
+        "        return False and",
+        "tests/unit/test_library_folders.py",
     ),
     Mutant(
         "running generators not told",
@@ -267,6 +288,20 @@ MUTANTS = (
         "weakref.ref(candidate.obj)",
         "(lambda obj: lambda: obj)(candidate.obj)",
         SWEEPING,
+    ),
+    Mutant(
+        "a plan holds what was kept",
+        "sweeping.py",
+        "    return SweepPlan(replace(request, keep=()), kept,",
+        "    return SweepPlan(request, kept,",
+        "tests/unit/test_weakly_kept.py",
+    ),
+    Mutant(
+        "what is kept since the plan goes",
+        "sweeping.py",
+        "keep=self._kept.alive())",
+        "keep=())",
+        "tests/unit/test_weakly_kept.py",
     ),
     Mutant(
         "what is new since the plan goes too", "sweeping.py", "if candidate.obj in chosen]", "]", SWEEPING

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from fastpurge import _core, imported, keep
+from fastpurge import _core, imported
+from fastpurge.library_folders import libraries
 from fastpurge.tensors import is_a
 
 # The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
@@ -41,7 +42,7 @@ def replayed() -> set[str]:
     found = [(kind, graph) for kind, graph, is_recorded in _graphs() if is_recorded]
     if not found:
         return set()
-    managed = _core.closure(tuple(_managers()), libraries=keep.libraries())
+    managed = _core.closure(tuple(_managers()), libraries=libraries())
     return {kind for kind, graph in found if graph not in managed}
 
 

@@ -10,9 +10,8 @@ from rich.table import Table
 
 from fastpurge.guards import Guard
 from fastpurge.meeting import Round, meeting_of
-from fastpurge.recorders import never_compiled
 from fastpurge.report import SweepReport, Told, human, right
-from fastpurge.request import Collect, Devices, Request, parse
+from fastpurge.request import Collect, Devices, Request, by_name, parse
 from fastpurge.sweeping import sweep_as
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 300.0
 
 
-@never_compiled
+@by_name("keep=[model]")
 def sweep(
     *,
     keep: object,
@@ -69,7 +68,7 @@ def sweep(
         [True]
 
     """
-    caller = sys._getframe(1)
+    caller = sys._getframe(2)  # past `by_name`
     meeting = meeting_of(group)
     try:
         _check_timeout(timeout)

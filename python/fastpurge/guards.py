@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from enum import Flag, auto
 from typing import Any
 
-from fastpurge import _core, keep
+from fastpurge import _core
+from fastpurge.library_folders import libraries
 from fastpurge.running_code import CALLABLES, EXECUTING, PLAIN
 from fastpurge.tensors import Extent
 
@@ -55,7 +56,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
         return []
     found = _core.library_state(
         scan_for,
-        libraries=keep.libraries(),
+        libraries=libraries(),
         containers=(*PLAIN, collections.defaultdict),
         wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),

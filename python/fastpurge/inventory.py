@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastpurge import _core, keep, memory, paths, roots
+from fastpurge.library_folders import libraries
 from fastpurge.memory import MemoryReading
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Told, human, right
@@ -296,7 +297,7 @@ class _Places:
     def _name_of(self, at: int) -> str:
         if at not in self._names:
             module = self._starts[at].module
-            is_library = keep.libraries().is_library(module)
+            is_library = libraries().is_library(module)
             self._names[at] = module.partition(".")[0] if is_library else module
         return self._names[at]
 

@@ -5,13 +5,8 @@ a NumPy array is not a garbage-collected object at all, so what these hold is na
 a further root.
 """
 
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,50 +14,12 @@ from torch._C import DisableTorchFunction, StorageBase, TensorBase
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
-from fastpurge._core import Libraries
 from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
 from fastpurge.imported import types_in
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of, tensors_within
 
 _base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
-
-
-def named(keep: object) -> tuple[object, ...]:
-    """What the caller named: the object itself and, of a plain container, each element.
-
-    Named objects are entered whatever they are, so ``keep=[my_module]`` keeps a module's globals
-    although a closure stops at modules.
-    """
-    # `is` on the exact type: a subclass may run code of its own when iterated.
-    if type(keep) is dict:
-        return (keep, *keep.values())
-    if type(keep) in (list, tuple, set, frozenset):
-        return (keep, *cast(Iterable[object], keep))
-    return (keep,)
-
-
-_judged: dict[str, bool] = {}
-
-
-def judge_folder(folder: Path, *, is_library: bool) -> None:
-    """Count what lies in a folder as a library or as the program; the deepest folder decides."""
-    _judged[str(folder)] = is_library
-    libraries.cache_clear()
-
-
-@cache
-def libraries() -> Libraries:
-    """Where libraries live: the standard library, every site-packages folder, and those judged so."""
-    paths = sysconfig.get_paths()
-    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders |= {*site.getsitepackages(), site.getusersitepackages()}
-    # Wherever torch and this package are imported from, they are libraries.
-    folders |= {str(Path(torch.__file__).parent), str(Path(__file__).parent)}
-    folders |= {str(Path(folder).resolve()) for folder in folders}
-    names = {*sys.stdlib_module_names, *sys.builtin_module_names}
-    judged = {**dict.fromkeys(folders, True), **_judged}
-    return Libraries((*sorted(judged.items()),), (*sorted(names),))
 
 
 def reported_types() -> tuple[type, ...]:

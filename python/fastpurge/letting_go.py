@@ -13,7 +13,9 @@ from rich.text import Text
 
 from fastpurge import _core
 from fastpurge.guards import MemoryMap
-from fastpurge.keep import extents, gradients, hidden, libraries, named
+from fastpurge.keep import extents, gradients, hidden
+from fastpurge.library_folders import libraries
+from fastpurge.named import named
 from fastpurge.report import Item, Told, human
 from fastpurge.tensors import Extent, facts_of, is_a, type_name
 from fastpurge.tombstones import is_purged

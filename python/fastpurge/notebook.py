@@ -21,6 +21,7 @@ import fastpurge
 from fastpurge import roots
 from fastpurge.inventory import Census
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
+from fastpurge.named import check_keep
 from fastpurge.paths import Why, explain
 from fastpurge.recorders import Unrecorded
 from fastpurge.report import SweepReport
@@ -105,7 +106,7 @@ class FastpurgeMagics(Magics):
             raise UsageError(_HOW)
         if asked.plan and (asked.exception or asked.history):
             raise UsageError("--plan only looks: it goes with neither --exception nor --history")
-        kept = self._evaluate(expression, "keep")
+        kept = self._kept(expression)
         options = {
             "keep": kept,
             "devices": asked.devices,
@@ -150,6 +151,16 @@ class FastpurgeMagics(Magics):
             return found[0]
         display(*found)
         return None
+
+    def _kept(self, expression: str) -> Any:
+        kept = self._evaluate(expression, "keep")
+        try:
+            check_keep(kept)
+        except TypeError as error:
+            message = f"{error} (nothing was touched)"
+        else:
+            return kept
+        raise UsageError(message)
 
     def _evaluate(self, expression: str, what: str) -> Any:
         """The value of an expression in the user's namespace."""

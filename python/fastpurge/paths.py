@@ -14,6 +14,7 @@ from torch._C import DisableTorchFunction
 from torch.jit._script import RecursiveScriptModule
 
 from fastpurge import _core, autograd, keep, roots
+from fastpurge.library_folders import libraries
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Item, Told, human
 from fastpurge.roots import Root
@@ -240,7 +241,7 @@ def _at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tens
     elsewhere = tuple(root.obj for root in starts if root.is_elsewhere)
     if not elsewhere:
         return tensors
-    busy = _core.closure(elsewhere, libraries=keep.libraries())
+    busy = _core.closure(elsewhere, libraries=libraries())
     return [one for one in tensors if one not in busy]
 
 

@@ -1,13 +1,15 @@
 """What the caller asked for, checked before anything is touched."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, cast
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar, cast
 
 import torch
 
 from fastpurge.guards import Guard
-from fastpurge.recorders import Unrecorded
+from fastpurge.named import check_keep
+from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.tensors import is_a, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
@@ -55,6 +57,7 @@ def parse(
         ValueError: an argument has the right type and no meaning.
 
     """
+    check_keep(keep)
     _check_bool("models", models)
     _check_bool("wipe", wipe)
     min_bytes = parse_count("min_bytes", min_bytes, "an int (bytes)", "0 or more (bytes)")
@@ -79,6 +82,30 @@ def parse(
         collect=collect,
         label=caller if label is None else str.__str__(label) or caller,
     )
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def by_name(instead: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Make a function that takes no positional arguments say what to write ``instead``.
+
+    It is called as it is from compiled code as well: see `never_compiled`.
+    """
+
+    def decorate(call: Callable[_P, _R]) -> Callable[_P, _R]:
+        @never_compiled
+        @wraps(never_compiled(call))
+        def checked(*positional: _P.args, **named: _P.kwargs) -> _R:
+            if positional:
+                name = call.__name__
+                raise TypeError(f"{name}() takes no positional arguments: write {name}({instead})")
+            return call(**named)  # type: ignore[call-arg]
+
+        return checked
+
+    return decorate
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -42,7 +42,14 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
         return _core.RunningCode(executing=EXECUTING)
     calls = imported.types_in(_CALLS)
     return _core.RunningCode(
-        containers=(*PLAIN, collections.defaultdict, *CALLABLES, *_iterators(), *imported.types_in(_THREADS), *calls),
+        containers=(
+            *PLAIN,
+            collections.defaultdict,
+            *CALLABLES,
+            *_iterators(),
+            *imported.types_in(_THREADS),
+            *calls,
+        ),
         container_bases=(*PLAIN, BaseException),
         whole=imported.types_in(_WHOLE),
         executing=EXECUTING,

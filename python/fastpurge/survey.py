@@ -15,6 +15,8 @@ import torch
 from fastpurge import _core, addresses, compiled, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
+from fastpurge.library_folders import libraries
+from fastpurge.named import named
 from fastpurge.recorders import suspended_modes
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -122,7 +124,7 @@ class _Search:
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
         self.graphs = False
         self.running_code: _core.RunningCode | None = None
-        self._named = keep.named(request.keep)
+        self._named = named(request.keep)
         self._roots: list[Any] = []
         self._known = _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
@@ -198,7 +200,7 @@ class _Search:
             [one.obj for one in candidates],
             blanks,
             scan_for=self.scan_for,
-            libraries=keep.libraries(),
+            libraries=libraries(),
             running_code=running_code(look_through=look_through),
             self_held=self._hold_themselves(),
             spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
@@ -228,7 +230,7 @@ class _Search:
             guarded=guarded or [],
             scan_for=self.scan_for,
             report=keep.reported_types(),
-            libraries=keep.libraries(),
+            libraries=libraries(),
             running_code=self.running_code,
             self_held=self._hold_themselves(),
         )

@@ -20,11 +20,12 @@ from fastpurge.paths import holders
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
-from fastpurge.request import Collect, Devices, Request, parse
+from fastpurge.request import Collect, Devices, Request, by_name, parse
 from fastpurge.survey import Candidate, Survey, survey
+from fastpurge.weakly_kept import WeaklyKept
 
 
-@never_compiled
+@by_name("keep=[model]")
 def sweep(
     *,
     keep: object,
@@ -40,7 +41,9 @@ def sweep(
 
     Args:
         keep: what to protect, with everything reachable from it. Any object; of a plain list, tuple,
-            set or dict also each element, whatever it is. ``()`` protects nothing.
+            set, dict or deque also each element, whatever it is. ``()`` protects nothing, nor does a str, a
+            number or ``None`` in a list. What can only be a mistake is refused: a str, ``None``, a number, a
+            list of nothing but strings; and a generator, which gives its objects once.
         devices: release only what is on these: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a `torch.device`,
             or several of them. ``None`` means all.
         models: also strip modules of what they hold.
@@ -96,7 +99,7 @@ def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
         return _sweep(request, started)
 
 
-@never_compiled
+@by_name("keep=[model]")
 def plan(
     *,
     keep: object,
@@ -110,7 +113,8 @@ def plan(
 ) -> "SweepPlan":
     """Say what a sweep with these arguments would release; touches nothing.
 
-    Takes and raises the same as `sweep`.
+    Takes and raises the same as `sweep`. The plan keeps nothing alive, neither what it would release nor what
+    ``keep`` names.
 
     Examples:
         >>> import torch
@@ -132,10 +136,20 @@ def plan(
         label=label,
         caller=_caller(),
     )
+    kept = WeaklyKept(keep, is_temporary=sys.getrefcount(keep) <= _OF_A_TEMPORARY)
     started = perf_counter()
     with _turn.taken(), Unrecorded():
         found = survey(request)
-    return SweepPlan(request, found, perf_counter() - started)
+    return SweepPlan(replace(request, keep=()), kept, found, perf_counter() - started)
+
+
+@by_name("")
+def _references(*, keep: object) -> int:
+    """How many references there are to what is passed like this: more, if others hold it."""
+    return sys.getrefcount(keep)
+
+
+_OF_A_TEMPORARY = _references(keep=[])
 
 
 def who_sweeps() -> int | None:
@@ -144,7 +158,7 @@ def who_sweeps() -> int | None:
 
 
 class SweepPlan(Told):
-    """What a sweep would release. Keeps nothing of it alive.
+    """What a sweep would release. Keeps nothing of it alive, nor anything that ``keep`` names.
 
     Attributes:
         items: what would become tombstones.
@@ -155,13 +169,14 @@ class SweepPlan(Told):
 
     """
 
-    def __init__(self, request: Request, found: Survey, seconds: float) -> None:
+    def __init__(self, request: Request, kept: WeaklyKept, found: Survey, seconds: float) -> None:
         self.items: tuple[Item, ...] = tuple(candidate.item for candidate in found.planned)
         self.nbytes: int = sum(item.nbytes for item in self.items)
         self.skipped: tuple[Item, ...] = tuple(found.skipped)
         self.spared: dict[str, int] = found.spared
         self.objects_scanned: int = found.objects_scanned
         self._request = request
+        self._kept = kept
         self._seconds = seconds
         self._planned = [weakref.ref(candidate.obj) for candidate in found.planned]
 
@@ -169,7 +184,8 @@ class SweepPlan(Told):
     def apply(self) -> SweepReport:
         """Release what was planned and is still unprotected now, and give the memory back.
 
-        What became reachable from ``keep`` since the plan was made, or came into being, stays.
+        What became reachable from ``keep`` since the plan was made, or came into being, stays. What was named
+        there and has died meanwhile leads to nothing any more.
 
         Raises:
             RuntimeError: called from within a sweep.
@@ -177,7 +193,8 @@ class SweepPlan(Told):
         """
         started = perf_counter() - self._seconds
         with _turn.taken(), Unrecorded():
-            return _sweep(self._request, started, self._planned)
+            request = replace(self._request, keep=self._kept.alive())
+            return _sweep(request, started, self._planned)
 
     def _tell(self) -> RenderableType:
         return Group(
@@ -246,7 +263,7 @@ def _restrict(found: Survey, only: _References) -> None:
 
 def _caller() -> str:
     """File and line of the code that called `sweep` or `plan`."""
-    frame = sys._getframe(2)
+    frame = sys._getframe(3)  # past `by_name`
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 

@@ -1,5 +1,9 @@
 """What a released object becomes: something that raises `PurgedError` however it is used.
 
+To ask what it is does not use it: its text and its docstring say that it was purged, and `dir` lists names.
+An inspector (IPython, a debugger, `help`) asks for names like ``__call__`` and ``__wrapped__``, and expects a
+method or an AttributeError. It gets that; such a method raises when it is called.
+
 A tombstone of a tensor has the `Python` dispatch key, so even C++ code that is handed one comes back
 to `__torch_dispatch__` here and raises, instead of computing with an empty tensor.
 """
@@ -17,6 +21,10 @@ class PurgedError(RuntimeError):
     """
 
 
+class PurgedAttributeError(PurgedError, AttributeError):
+    """A name like ``__wrapped__`` that a tombstone does not have: the answer to `hasattr` is no."""
+
+
 @dataclass(frozen=True, slots=True)
 class Epitaph:
     """What a tombstone remembers of the released object."""
@@ -24,21 +32,18 @@ class Epitaph:
     description: str
     label: str
 
-    def error(self) -> PurgedError:
+    def error(self, of: type[PurgedError] = PurgedError) -> PurgedError:
         """What any use of the tombstone raises."""
-        return PurgedError(
-            f"this {self.description} was released by fastpurge ({self.label}). "
-            "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
-        )
+        return of(f"this {self.description} was released by fastpurge ({self.label}). {_HOW_TO_KEEP}")
+
+    def docstring(self) -> str:
+        """What the tombstone has for a docstring."""
+        return f"purged by fastpurge ({self.label}): it was a {self.description}.\n\n{_HOW_TO_KEEP}"
 
 
-# What may be asked of a tombstone: enough to print it, to tell what it is, and to drop it.
-_HARMLESS = frozenset(
-    """
-    __class__ __dict__ __doc__ __hash__ __module__ __weakref__ _is_param _is_buffer
-    __torch_function__ __torch_dispatch__
-    """.split()
-)
+_HOW_TO_KEEP = "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
+# By `isinstance(x, torch.nn.Parameter)` and `Buffer`; by `inspect.signature` before Python 3.13.
+_ASKED = frozenset(("_is_param", "_is_buffer", "_partialmethod"))
 _KEY = "_fastpurge_epitaph"
 _basic_size = cast(Any, type.__dict__["__basicsize__"]).__get__
 _UNKNOWN = Epitaph("object", "unknown sweep")
@@ -46,7 +51,8 @@ _UNKNOWN = Epitaph("object", "unknown sweep")
 
 def engrave(tombstone: object, epitaph: Epitaph) -> None:
     """Give a new tombstone its epitaph."""
-    _attributes(tombstone)[_KEY] = epitaph
+    # `pydoc` and others read the docstring past `__getattribute__`.
+    _attributes(tombstone).update({_KEY: epitaph, "__doc__": epitaph.docstring()})
 
 
 def epitaph_of(tombstone: object) -> Epitaph:
@@ -80,13 +86,22 @@ def _attributes(tombstone: object) -> dict[str, Any]:
 
 
 def _refuse(self: object, *_: object, **__: object) -> NoReturn:
+    """Raise `PurgedError`: this was purged by fastpurge."""
     raise epitaph_of(self).error()
 
 
 def _get(self: object, name: str) -> Any:
-    if name in _HARMLESS:
+    if name in _ASKED or (name.startswith("__") and name.endswith("__")):
         return object.__getattribute__(self, name)
     raise epitaph_of(self).error()
+
+
+def _has_not(self: object, _: str) -> NoReturn:
+    raise epitaph_of(self).error(PurgedAttributeError)
+
+
+def _names(_: object) -> list[str]:
+    return dir(object)
 
 
 def _tell(self: object) -> str:
@@ -95,13 +110,14 @@ def _tell(self: object) -> str:
 
 
 def _format(self: object, spec: str) -> str:
-    return format(_tell(self), spec)
+    if spec:  # meant for the number that it was
+        raise epitaph_of(self).error()
+    return _tell(self)
 
 
 class PurgedTensor(torch.Tensor):
     """A tensor that was released."""
 
-    # `isinstance(x, torch.nn.Parameter)` and `Buffer` ask for these; to ask what it is is not to use it.
     _is_param = _is_buffer = False
 
     @classmethod
@@ -135,11 +151,11 @@ def _first_purged(*arguments: Any) -> Epitaph:
 # Python looks special methods up on the type, past `__getattribute__`. Most of a tensor's go through
 # `__torch_function__` and so refuse already; a module's must be told to.
 _REFUSED_BY_TENSORS = """
-    __setattr__ __delattr__ __dir__ __copy__ __deepcopy__ __reduce__ __reduce_ex__ __array__
-    __bool__ __dlpack__
+    __init__ __setattr__ __delattr__ __copy__ __deepcopy__ __reduce__ __reduce_ex__ __getstate__
+    __setstate__ __array__ __bool__ __dlpack__
 """.split()
 _REFUSED_BY_MODULES = """
-    __setattr__ __delattr__ __dir__ __copy__ __deepcopy__ __reduce__ __reduce_ex__
+    __init__ __setattr__ __delattr__ __copy__ __deepcopy__ __reduce__ __reduce_ex__
     __getstate__ __setstate__ __call__ __iter__ __next__ __reversed__ __len__ __contains__
     __getitem__ __setitem__ __delitem__ __enter__ __exit__ __bool__ __int__ __float__ __complex__
     __index__ __bytes__ __await__ __aiter__ __add__ __sub__ __mul__ __matmul__ __truediv__
@@ -154,10 +170,16 @@ _REFUSED_BY_MODULES = """
 def _set_in_stone(cls: type, refused: list[str]) -> None:
     # Set here and not inherited from a common base: with a second base the layout would be another
     # one, and `__class__` could not be assigned.
+    for name in dir(cls):
+        if not name.startswith("__") and name not in _ASKED:
+            # A completer (Lib/rlcompleter.py) reads whatever its class has, but a property.
+            setattr(cls, name, property(_refuse))
     for name in refused:
         setattr(cls, name, _refuse)
     for name, method in {
         "__getattribute__": _get,
+        "__getattr__": _has_not,
+        "__dir__": _names,
         "__repr__": _tell,
         "__str__": _tell,
         "__format__": _format,

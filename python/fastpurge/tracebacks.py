@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from fastpurge import _core
 from fastpurge.letting_go import Held, LetGo, Living, leading_outside
+from fastpurge.named import check_keep
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.tensors import is_a, type_name
 
@@ -55,7 +56,7 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
         keep: what the exception's own values may go on to hold, as in `sweep`.
 
     Raises:
-        TypeError: ``error`` is no exception. Nothing was touched.
+        TypeError: ``error`` is no exception, or ``keep`` names nothing. Nothing was touched.
 
     Examples:
         >>> import torch
@@ -72,6 +73,7 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
     """
     if error is not None and not is_a(error, BaseException):
         raise TypeError(f"error must be an exception or None (the last one), not {type_name(error)}")
+    check_keep(keep)
     with Unrecorded():
         return let_go_of(remembered() if error is None else [error], keep)
 

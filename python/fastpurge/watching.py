@@ -15,10 +15,10 @@ import torch
 
 from fastpurge import pressure, safe_points
 from fastpurge.guards import Guard
+from fastpurge.named import check_keep
 from fastpurge.pressure import Amount, Gauge, Mark
-from fastpurge.recorders import never_compiled
 from fastpurge.report import SweepReport
-from fastpurge.request import Collect, Devices, Request
+from fastpurge.request import Collect, Devices, Request, by_name
 from fastpurge.request import parse as parse_request
 from fastpurge.sweeping import UnderWay, sweep_as, who_sweeps
 from fastpurge.tensors import is_a, reason_of
@@ -29,7 +29,7 @@ _UNMARKED = 5  # readings in a row; a program that loads its models first comes 
 _PATIENCE = 10.0  # seconds, for `keep` and `on_sweep` when the interpreter ends
 
 
-@never_compiled
+@by_name("above=..., keep=lambda: [model]")
 def watch(
     *,
     above: Amount,
@@ -93,7 +93,7 @@ def watch(
     _check_callable("keep", keep)
     if on_sweep is not None:
         _check_callable("on_sweep", on_sweep)
-    caller = sys._getframe(1)
+    caller = sys._getframe(2)  # past `by_name`
     place = (caller.f_code.co_filename, caller.f_lineno)
     request = parse_request(
         keep=(),
@@ -226,7 +226,8 @@ class Watch:
             if self._stopped.is_set() or not self._mark.is_passed(self._gauge.read()):
                 return
             # The gate is held: a sweep that is waited for may run a finalizer that waits for the gate.
-            report = sweep_as(replace(self._request, keep=self._keep()), wait=False)
+            check_keep(keep := self._keep())
+            report = sweep_as(replace(self._request, keep=keep), wait=False)
             self._mark.note_swept(self._gauge.read())
         except UnderWay:
             return  # announced again after the next reading

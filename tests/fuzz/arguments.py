@@ -24,7 +24,7 @@ def _plan(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
     kept = value(choices)
     # Without the guards a sweep would take away what torch itself stands on.
     call: Any = fastpurge.plan if "guards" in asked else choices.one_of([fastpurge.plan, fastpurge.sweep])
-    return lambda: str(call(keep=kept, **{**GOOD, **asked})), tuple(asked)
+    return lambda: str(call(keep=kept, **{**GOOD, **asked})), ("keep", *asked)
 
 
 def _census(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:

@@ -184,7 +184,7 @@ DERIVED = {
 def test_a_part_of_the_computation_that_the_program_has_derived_is_in_use(name: str) -> None:
     module, attribute = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
-    derived = type("Derived", (base,), {"__module__": __name__})
+    derived: Any = type("Derived", (base,), {"__module__": __name__})
     held = [derived.__new__(derived)]
     held[0].table = {"k": torch.ones(4)}
     fastpurge.sweep(keep=())

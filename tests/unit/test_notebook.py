@@ -135,6 +135,14 @@ def test_a_plan_only_looks(session: Session) -> None:
     assert fastpurge.is_purged(session.names["junk"])
 
 
+def test_a_plan_in_the_history_keeps_nothing_alive(session: Session) -> None:
+    session.run("import weakref; model = torch.nn.Linear(3, 4); ref = weakref.ref(model)")
+    session.run("%sweep --plan keep [model]")
+    session.run("fastpurge.plan(keep=[model])")
+    session.run("del model; import gc; gc.collect()")
+    assert session.names["ref"]() is None
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -146,6 +154,9 @@ def test_a_plan_only_looks(session: Session) -> None:
         ("keep junk --plan", "--plan must stand before the word keep"),
         ("keep modle", "keep: modle raised NameError: name 'modle' is not defined (nothing was touched)"),
         ("keep junk,, x", "raised SyntaxError"),
+        ("keep 'junk'", "keep must be the object itself, not a str: write keep=[junk]"),
+        ("--history keep None", "keep must be what to protect, not None"),
+        ("--exception keep 'junk', 'x'", "keep must hold the objects themselves"),
         ("--min-bytes 1M keep junk", "--min-bytes must be an int of 0 or more (bytes), not 1M"),
         ("--min-bytes=-1 keep junk", "--min-bytes must be"),
         ("--devices tpu9 keep junk", "'tpu9' is not a device"),

@@ -82,7 +82,16 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
     "set attribute": lambda z: setattr(z, "anything", 1),
     "delete attribute": lambda z: delattr(z, "anything"),
     "hasattr": lambda z: hasattr(z, "anything"),
-    "dir": dir,
+    "number format": lambda z: f"{z:.4f}",
+    "format": lambda z: format(z, ">80"),
+    "str.format": lambda z: "{:d}".format(z),  # noqa: UP032
+    "percent f": lambda z: "%.3f" % z,  # noqa: UP031
+    "percent d": lambda z: "%d" % z,  # noqa: UP031
+    "percent x": lambda z: "%x" % z,  # noqa: UP031
+    "init": lambda z: z.__init__(),
+    "getstate": lambda z: z.__getstate__(),
+    "setstate": lambda z: z.__setstate__({}),
+    "a special method": lambda z: z.__len__(),
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     "deepcopy in a list": lambda z: copy.deepcopy([z]),
@@ -172,7 +181,13 @@ MODULE_USES: dict[str, Callable[[Any], object]] = {
     "iter": list,
     "len": len,
     "bool": bool,
-    "dir": dir,
+    "number format": lambda z: f"{z:.4f}",
+    "format": lambda z: format(z, ">80"),
+    "percent f": lambda z: "%.3f" % z,  # noqa: UP031
+    "percent d": lambda z: "%d" % z,  # noqa: UP031
+    "init": lambda z: z.__init__(),
+    "getstate": lambda z: z.__getstate__(),
+    "hasattr": lambda z: hasattr(z, "anything"),
     "vars of its class's": lambda z: z._modules,
     "child of": lambda z: torch.nn.Sequential(z)(x()),
     "copy": copy.copy,
@@ -201,7 +216,7 @@ def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
     assert repr(program.tensor) == str(program.tensor) == f"{program.tensor}" == expected
     assert f"{program.tensor!r:>80}".endswith(expected)
     assert repr(program.module) == "<purged module Linear, released by here>"
-    assert f"{program.module:>50}".endswith("released by here>")
+    assert f"{program.module}" == "%s" % program.module == repr(program.module)  # noqa: UP031
     assert isinstance(program.tensor, torch.Tensor)
     assert not isinstance(program.tensor, torch.nn.Parameter)
     assert not hasattr(torch.nn, "Buffer") or not isinstance(program.tensor, torch.nn.Buffer)

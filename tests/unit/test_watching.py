@@ -55,7 +55,12 @@ def test_what_is_not_kept_goes_while_a_thread_waits_at_a_safe_point(program: Any
 
 def test_what_is_due_is_swept_by_the_thread_that_comes_to_a_safe_point(program: Any) -> None:
     threads = []
-    with watch_above(50, lambda: threads.append(threading.current_thread())) as watch:
+
+    def keep() -> tuple[()]:
+        threads.append(threading.current_thread())
+        return ()
+
+    with watch_above(50, keep) as watch:
         program.leak = mebibytes(100)
         until(lambda: is_due(watch))
         readings(watch, 5)
@@ -229,6 +234,16 @@ def test_a_keep_that_raises_is_told_and_nothing_is_swept_and_the_watch_goes_on(p
     assert is_purged(program.leak)
     assert type(watch.last_error) is KeyError
     assert [reference() for reference in held] == [None, None]  # the error does not hold what keep had
+
+
+@pytest.mark.parametrize("kept", ["model", None, iter(())], ids=["a name", "nothing", "an iterator"])
+def test_a_keep_that_names_nothing_is_told_and_nothing_is_swept(kept: object, program: Any) -> None:
+    program.leak = mebibytes(1)
+    watch = watch_above(-50, lambda: kept)
+    with pytest.warns(RuntimeWarning, match="nothing was swept: TypeError: keep must"), watch, safe_point():
+        until(lambda: watch.last_error)
+    assert watch.sweeps == 0
+    assert not is_purged(program.leak)
 
 
 def test_an_on_sweep_that_raises_is_told_and_the_sweep_counts(program: Any) -> None:

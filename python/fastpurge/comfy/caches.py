@@ -9,8 +9,9 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastpurge import _core, keep
+from fastpurge import _core
 from fastpurge.comfy.look import Unkept, nbytes_of
+from fastpurge.library_folders import libraries
 
 # What the caches with a policy remember of an entry besides its value.
 _BOOKS = ("used_generation", "children", "timestamps")
@@ -87,7 +88,7 @@ def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list
     if nbytes_of(unkept) < min_bytes:
         return []
     values, tensors = (*(entry.value for entry in found),), (*(one.tensor for one in unkept),)
-    reached = _core.reached(values, tensors, libraries=keep.libraries())
+    reached = _core.reached(values, tensors, libraries=libraries())
     held = [(entry, [unkept[at] for at in hits]) for entry, hits in zip(found, reached, strict=True)]
     return [(entry, tensors) for entry, tensors in held if nbytes_of(tensors) >= min_bytes]
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
-from fastpurge import _core, keep
+from fastpurge import _core
 from fastpurge.comfy.code import Clear, Code, Function, emptying_a_name, emptying_an_entry, is_only_added_to
 from fastpurge.comfy.packs import Packs
 from fastpurge.imported import namespace
+from fastpurge.library_folders import libraries
 from fastpurge.tombstones import PurgedModule, PurgedTensor
 
 _DEPTH = 8
@@ -120,7 +121,7 @@ def _leading_to(targets: tuple[Any, ...], slots: list[_Slot]) -> list[_Slot]:
     """Those places from which a target can be reached; one walk over the heap for all of them."""
     if not slots or not targets:
         return []
-    found = _core.reached((*(slot.value for slot in slots),), targets, libraries=keep.libraries())
+    found = _core.reached((*(slot.value for slot in slots),), targets, libraries=libraries())
     return [slot for slot, hits in zip(slots, found, strict=True) if hits]
 
 

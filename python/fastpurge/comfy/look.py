@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from fastpurge import _core, keep
+from fastpurge import _core
+from fastpurge.library_folders import libraries
 from fastpurge.tensors import TensorFacts, facts_of, is_a, tensors_within
 
 
@@ -55,7 +56,7 @@ def look(needed: tuple[object, ...], *, device_type: str | None) -> Look:
         [],
         scan_for=(torch.Tensor, torch.nn.Module),
         report=(torch.Tensor,),
-        libraries=keep.libraries(),
+        libraries=libraries(),
     )
     spoken_for = {facts.extent for _, facts in _known(snapshot.kept)}
     return Look(

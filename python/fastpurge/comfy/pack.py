@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from fastpurge import keep
 from fastpurge.comfy import custom_nodes, memory_report, nodes
+from fastpurge.library_folders import judge_folder
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
@@ -31,9 +31,9 @@ _log = logging.getLogger("fastpurge")
 def _set_up() -> None:
     """Tell ComfyUI's own modules from those of custom nodes, and look for another pack of these nodes."""
     folder_paths: Any = import_module("folder_paths")
-    keep.judge_folder(Path(folder_paths.__file__).parent, is_library=True)
+    judge_folder(Path(folder_paths.__file__).parent, is_library=True)
     for folder in folder_paths.get_folder_paths("custom_nodes"):
-        keep.judge_folder(Path(folder), is_library=False)
+        judge_folder(Path(folder), is_library=False)
         for rival in custom_nodes.rivals(Path(folder)):
             _log.warning(
                 "%s also defines the purge nodes, and the pack that is loaded last wins. Remove it from "

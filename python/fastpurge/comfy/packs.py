@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from fastpurge import keep
 from fastpurge.imported import namespace
+from fastpurge.library_folders import libraries
 
 
 class Packs:
@@ -42,10 +42,10 @@ class Packs:
 
     def strays(self) -> Iterator[dict[str, Any]]:
         """The globals of modules that are no library's and no pack's: ``__main__``, and what has no file."""
-        libraries = keep.libraries()
+        known = libraries()
         for name, module in [*sys.modules.items()]:
             is_module = issubclass(type(module), ModuleType)
-            if is_module and self.of_module(module) is None and not libraries.is_library(name):
+            if is_module and self.of_module(module) is None and not known.is_library(name):
                 yield namespace(module)
 
     def of_module(self, module: object) -> str | None:

@@ -16,11 +16,12 @@ from importlib import import_module
 from types import CoroutineType, FrameType
 from typing import Any, TypeVar
 
-from fastpurge import _core, keep
+from fastpurge import _core
 from fastpurge.comfy import caches
 from fastpurge.comfy.caches import Entry
 from fastpurge.comfy.packs import Packs
 from fastpurge.imported import namespace
+from fastpurge.library_folders import libraries
 from fastpurge.tensors import is_a
 from fastpurge.tombstones import PurgedModule, PurgedTensor
 
@@ -263,7 +264,7 @@ def _running() -> Iterator[FrameType]:
 
 
 def _those_that_lead_to(tombstones: tuple[Any, ...], named: list[_T], held: list[object]) -> list[_T]:
-    reached = _core.reached((*held,), tombstones, libraries=keep.libraries()) if held else []
+    reached = _core.reached((*held,), tombstones, libraries=libraries()) if held else []
     return [name for name, hits in zip(named, reached, strict=True) if hits]
 
 

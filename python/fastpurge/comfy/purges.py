@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from fastpurge import _core, keep, memory
+from fastpurge import _core, memory
 from fastpurge.comfy import caches, holders, models
 from fastpurge.comfy.look import look
 from fastpurge.comfy.prompt import Prompt
+from fastpurge.library_folders import libraries
 from fastpurge.report import SweepReport
 from fastpurge.sweeping import sweep
 
@@ -44,7 +45,7 @@ class Outcome:
 def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
     """Have ComfyUI unload its models, all but those wired in, and empty every device cache."""
     started, before = perf_counter(), memory.read()
-    unloaded = models.unload(_core.closure(wired, libraries=keep.libraries()))
+    unloaded = models.unload(_core.closure(wired, libraries=libraries()))
     if before.devices:
         gc.collect()
     memory.give_back()
@@ -99,7 +100,7 @@ def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pe
     started, before = perf_counter(), memory.read()
     needed = [*wired, *(prompt.reads() if protect_pending else ())]
     cached = (*needed, *prompt.wired())
-    unloaded = models.unload(_core.closure(cached, libraries=keep.libraries())) if kind.is_severe else []
+    unloaded = models.unload(_core.closure(cached, libraries=libraries())) if kind.is_severe else []
     left = _let_go(prompt, cached, kind)
     outcome = Outcome(_nothing_swept(prompt, started, before), left.let_go, unloaded)
     if unloaded or _any_alive(left.large):
@@ -156,7 +157,7 @@ def _any_alive(references: _References) -> bool:
 
 def _any_outside(references: _References, kept: list[object]) -> bool:
     """Whether anything is left that is not kept."""
-    inside = _core.closure((*kept,), libraries=keep.libraries())
+    inside = _core.closure((*kept,), libraries=libraries())
     return any(one not in inside for one in _alive(references))
 
 
