@@ -58,6 +58,7 @@ pub fn exchange<'py>(
         report: None,
         libraries,
         guarded: None,
+        boundary: None,
         outside: (spare_held || !other_threads(py)?.is_empty()).then_some(outside),
         self_held: Some(self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],

@@ -56,6 +56,11 @@ impl<'a, 'py> Reach<'a, 'py> {
         }
     }
 
+    /// Counts an object as met, so that it is entered only if the caller names it.
+    pub fn stop_at(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        self.met.insert(object).map(drop)
+    }
+
     /// Adds what is reachable from an object that the caller named, whatever it is.
     ///
     /// # Safety

@@ -55,7 +55,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, outside=None, self_held=None, met=None))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, boundary=None, outside=None, self_held=None, met=None))]
 pub fn snapshot<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
@@ -64,6 +64,7 @@ pub fn snapshot<'py>(
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
     guarded: Option<&Bound<'_, PyList>>,
+    boundary: Option<&Bound<'_, PyList>>,
     outside: Option<&Outside>,
     self_held: Option<&IdSet>,
     met: Option<&Bound<'_, PyList>>,
@@ -77,6 +78,7 @@ pub fn snapshot<'py>(
         report: Some(report),
         libraries,
         guarded,
+        boundary,
         outside,
         self_held,
         lists: &[],
@@ -109,6 +111,8 @@ pub struct Question<'a, 'py> {
     pub libraries: &'a Libraries,
     /// Roots as well, of which it is told what only they protect.
     pub guarded: Option<&'a Bound<'py, PyList>>,
+    /// What is met and not entered.
+    pub boundary: Option<&'a Bound<'py, PyList>>,
     pub outside: Option<&'a Outside>,
     pub self_held: Option<&'a IdSet>,
     /// Lists that protect nothing by holding it.
@@ -156,6 +160,9 @@ impl<'py> Question<'_, 'py> {
         let mut census = census.transpose()?;
         let heap = Heap::walk(py, &stream, &mut types, census.as_mut())?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        for object in self.boundary.into_iter().flatten() {
+            reach.stop_at(object.as_ptr())?;
+        }
         for root in self.named.iter_borrowed() {
             // SAFETY: `named` holds the root, and no Python code runs from here on.
             unsafe { reach.name(root.as_ptr()) }?;
