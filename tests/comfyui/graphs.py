@@ -14,7 +14,7 @@ TEST_NODES = frozenset(
     ExpandModel Fail Fetch FromBackend Gate Inner Keeper KeeperReader Leak LeakDynamic LeakModel Lend
     LoadDynamic LoadModel LoadTwo Loop Mark ModuleModel Names Need Noise Nothing OnItself OwnModel Pair
     PlainScan Put Recall Remember Ring RingSum RunModel RunPipeline RunningSum Say Shelf SlowModel Stats
-    Switch TakeFrames Unbox Ungate V3Loop Wait WaitFor
+    Switch TakeFrames Unbox Unforget Ungate V3Loop Wait WaitFor
     """.split()
 )
 

@@ -2,7 +2,8 @@
 
 There it is so where a GPU is: dynamic model patchers keep on their models what memory they have pinned; the
 executor has a tracker, which writes to each of these models when the prompt ends; and a patcher gives pinned
-memory back when it dies. This is a small model of that, in ComfyUI's own files, with its names.
+memory back when it dies. This is a small model of that, in ComfyUI's own files, with its names; its tracker
+looks at images as well, which is not in any ComfyUI yet.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class ModelPatcherDynamic(ModelPatcher):
 class PromptModelTracker:
     def __init__(self):
         self.models = {}
+        self.images = []
 
     def start(self):
         self.end()
@@ -59,6 +61,8 @@ class PromptModelTracker:
             elif isinstance(output, ModelPatcherDynamic):
                 self.models[id(output.model), output.load_device] = output
                 output.set_in_use_by_current_prompt(True)
+            elif isinstance(output, torch.Tensor):
+                self.images.append(output)
 
     def end(self):
         for model in self.models.values():

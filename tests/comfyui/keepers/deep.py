@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import threading
+import time
 import types
 import weakref
 from collections import ChainMap, deque
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from queue import SimpleQueue
 from typing import Any
 
@@ -133,6 +136,58 @@ def in_an_argument_of_a_thread(name: str) -> Any:
     return answer.get()
 
 
+def in_a_timer(name: str) -> Any:
+    """None of the pack's functions runs meanwhile."""
+    waiting = [one for one in threading.enumerate() if type(one) is threading.Timer and one.name == name]
+    if not waiting:
+        waiting.append(threading.Timer(86_400, print, args=(Bag(name),)))
+        waiting[0].name, waiting[0].daemon = name, True
+        waiting[0].start()
+    (bag,) = waiting[0].args
+    return bag.kept
+
+
+async def _sleep(bag: Bag) -> None:
+    while True:
+        await asyncio.sleep(60)
+        bag.kept += 0
+
+
+def in_a_task_that_waits(name: str) -> Any:
+    from server import PromptServer
+
+    loop = PromptServer.instance.loop
+    for task in asyncio.all_tasks(loop):
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if frame is not None and "bag" in frame.f_locals:
+            return frame.f_locals["bag"].kept
+    bag = Bag(name)
+    asyncio.run_coroutine_threadsafe(_sleep(bag), loop)
+    time.sleep(0.5)
+    return bag.kept
+
+
+def _register() -> None:
+    """As packs do that make their nodes when they are imported: no global leads to it."""
+    kept: dict[str, Any] = {}
+
+    class Made:
+        @staticmethod
+        def get(name: str) -> Any:
+            if name not in kept:
+                kept[name] = load(name)
+            return kept[name]
+
+    import_module("nodes").NODE_CLASS_MAPPINGS["FPT_Made"] = Made
+
+
+_register()
+
+
+def in_a_node_class_made_in_a_function(name: str) -> Any:
+    return import_module("nodes").NODE_CLASS_MAPPINGS["FPT_Made"].get(name)
+
+
 # In no entry of `sys.modules`, as some packs run generated code.
 GENERATED = types.ModuleType("generated")
 exec("KEPT = {}", vars(GENERATED))
@@ -226,5 +281,6 @@ def on_a_class_made_in_a_function(name: str) -> Any:
 WAYS: tuple[Callable[[str], Any], ...] = (
     *(in_a_default_argument, deep_in_objects, in_a_slot, in_a_chain_of_maps, in_a_suspended_generator),
     *(in_a_thread, in_an_argument_of_a_thread, in_a_module_made_at_run_time, in_a_context),
+    *(in_a_timer, in_a_task_that_waits, in_a_node_class_made_in_a_function),
     *(in_an_array_of_objects, behind_a_weak_reference, behind_a_proxy, on_a_class_made_in_a_function),
 )

@@ -15,7 +15,7 @@ class _Node:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": cls.REQUIRED, "optional": {"after": ("*",)}}
+        return {"required": cls.REQUIRED, "optional": {"after": ("IMAGE,HANDLE",)}}
 
     @classmethod
     def IS_CHANGED(cls, **_: Any) -> float:

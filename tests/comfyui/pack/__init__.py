@@ -20,7 +20,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
 from . import dynamic
-from .dynamic import forget
+from .dynamic import forget, forgotten
 
 # A pack that builds on another: loaded before this one.
 keepers = next(module for name, module in sys.modules.items() if name.endswith("fastpurge_keepers"))
@@ -296,6 +296,15 @@ class Leak(_Node):
         _count(self)
         forget(torch.ones(mebibytes << 18))
         return (image,)
+
+
+class Unforget(_Node):
+    """Takes what was forgotten last."""
+
+    REQUIRED = {"image": ("IMAGE",)}
+
+    def run(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        return (image * forgotten()[-1][:3],)
 
 
 class Model:
@@ -652,7 +661,7 @@ _CLASSES = (
         Ungate,
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
-    *(V3Loop, Ring, RingSum, KeeperReader),
+    *(V3Loop, Ring, RingSum, KeeperReader, Unforget),
     *(Expand, Loop, Switch, Fail, Wait, WaitFor, Need, Stats, Say, PlainScan),
 )
 NODE_CLASS_MAPPINGS = {**{f"FPT_{of.__name__}": of for of in _CLASSES}, **dynamic.NODE_CLASS_MAPPINGS}
