@@ -31,6 +31,11 @@ def _graph(seed: int) -> Graph:
     }
 
 
+def complains(server: Server) -> bool:
+    """Whether a thread has ended, or a patcher; SQLAlchemy logs tracebacks of its own."""
+    return any(text in server.log() for text in ("PurgedError", "Exception in thread", "Exception ignored"))
+
+
 @pytest.mark.parametrize("protect", [True, False])
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeAll", "CleanMemory_PurgeRAM", "CleanMemory_PurgeVRAM"])
 def test_a_purge_as_the_last_node_leaves_the_end_of_the_prompt_working(
@@ -46,8 +51,7 @@ def test_a_purge_as_the_last_node_leaves_the_end_of_the_prompt_working(
         assert result.status == "success", result.error
         assert "failed" not in result.said()
     assert tracking.run(_graph(seed)).digest() == first
-    assert "PurgedError" not in tracking.log()
-    assert "Traceback" not in tracking.log()
+    assert not complains(tracking)
     assert tracking.run({"leak": node("LeakDynamic", seed=0)}).outputs["leak"]["pinned"] == [0]
 
 
@@ -57,7 +61,7 @@ def test_a_purge_in_the_middle_changes_nothing(tracking: Server, seed: int, purg
     insert(graph, purge, ("run", 0), "bright", "image")
     with_purge = tracking.run(graph).digest()
     assert tracking.run(_graph(seed)).digest() == with_purge
-    assert "Traceback" not in tracking.log()
+    assert not complains(tracking)
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeAll", "CleanMemory_PurgeRAM"])
@@ -73,4 +77,4 @@ def test_a_model_goes_with_the_patcher_that_has_pinned_memory_for_it(
     assert "released" not in purged.said()
     tracking.run({"leak": node("LeakDynamic", seed=0)})
     assert tracking.run({"leak": node("LeakDynamic", seed=0)}).outputs["leak"]["pinned"] == [0]
-    assert "Exception ignored" not in tracking.log()
+    assert not complains(tracking)

@@ -89,9 +89,14 @@ def on_the_instance(name: str, seed: int) -> Steps:
 
 
 def behind_a_weak_reference(name: str, seed: int) -> Steps:
-    lend = node("Lend", name=name, seed=seed)
-    borrow = {"it": node("Borrow", name=name, after=("lend", 0)), "end": node("Digest", image=("it", 0))}
-    return [{"lend": lend, **borrow}, {"lend": lend, **borrow}]
+    def graph() -> Graph:
+        return {
+            "lend": node("Lend", name=name, seed=seed),
+            "it": node("Borrow", name=name, after=("lend", 0)),
+            "end": node("Digest", image=("it", 0)),
+        }
+
+    return [graph(), graph()]
 
 
 SCENARIOS: tuple[Callable[[str, int], Steps], ...] = (
