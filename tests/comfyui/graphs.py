@@ -11,8 +11,8 @@ Graph = dict[str, dict[str, Any]]
 TEST_NODES = frozenset(
     """
     Batch Blend Borrow Box Brighten Buffer CacheBackend CollectFrames Conditioning Decode Digest Expand
-    ExpandModel Fail Fetch FromBackend Gate Inner Keeper KeeperReader Leak LeakDynamic LeakModel Lend
-    LoadDynamic LoadModel LoadTwo Loop Mark ModuleModel Names Need Noise Nothing OnItself OwnModel Pair
+    ExpandModel Fail Fetch FromBackend Gate Inner KeepError Keeper KeeperReader Leak LeakDynamic LeakModel
+    Lend LoadDynamic LoadModel LoadTwo Loop Mark ModuleModel Names Need Noise Nothing OnItself OwnModel Pair
     PlainScan Put Recall Remember Ring RingSum RunModel RunPipeline RunningSum Say Shelf SlowModel Stats
     Switch TakeFrames Unbox Unforget Ungate V3Loop Wait WaitFor
     """.split()

@@ -192,6 +192,17 @@ def test_it_says_what_was_left_how_large_and_where(server: Server, seed: int) ->
         assert row["nbytes"] == sizes["fastpurge_keepers.stateful.MEMORY"]
 
 
+@pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
+def test_results_leave_the_cache_though_a_node_keeps_an_exception(
+    server: Server, seed: int, key: str
+) -> None:
+    graph = _through("KeepError", f"an error {seed}", seed)
+    graph["purge"] = node(key, anything=("bright", 0))
+    del graph["end"]  # ComfyUI may run it after the purge
+    (data,) = server.run(graph).outputs["purge"]["fastpurge"]
+    assert "FPT_Noise (node noise)" in data["let_go"]
+
+
 @pytest.fixture
 def watched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server with more memory in use than it may, always."""

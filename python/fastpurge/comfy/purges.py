@@ -125,7 +125,8 @@ def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> _Rest:
     heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
     evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
     titles = _evict(prompt, [entry for entry, _ in heavy])
-    large, theirs = seen.large(kind.min_bytes), [*(place.root for place in found), *seen.hidden]
+    # The namespaces themselves: another thread may put something new into one until the sweep is done.
+    large, theirs = seen.large(kind.min_bytes), [*(place.obj for place in found), *seen.hidden]
     del seen, heavy
     if _any_alive(evicted):
         gc.collect()  # what is in a cycle would stay until somebody else does

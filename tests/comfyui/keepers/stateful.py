@@ -164,6 +164,22 @@ class OnItself(_Node):
         return (torch.cat(self.frames),)
 
 
+ERRORS: list[BaseException] = []
+
+
+class KeepError(_Node):
+    """Keeps an exception, and with it all that its traceback leads to: ComfyUI's executor, for one."""
+
+    REQUIRED = _WITH_IMAGE
+
+    def run(self, name: str, image: torch.Tensor, after: Any = None) -> tuple[torch.Tensor]:
+        try:
+            raise ValueError(name)
+        except ValueError as error:
+            ERRORS.append(error)
+        return (image[:, :8] * 1,)
+
+
 class Handle:
     """What goes over a wire; the image is found by it."""
 
@@ -200,6 +216,6 @@ class Borrow(_Node):
 
 _CLASSES = (
     *(CollectFrames, TakeFrames, Remember, Recall, CacheBackend, FromBackend, RunningSum, LoadTwo, Buffer),
-    *(RunPipeline, OnItself, Lend, Borrow),
+    *(RunPipeline, OnItself, KeepError, Lend, Borrow),
 )
 NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
