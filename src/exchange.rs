@@ -54,6 +54,7 @@ pub fn exchange<'py>(
         report: None,
         libraries,
         guarded: None,
+        boundary: None,
         running_code: (spare_held || !other_threads(py)?.is_empty()).then_some(running_code),
         self_held: Some(self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],

@@ -91,6 +91,11 @@ impl<'a, 'py> Reach<'a, 'py> {
         }
     }
 
+    /// Counts an object as met, so that it is entered only if the caller names it.
+    pub fn stop_at(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        self.met.insert(object).map(drop)
+    }
+
     /// Adds what is reachable from an object that the caller named, whatever it is.
     ///
     /// # Safety
@@ -143,7 +148,7 @@ impl<'a, 'py> Reach<'a, 'py> {
     }
 
     /// Has root objects be a boundary from here on.
-    pub fn stop_at(&mut self, roots: Option<RootObjects>) {
+    pub fn stop_at_roots(&mut self, roots: Option<RootObjects>) {
         self.roots = roots;
     }
 

@@ -178,7 +178,7 @@ impl Search<'_> {
         stream: &Stream<'_>,
         accounted: Accounted<'_>,
     ) -> PyResult<Vec<*mut ffi::PyObject>> {
-        reach.stop_at(self.running.root_objects(py)?);
+        reach.stop_at_roots(self.running.root_objects(py)?);
         let (running, lists) = (self.running, accounted.lists);
         let (mut scheduled, mut outcome) = (Vec::new(), Ok(()));
         let count = Count::new(&mut self.types, &self.executing, accounted);

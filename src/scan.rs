@@ -54,7 +54,7 @@ impl Snapshot {
 /// anything: types are compared by address and MRO.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, running_code=None, self_held=None))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, boundary=None, running_code=None, self_held=None))]
 pub fn snapshot<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
@@ -63,6 +63,7 @@ pub fn snapshot<'py>(
     report: &Bound<'_, PyTuple>,
     libraries: &Libraries,
     guarded: Option<&Bound<'_, PyList>>,
+    boundary: Option<&Bound<'_, PyList>>,
     running_code: Option<&RunningCode>,
     self_held: Option<&IdSet>,
 ) -> PyResult<Bound<'py, Snapshot>> {
@@ -74,6 +75,7 @@ pub fn snapshot<'py>(
         report: Some(report),
         libraries,
         guarded,
+        boundary,
         running_code,
         self_held,
         lists: &[],
@@ -104,6 +106,8 @@ pub struct Question<'a, 'py> {
     pub libraries: &'a Libraries,
     /// Roots as well, of which it is told what only they protect.
     pub guarded: Option<&'a Bound<'py, PyList>>,
+    /// What is met and not entered.
+    pub boundary: Option<&'a Bound<'py, PyList>>,
     pub running_code: Option<&'a RunningCode>,
     pub self_held: Option<&'a IdSet>,
     /// Lists that protect nothing by holding it.
@@ -142,6 +146,9 @@ impl<'py> Question<'_, 'py> {
         };
         let heap = Heap::walk(py, &stream, &mut types)?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        for object in self.boundary.into_iter().flatten() {
+            reach.stop_at(object.as_ptr())?;
+        }
         for root in self.named.iter_borrowed() {
             // SAFETY: `named` holds the root, and no Python code runs from here on.
             unsafe { reach.name(root.as_ptr()) }?;

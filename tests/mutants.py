@@ -382,6 +382,8 @@ NODES = "tests/comfyui/test_nodes.py"
 COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
 AT_HAND = "tests/comfyui/test_at_hand.py"
 KEEPERS = "tests/comfyui/test_keepers.py"
+STATEFUL = "tests/comfyui/test_stateful.py"
+DYNAMIC = "tests/comfyui/test_dynamic.py"
 AUTOMATIC = "tests/comfyui/test_automatic.py"
 BETWEEN = "tests/comfyui/test_between.py"
 FAULTS = "tests/comfyui/test_faults.py"
@@ -403,13 +405,58 @@ MUTANTS_OF_THE_PACK = (
         NODES,
     ),
     Mutant("nothing let go", "comfy/purges.py", "        entry.evict()\n", "        pass\n", COMFYUI),
-    Mutant("the books not protected", "comfy/purges.py", ", *models.on_the_books(), ", ", ", COMFYUI),
+    Mutant("the books not protected", "comfy/purges.py", ", *models.on_the_books()]", "]", COMFYUI),
     Mutant(
-        "custom nodes not healed",
-        "comfy/holders.py",
-        "                    clear()\n",
-        "                    pass\n",
+        "what custom nodes keep goes",
+        "comfy/purges.py",
+        "found = places.find(prompt.code, prompt.books)",
+        "found = places.find((), ())[:0]",
         KEEPERS,
+    ),
+    Mutant(
+        "modules are no places",
+        "comfy/places.py",
+        "if packs.is_theirs(namespace(module)):",
+        "if False:",
+        KEEPERS,
+    ),
+    Mutant(
+        "node classes are no places",
+        "comfy/places.py",
+        "        *_node_classes(packs),\n",
+        "",
+        KEEPERS,
+    ),
+    Mutant(
+        "instances are no places",
+        "comfy/places.py",
+        "        *_instances(packs, caches),\n",
+        "",
+        f"{COMFYUI} {STATEFUL}",
+    ),
+    Mutant("threads are no places", "comfy/places.py", "        *_threads(packs),\n", "", KEEPERS),
+    Mutant("functions that run are no places", "comfy/places.py", "        *_running(packs),\n", "", KEEPERS),
+    Mutant(
+        "functions that wait are no places",
+        "comfy/places.py",
+        "        *_waiting(packs, (one for one in code if not is_a(one, ModuleType))),\n",
+        "",
+        KEEPERS,
+    ),
+    Mutant(
+        "weak references lead nowhere", "comfy/look.py", "found = (*_behind(fresh), ", "found = (", KEEPERS
+    ),
+    Mutant("arrays lead nowhere", "comfy/look.py", ", *keep.hidden(fresh, graphs=False))", ",)", KEEPERS),
+    Mutant(
+        "what an exception leads to stays in the cache",
+        "comfy/purges.py",
+        "boundary=[*prompt.books, prompt.execution]",
+        "boundary=[]",
+        STATEFUL,
+    ),
+    Mutant("the end of a prompt meets tombstones", "comfy/purges.py", ", *prompt.in_use, ", ", ", DYNAMIC),
+    Mutant(
+        "models go without their patchers", "comfy/models.py", '"dynamic_pins" in on_model', "False", DYNAMIC
     ),
     Mutant(
         "what was free is not noted",
@@ -418,7 +465,6 @@ MUTANTS_OF_THE_PACK = (
         "",
         "tests/comfyui/test_memory_report.py",
     ),
-    Mutant("what is missed goes", "comfy/purges.py", "        stays += holdings.missed\n", "", KEEPERS),
     Mutant(
         "cycles stay",
         "comfy/purges.py",
@@ -434,49 +480,6 @@ MUTANTS_OF_THE_PACK = (
         COMFYUI,
     ),
     Mutant(
-        "packs that pending packs import not protected",
-        "comfy/prompt.py",
-        "self.packs.with_imported(self._packs(pending))",
-        "self._packs(pending)",
-        AT_HAND,
-    ),
-    Mutant(
-        "what is downstream of a name is left in the cache",
-        "comfy/prompt.py",
-        "            tainted |= more\n",
-        "            break\n",
-        AT_HAND,
-    ),
-    Mutant(
-        "keys in an order are not seen",
-        "comfy/holders.py",
-        "if is_order and any(each.names(name) for each in fill):",
-        "if False:",
-        KEEPERS,
-    ),
-    Mutant("sums are not seen", "comfy/holders.py", "if type(one) in (int, float)", "if False", KEEPERS),
-    Mutant(
-        "lists that are read count as leaks",
-        "comfy/code.py",
-        "return all(one.only_adds_to(name) for one in functions)",
-        "return True",
-        KEEPERS,
-    ),
-    Mutant(
-        "nobody asks",
-        "comfy/code.py",
-        "    if any(one.asks_for(name) for one in functions):",
-        "    if True:",
-        KEEPERS,
-    ),
-    Mutant(
-        "nobody assigns",
-        "comfy/code.py",
-        "    if not any(one.stores(stored, name) for one in functions):",
-        "    if False:",
-        KEEPERS,
-    ),
-    Mutant(
         "a tombstone is written back",
         "comfy/prompt.py",
         "caches.evicted_when_read(handed[node][source], self.caches)",
@@ -486,15 +489,8 @@ MUTANTS_OF_THE_PACK = (
     Mutant(
         "what the executor has at hand not protected",
         "comfy/prompt.py",
-        "[*self.at_hand, *self.reads_of(pending), *stores]",
-        "[*self.reads_of(pending), *stores]",
-        AT_HAND,
-    ),
-    Mutant(
-        "stores of pending packs not protected",
-        "comfy/prompt.py",
-        "*self.reads_of(pending), *stores]",
-        "*self.reads_of(pending)]",
+        "[*self.at_hand, *self.reads_of(self.pending())]",
+        "[*self.reads_of(self.pending())]",
         AT_HAND,
     ),
     Mutant(
@@ -502,13 +498,6 @@ MUTANTS_OF_THE_PACK = (
         "comfy/purges.py",
         "prompt.graph, *prompt.books,",
         "prompt.graph, *prompt.caches,",
-        AT_HAND,
-    ),
-    Mutant(
-        "names of what is gone are left in the cache",
-        "comfy/purges.py",
-        "*_evict(prompt, outdated)",
-        "",
         AT_HAND,
     ),
     Mutant(

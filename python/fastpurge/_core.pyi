@@ -116,13 +116,14 @@ def snapshot(
     report: tuple[type, ...],
     libraries: Libraries,
     guarded: list[Any] | None = None,
+    boundary: list[Any] | None = None,
     running_code: RunningCode | None = None,
     self_held: IdSet | None = None,
 ) -> Snapshot:
     """Take the closure of the roots and scan the heap for what lies outside it, in one go.
 
     ``named`` are entered whatever they are; ``roots`` like anything the closure meets, and after them what is
-    ``guarded``. No Python code
+    ``guarded``. What is in ``boundary`` counts as met, and is entered only if it is named. No Python code
     runs between closure and scan, in this thread or any other, and no object is asked anything: types
     are compared by address and MRO. Objects in ``self_held`` hold one reference to themselves.
 

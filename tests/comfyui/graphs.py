@@ -10,9 +10,11 @@ Graph = dict[str, dict[str, Any]]
 
 TEST_NODES = frozenset(
     """
-    Batch Blend Box Brighten Conditioning Decode Digest Expand ExpandModel Fail Fetch Gate Inner Keeper
-    KeeperReader Leak LeakModel LoadModel Loop Mark ModuleModel Names Need Noise Nothing OwnModel Pair
-    PlainScan Put Ring RingSum RunModel Say Shelf SlowModel Stats Switch Unbox Ungate V3Loop Wait WaitFor
+    Batch Blend Borrow Box Brighten Buffer CacheBackend CollectFrames Conditioning Decode Digest Expand
+    ExpandModel Fail Fetch FromBackend Gate Inner KeepError Keeper KeeperReader Leak LeakDynamic LeakModel
+    Lend LoadDynamic LoadModel LoadTwo Loop Mark ModuleModel Names Need Noise Nothing OnItself OwnModel Pair
+    PlainScan Put Recall Remember Ring RingSum RunModel RunPipeline RunningSum Say Shelf SlowModel Stats
+    Switch TakeFrames Unbox Unforget Ungate V3Loop Wait WaitFor
     """.split()
 )
 

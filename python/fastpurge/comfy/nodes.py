@@ -33,7 +33,7 @@ class Anything(str):
 
 
 ANY = Anything("*")
-_PROTECTED = "What is wired in, and what nodes still to run will read, is protected."
+_PROTECTED = "What is wired in, what nodes still to run will read, and what custom nodes keep is protected."
 _HIDDEN = {"dynprompt": "DYNPROMPT", "unique_id": "UNIQUE_ID"}
 _MODE = (["VRAM", "RAM"], {"default": "RAM"})
 _PROTECT = (

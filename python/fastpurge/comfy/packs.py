@@ -1,20 +1,24 @@
-"""Custom node packs: which modules are whose, and which pack a node class is from.
+"""Custom node packs: which code is theirs.
 
 A pack is told by where its files lie: what ComfyUI calls its modules differs between versions, and a pack
-may import its own files by way of `sys.path`.
+may import its own files by way of `sys.path`, or without an entry in `sys.modules`.
 """
 
 import os
 import sys
-from collections.abc import Iterator
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, cast
 
 from fastpurge.imported import namespace
 from fastpurge.library_folders import libraries
+from fastpurge.spelling import attributes_of
+from fastpurge.tensors import is_a
+
+_mro_of = cast(Any, type.__dict__["__mro__"]).__get__
+_module_of = cast(Any, type.__dict__["__module__"]).__get__
+_qualname_of = cast(Any, type.__dict__["__qualname__"]).__get__
 
 
 class Packs:
@@ -32,59 +36,72 @@ class Packs:
             if entry.is_symlink()
         }
         self._prefixes = (*self._folders, *self._elsewhere)
-        self._of_class: dict[type, set[str]] = {}
+        own = _file_of(vars(import_module("folder_paths")))
+        self._comfyui = f"{Path(own).parent}{os.sep}" if own else ""
+        self._libraries = libraries()
 
-    @cached_property
-    def modules(self) -> list[tuple[str, ModuleType]]:
-        """Every module of a pack, with the name of the pack."""
-        found = ((self.of_module(module), module) for module in [*sys.modules.values()])
-        return [(pack, module) for pack, module in found if pack is not None]
-
-    def strays(self) -> Iterator[dict[str, Any]]:
-        """The globals of modules that are no library's and no pack's: ``__main__``, and what has no file."""
-        known = libraries()
-        for name, module in [*sys.modules.items()]:
-            is_module = issubclass(type(module), ModuleType)
-            if is_module and self.of_module(module) is None and not known.is_library(name):
-                yield namespace(module)
-
-    def of_module(self, module: object) -> str | None:
-        """The pack that a module belongs to."""
-        file = namespace(module).get("__file__") if issubclass(type(module), ModuleType) else None
-        if type(file) is not str or not file.startswith(self._prefixes):
+    def of(self, globals_: dict[str, Any]) -> str | None:
+        """The pack that code with these globals belongs to."""
+        file = _file_of(globals_)
+        if not file.startswith(self._prefixes):
             return None
         for folder in self._folders:
             if file.startswith(folder):
-                return file[len(folder) :].split(os.sep, 1)[0]
+                return file[len(folder) :].split(os.sep, 1)[0].removesuffix(".py")
         return next((pack for folder, pack in self._elsewhere.items() if file.startswith(folder)), None)
 
-    def of_class(self, of: type) -> set[str]:
-        """The packs that a class and its bases belong to; ComfyUI's own belong to none."""
-        if of not in self._of_class:
-            modules = (sys.modules.get(str(one.__module__)) for one in of.__mro__)
-            self._of_class[of] = {pack for pack in map(self.of_module, modules) if pack is not None}
-        return self._of_class[of]
+    def is_theirs(self, globals_: dict[str, Any]) -> bool:
+        """Whether custom nodes may keep things in these globals.
 
-    def with_imported(self, packs: set[str]) -> set[str]:
-        """Some packs, and those whose modules, classes and functions they have imported."""
-        found, todo = set(packs), set(packs)
-        by_pack: dict[str, list[ModuleType]] = {}
-        for pack, module in self.modules:
-            by_pack.setdefault(pack, []).append(module)
-        while todo:
-            values = (one for module in by_pack.get(todo.pop(), []) for one in [*namespace(module).values()])
-            new = {self._of_value(one) for one in values} - found - {None}
-            todo |= new  # type: ignore[arg-type]
-            found |= new  # type: ignore[arg-type]
-        return found
+        Also of a module that is neither a pack's nor a library's: packs make modules at run time.
+        """
+        if self.of(globals_) is not None:
+            return True
+        if self._comfyui and _file_of(globals_).startswith(self._comfyui):
+            return False  # its main.py, which goes by the name of a program's, and packages without a file
+        name = dict.get(globals_, "__name__")
+        return type(name) is not str or not self._libraries.is_library(name)
 
-    def _of_value(self, value: Any) -> str | None:
-        of = type(value)
-        if issubclass(of, ModuleType):
-            return self.of_module(value)
-        if issubclass(of, (type, FunctionType)):
-            return self.of_module(sys.modules.get(str(value.__module__)))
-        return None
+    def is_their_class(self, of: type) -> bool:
+        """Whether a class, or one that it is derived from, is a custom node's."""
+        names = (_module_of(one) for one in _mro_of(of))
+        return any(type(name) is not str or not self._libraries.is_library(name) for name in names)
+
+    def has_to_do_with(self, value: object) -> bool:
+        """Whether a value is a function of a pack, or an instance of one of its classes."""
+        if is_a(value, MethodType):
+            value = cast(MethodType, value).__func__
+        if is_a(value, FunctionType):
+            return self.of(cast(FunctionType, value).__globals__) is not None
+        return self.is_their_class(type(value))
+
+    def name_of(self, globals_: dict[str, Any]) -> str:
+        """What to call a module. ComfyUI names a pack by its whole path (`load_custom_node` in nodes.py)."""
+        name = dict.get(globals_, "__name__")
+        short = name.replace("\\", "/").rsplit("/", 1)[-1] if type(name) is str else "?"
+        pack = self.of(globals_)
+        if pack is None:
+            return short
+        _, found, within = short.partition(pack)
+        return f"{pack}{within}" if found else f"{pack}.{short}"
+
+    def name_of_class(self, of: type) -> str:
+        """What to call a class."""
+        name = _module_of(of)
+        module = sys.modules.get(name) if type(name) is str else None
+        known = is_a(module, ModuleType)
+        return f"{self.name_of(namespace(module) if known else {'__name__': name})}.{_qualname_of(of)}"
+
+
+def _file_of(globals_: dict[str, Any]) -> str:
+    """The file of a module, or the folder of a package without one; empty if it has neither."""
+    file = dict.get(globals_, "__file__")
+    if type(file) is str:
+        return file
+    folders = dict.get(globals_, "__path__")
+    if type(folders) is not list:  # of such a package it is an object, which would look at the disk
+        folders = (attributes_of(folders) or {}).get("_path")
+    return f"{folders[0]}{os.sep}" if type(folders) is list and folders else ""
 
 
 def _custom_nodes() -> list[str]:

@@ -13,13 +13,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from types import CoroutineType, FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, ModuleType
 from typing import Any, TypeVar
 
 from fastpurge import _core
 from fastpurge.comfy import caches
-from fastpurge.comfy.caches import Entry
-from fastpurge.comfy.packs import Packs
 from fastpurge.imported import namespace
 from fastpurge.library_folders import libraries
 from fastpurge.tensors import is_a
@@ -39,8 +37,9 @@ class Prompt:
         others: every other cache that serves it: of instances of node classes, above all.
         books: every cache, and the execution of every other prompt that runs: a node can run one of its own.
         at_hand: what its executor has at hand for later: results of sub-graphs and of async nodes.
+        in_use: what executors and queues of prompts hold besides: they go on with it when the prompt ends.
+        code: all modules, of which packs leave some out of `sys.modules`, and functions that wait.
         node_id: the node that runs now; None if it is over.
-        packs: the custom node packs that there are.
         label: what purges it; None if that is the node that runs now.
 
     """
@@ -51,8 +50,9 @@ class Prompt:
     others: tuple[Any, ...]
     books: tuple[Any, ...]
     at_hand: tuple[object, ...]
+    in_use: tuple[object, ...]
+    code: tuple[Any, ...]
     node_id: str | None
-    packs: Packs
     label: str | None = None
 
     @property
@@ -81,14 +81,8 @@ class Prompt:
         return [node for node in self.execution.pendingNodes if node != self.node_id]
 
     def reads(self) -> list[object]:
-        """What the nodes still to run will read, the instances of their classes, and what their packs store.
-
-        A node may get a name over its wire, and what is stored under it in a module of its pack.
-        """
-        pending = self.pending()
-        packs = self.packs.with_imported(self._packs(pending))
-        stores = (namespace(module) for pack, module in self.packs.modules if pack in packs)
-        return [*self.at_hand, *self.reads_of(pending), *stores]
+        """What the nodes still to run will read, and the instances of their classes."""
+        return [*self.at_hand, *self.reads_of(self.pending())]
 
     def reads_of(self, nodes: list[str]) -> list[object]:
         """What nodes will read when their turn comes, and the instances of their classes."""
@@ -103,15 +97,6 @@ class Prompt:
     def wired(self) -> list[object]:
         """The cache entries that feed the node that runs now, with those of their outputs that do not."""
         return [entry for source in self._sources(self.node_id) for entry in caches.get(self.outputs, source)]
-
-    def made_by(self, packs: set[str]) -> list[Entry]:
-        """What is cached of nodes of these packs and of nodes downstream of them, and of earlier prompts."""
-        entries = [(entry, entry.node_id) for entry in caches.entries(self.outputs)] if packs else []
-        nodes = {node for cache in self.outputs for node in caches.known_to(cache)}
-        tainted = {node for node in nodes if self._packs([node]) & packs}
-        while more := {node for node in nodes - tainted if not tainted.isdisjoint(self._sources(node))}:
-            tainted |= more
-        return [entry for entry, node in entries if node is None or node in tainted]
 
     def broken(self) -> list[str]:
         """The nodes still to run that will meet a tombstone. It is seen to that no cache gets hold of one."""
@@ -155,19 +140,14 @@ class Prompt:
         except Exception:  # noqa: BLE001 - code of a custom node; ComfyUI will tell of it when its turn comes
             return True
 
-    def _packs(self, nodes: list[str]) -> set[str]:
-        """The custom node packs that nodes are of."""
-        classes = {self._class_of(node) for node in nodes if self.graph.has_node(node)}
-        return {pack for of in classes if isinstance(of, type) for pack in self.packs.of_class(of)}
-
     def _class_of(self, node_id: str) -> Any:
         return import_module("nodes").NODE_CLASS_MAPPINGS.get(self.graph.get_node(node_id)["class_type"])
 
 
 def running(graph: Any, node_id: str) -> Prompt:
     """The prompt of a `DynamicPrompt`, with what serves it found on the heap."""
-    books, at_hand = _in_use()
-    ours = [one for one in books if getattr(one, "dynprompt", None) is graph]
+    heap = _on_the_heap()
+    ours = [one for one in heap.books if getattr(one, "dynprompt", None) is graph]
     execution = next((one for one in ours if is_a(one, _execution_list())), None)
     if execution is None:
         raise not_understood("the running prompt was not found")
@@ -177,17 +157,18 @@ def running(graph: Any, node_id: str) -> Prompt:
         execution=execution,
         outputs=outputs,
         others=_without(outputs, (one for one in ours if is_a(one, _basic_cache()))),
-        books=(*(one for one in books if one is not execution),),
-        at_hand=at_hand,
+        books=(*(one for one in heap.books if one is not execution),),
+        at_hand=heap.at_hand,
+        in_use=heap.in_use,
+        code=heap.code,
         node_id=str(node_id),
-        packs=Packs(),
     )
 
 
 def over(label: str) -> Prompt:
     """The last prompt of this thread, which has to be the one that runs prompts, and to run none now."""
     executor = _executor()
-    books, at_hand = _in_use()
+    heap = _on_the_heap()
     outputs = (*caches.within(executor.caches.outputs),)
     served = (one for cache in executor.caches.all for one in caches.within(cache))
     # A cache that has not seen a prompt yet has no graph, nor has one that keeps nothing.
@@ -197,10 +178,11 @@ def over(label: str) -> Prompt:
         execution=None,
         outputs=outputs,
         others=_without(outputs, served),
-        books=books,
-        at_hand=at_hand,
+        books=heap.books,
+        at_hand=heap.at_hand,
+        in_use=heap.in_use,
+        code=heap.code,
         node_id=None,
-        packs=Packs(),
         label=label,
     )
 
@@ -218,11 +200,43 @@ def _basic_cache() -> Any:
     return import_module("comfy_execution.caching").BasicCache
 
 
-def _in_use() -> tuple[tuple[Any, ...], tuple[object, ...]]:
-    """Every execution and every cache, and what executors have at hand, wherever they are on the heap."""
-    found = _core.scan((_execution_list(), _basic_cache(), CoroutineType))
-    books = (*(one for one in found if not is_a(one, CoroutineType)),)
-    return books, (*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),)
+@dataclass(frozen=True, slots=True)
+class _Heap:
+    """What there is of ComfyUI, and of code, wherever it is; the attributes are those of a `Prompt`."""
+
+    books: tuple[Any, ...]
+    at_hand: tuple[object, ...]
+    in_use: tuple[object, ...]
+    code: tuple[Any, ...]
+
+
+def _on_the_heap() -> _Heap:
+    kept_by = (_execution_list(), _basic_cache())
+    going_on = _of_execution("PromptExecutor", "PromptQueue")
+    code = (ModuleType, CoroutineType, AsyncGeneratorType)
+    found = _core.scan((*kept_by, *going_on, *code))
+    return _Heap(
+        books=(*(one for one in found if is_a(one, *kept_by)),),
+        at_hand=(*_at_hand(one.cr_frame for one in found if is_a(one, CoroutineType)),),
+        in_use=(*(each for one in found if is_a(one, *going_on) for each in _besides_the_server(one)),),
+        code=(*(one for one in found if is_a(one, *code)),),
+    )
+
+
+def _of_execution(*names: str) -> tuple[type, ...]:
+    """Classes of ``execution.py``."""
+    found = (getattr(sys.modules.get("execution"), name, None) for name in names)
+    return (*(one for one in found if isinstance(one, type)),)
+
+
+def _besides_the_server(one: Any) -> list[object]:
+    """What the attributes of an executor or a queue are, without the server, which leads to everything.
+
+    Of newer executors one keeps the models of the running prompt (`PromptModelTracker` in
+    comfy/model_patcher.py): when the prompt ends it writes to each. It has to find them whole, or the thread
+    that runs prompts ends.
+    """
+    return [value for name, value in [*vars(one).items()] if name != "server"]
 
 
 def _without(known: tuple[Any, ...], found: Iterable[Any]) -> tuple[Any, ...]:

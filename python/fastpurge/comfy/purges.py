@@ -2,14 +2,14 @@
 
 import gc
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 from fastpurge import _core, memory
-from fastpurge.comfy import caches, holders, models
+from fastpurge.comfy import caches, models, places
 from fastpurge.comfy.look import look
+from fastpurge.comfy.places import Left
 from fastpurge.comfy.prompt import Prompt
 from fastpurge.library_folders import libraries
 from fastpurge.report import SweepReport
@@ -28,8 +28,8 @@ class Outcome:
         report: memory before and after, the time it took in all, and what was swept.
         let_go: titles of nodes whose finished outputs, or instances, were dropped from the cache.
         unloaded: models that ComfyUI has unloaded, with their sizes.
-        forgotten: where custom nodes held what was released.
-        missed: where custom nodes hold what is large and what they would not load again. It was left.
+        left: what custom nodes keep, where and how large. It was left.
+        pinned: the same of what ComfyUI itself has not done with.
         broken: titles of nodes still to run whose inputs were purged.
 
     """
@@ -37,9 +37,9 @@ class Outcome:
     report: SweepReport
     let_go: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    pinned: list[Left] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-    missed: list[str] = field(default_factory=list)
 
 
 def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
@@ -81,19 +81,21 @@ _References = list[weakref.ref[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """What is left when finished outputs are let go of.
+class _Rest:
+    """What there is when finished outputs have been let go of.
 
     Attributes:
         let_go: titles of nodes whose entries were evicted.
-        large: what is large and not needed.
-        cached: what is needed, or feeds the node that runs.
+        large: what is large, and neither needed nor kept by custom nodes.
+        theirs: what custom nodes keep.
+        left: where that is, and how large.
 
     """
 
     let_go: list[str]
     large: _References
-    cached: _core.IdSet
+    theirs: list[object]
+    left: list[Left]
 
 
 def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pending: bool) -> Outcome:
@@ -101,22 +103,45 @@ def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pe
     needed = [*wired, *(prompt.reads() if protect_pending else ())]
     cached = (*needed, *prompt.wired())
     unloaded = models.unload(_core.closure(cached, libraries=libraries())) if kind.is_severe else []
-    left = _let_go(prompt, cached, kind)
-    outcome = Outcome(_nothing_swept(prompt, started, before), left.let_go, unloaded)
-    if unloaded or _any_alive(left.large):
-        _sweep(prompt, needed, left, kind, outcome)
+    rest = _let_go(prompt, cached, kind)
+    outcome = Outcome(_nothing_swept(prompt, started, before), rest.let_go, unloaded, rest.left)
+    if unloaded or _any_alive(rest.large):
+        _sweep(prompt, [*needed, *rest.theirs], rest.large, kind, outcome)
         outcome.report = replace(outcome.report, before=before, seconds=perf_counter() - started)
     return outcome
 
 
-def _sweep(prompt: Prompt, needed: list[object], left: _Left, kind: _Kind, outcome: Outcome) -> None:
+def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> _Rest:
+    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone."""
+    found = places.find(prompt.code, prompt.books)
+    seen = look(
+        needed,
+        [place.root for place in found],
+        # An exception that custom nodes keep leads to the executor, and so to every finished output.
+        boundary=[*prompt.books, prompt.execution],
+        device_type=kind.devices,
+        min_bytes=kind.min_bytes,
+    )
+    left = places.sizes(seen.kept, found, min_bytes=kind.min_bytes)
+    heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
+    evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
+    titles = _evict(prompt, [entry for entry, _ in heavy])
+    # The namespaces themselves: another thread may put something new into one until the sweep is done.
+    large, theirs = seen.large(kind.min_bytes), [*(place.obj for place in found), *seen.hidden]
+    del seen, heavy
+    if _any_alive(evicted):
+        gc.collect()  # what is in a cycle would stay until somebody else does
+    memory.give_back()
+    return _Rest(titles, large, theirs, left)
+
+
+def _sweep(prompt: Prompt, needed: list[object], large: _References, kind: _Kind, outcome: Outcome) -> None:
     # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
-    stays = [*needed, prompt.graph, *prompt.books, *models.on_the_books(), *prompt.packs.strays()]
-    holdings = holders.find((*_alive(left.large),), prompt.packs)
-    if not kind.is_severe:
-        stays += holdings.missed
-        outcome.missed = holdings.missed_at
-    if outcome.unloaded or _any_outside(left.large, stays):
+    stays = [*needed, prompt.graph, *prompt.books, *prompt.in_use, *models.on_the_books()]
+    pinned = models.pinned(_outside(large, stays))
+    outcome.pinned = [Left(f"{one.name} in a model patcher of ComfyUI", one.nbytes) for one in pinned]
+    stays += [one.patcher for one in pinned]
+    if outcome.unloaded or _outside(large, stays):
         outcome.report = sweep(
             keep=stays,
             devices=kind.devices,
@@ -126,39 +151,17 @@ def _sweep(prompt: Prompt, needed: list[object], left: _Left, kind: _Kind, outco
             label=prompt.title,
         )
     if outcome.report.released:
-        outcome.forgotten, packs = holdings.empty()
-        # What nodes of those packs have given out may be a name for what was there.
-        outdated = [entry for entry in prompt.made_by(packs) if entry.value not in left.cached]
-        outcome.let_go = [*dict.fromkeys([*outcome.let_go, *_evict(prompt, outdated)])]
         outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
-
-
-def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> _Left:
-    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone."""
-    seen = look(needed, device_type=kind.devices)
-    heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
-    evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
-    titles = _evict(prompt, [entry for entry, _ in heavy])
-    large, kept = seen.large(kind.min_bytes), seen.needed
-    del seen, heavy
-    if _any_alive(evicted):
-        gc.collect()  # what is in a cycle would stay until somebody else does
-    memory.give_back()
-    return _Left(titles, large, kept)
-
-
-def _alive(references: _References) -> Iterator[Any]:
-    return (one for one in (ref() for ref in references) if one is not None)
 
 
 def _any_alive(references: _References) -> bool:
     return any(one() is not None for one in references)
 
 
-def _any_outside(references: _References, kept: list[object]) -> bool:
-    """Whether anything is left that is not kept."""
+def _outside(references: _References, kept: list[object]) -> list[weakref.ref[Any]]:
+    """What of it is left and not kept."""
     inside = _core.closure((*kept,), libraries=libraries())
-    return any(one not in inside for one in _alive(references))
+    return [ref for ref in references if (one := ref()) is not None and one not in inside]
 
 
 def _nothing_swept(prompt: Prompt, started: float, before: memory.MemoryReading) -> SweepReport:

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from fastpurge.comfy.places import Left
 from fastpurge.comfy.purges import Outcome
 from fastpurge.memory import MemoryReading
 from fastpurge.report import Item, human
@@ -38,10 +39,11 @@ def tell(outcome: Outcome) -> list[str]:
         lines.append(f"stripped {len(modules):,} modules, of {_some([*dict.fromkeys(modules)])}")
     lines += [f"spared {human(nbytes)}: {guard}" for guard, nbytes in report.spared.items()]
     lines += [f"could not release a {item.describe()}: {item.reason}" for item in report.skipped[:_LARGEST]]
-    if outcome.forgotten:
-        lines.append(f"taken out of {_some(outcome.forgotten)}")
-    if outcome.missed:
-        lines.append(f"left, since custom nodes would not load it again: {_some(outcome.missed)}")
+    for title, kept in (("custom nodes keep it", outcome.left), ("ComfyUI has pinned it", outcome.pinned)):
+        if kept:
+            lines.append(
+                f"left, since {title}: {_some([f'{one.where} ({human(one.nbytes)})' for one in kept])}"
+            )
     if outcome.broken:
         lines.append(f"unprotected, and will fail if they run: {_some(outcome.broken)}")
     return lines
@@ -59,9 +61,8 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "after": _memory(report.after),
         "unloaded": outcome.unloaded,
         "let_go": outcome.let_go,
-        "forgotten": outcome.forgotten,
         "broken": outcome.broken,
-        "missed": outcome.missed,
+        "left": [{"where": one.where, "nbytes": one.nbytes} for one in [*outcome.left, *outcome.pinned]],
         "spared": report.spared,
         "released": {"count": len(report.released), "nbytes": sum(item.nbytes for item in report.released)},
         "largest": [
@@ -87,7 +88,6 @@ def _went(outcome: Outcome) -> list[_Row]:
         *_rows(outcome.let_go, how="its results left the cache; it runs again when they are needed"),
         *_first(tensors),
         *_rows(modules, how="stripped"),
-        *_rows(outcome.forgotten, how="emptied, so that its node pack loads it again"),
     ]
 
 
@@ -105,13 +105,18 @@ def _stayed(outcome: Outcome) -> list[_Row]:
         for item in outcome.report.skipped
     ]
     return [
-        *_rows(outcome.missed, why="its node pack would not load it again"),
+        *_left(outcome.left, "its node pack keeps it there"),
+        *_left(outcome.pinned, "ComfyUI has pinned memory for it"),
         *(
             {"what": "tensors and models", "why": _WHY_SPARED.get(guard, guard), "nbytes": nbytes}
             for guard, nbytes in outcome.report.spared.items()
         ),
         *_first(skipped),
     ]
+
+
+def _left(left: list[Left], why: str) -> list[_Row]:
+    return _first([{"what": one.where, "why": why, "nbytes": one.nbytes} for one in left])
 
 
 def _rows(names: list[str], **reason: str) -> list[_Row]:

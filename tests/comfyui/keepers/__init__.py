@@ -1,4 +1,4 @@
-"""A custom node pack for the tests: the ways in which people keep a model, to load it when it is not there.
+"""A custom node pack for the tests: the ways in which people keep a model, or what they have computed.
 
 It is installed as a symbolic link, as packs under development are.
 """
@@ -19,6 +19,8 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent))
 import fpt_kept_elsewhere as elsewhere  # type: ignore[import-not-found]
+
+from . import deep, stateful
 
 LOADS: list[str] = []
 
@@ -225,8 +227,6 @@ def in_an_object_that_moves_it(name: str) -> Any:
     return MOVING[name].get()
 
 
-# From here on: ways in which it is missed.
-
 _loaded, _key = None, ""
 _counted: Any = None
 _is_loaded = False
@@ -353,21 +353,14 @@ def in_a_constant_that_is_asked_for(name: str) -> Any:
 
 _WAYS: tuple[Callable[[str], Any], ...] = (
     *(in_a_global, in_a_tuple, in_a_dict, in_a_dict_of_dicts, in_a_record, in_a_mapping_of_its_own),
-    *(in_an_lru_cache, in_an_object, in_a_singleton, in_an_object_that_is_made_with_it, in_objects_in_a_dict),
-    *(in_an_attribute_that_may_be_missing, in_a_class, in_a_namespace, in_an_attribute_of_a_function),
-    *(in_a_module_found_elsewhere, in_an_object_that_moves_it),
+    *(in_an_lru_cache, in_an_object, in_a_singleton, in_an_object_that_is_made_with_it),
+    *(in_objects_in_a_dict, in_an_attribute_that_may_be_missing, in_a_class, in_a_namespace),
+    *(in_an_attribute_of_a_function, in_a_module_found_elsewhere, in_an_object_that_moves_it),
+    *(known_by_a_key_beside_it, known_by_a_flag_beside_it, known_by_an_order_beside_it),
+    *(known_by_a_sum_beside_it, known_to_a_closure, known_by_its_number, in_a_queue),
+    *(in_a_mapping_that_does_not_answer, in_a_constant, in_a_constant_that_is_asked_for),
 )
-_MISSED = (
-    *(
-        known_by_a_key_beside_it,
-        known_by_a_flag_beside_it,
-        known_by_an_order_beside_it,
-        known_by_a_sum_beside_it,
-    ),
-    *(known_to_a_closure, known_by_its_number, in_a_queue, in_a_mapping_that_does_not_answer, in_a_constant),
-    in_a_constant_that_is_asked_for,
-)
-WAYS = {way.__name__: way for way in (*_WAYS, *_MISSED)}
+WAYS: dict[str, Callable[[str], Any]] = {way.__name__: way for way in (*_WAYS, *deep.WAYS)}
 
 
 class Keeper:
@@ -386,4 +379,4 @@ class Keeper:
         return {"ui": {"loads": [LOADS.count(way)]}, "result": (model[:1024] * 1,)}
 
 
-NODE_CLASS_MAPPINGS = {"FPT_Keeper": Keeper}
+NODE_CLASS_MAPPINGS = {"FPT_Keeper": Keeper, **stateful.NODE_CLASS_MAPPINGS}

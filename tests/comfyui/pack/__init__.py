@@ -19,10 +19,12 @@ import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder, is_link
 
+from . import dynamic
+from .dynamic import forget, forgotten
+
 # A pack that builds on another: loaded before this one.
 keepers = next(module for name, module in sys.modules.items() if name.endswith("fastpurge_keepers"))
 
-FORGOTTEN: list[Any] = []
 MODELS: dict[str, Any] = {}
 RUNS: dict[str, int] = {}
 STORE: dict[str, Any] = {}
@@ -239,7 +241,7 @@ class Shelf(_Node):
 
 
 class LeakModel(_Node):
-    """Loads a model and forgets it at module level, with its patcher or without."""
+    """Loads a model and forgets it, with its patcher or without."""
 
     REQUIRED = {"image": ("IMAGE",), "seed": ("INT", {"default": 0}), "what": (["patcher", "model"],)}
 
@@ -249,7 +251,7 @@ class LeakModel(_Node):
         _count(self)
         patcher = _patcher(seed)
         comfy.model_management.load_models_gpu([patcher])
-        FORGOTTEN.append(patcher if what == "patcher" else patcher.model)
+        forget(patcher if what == "patcher" else patcher.model)
         return (image,)
 
 
@@ -286,14 +288,23 @@ class Ungate(_Node):
 
 
 class Leak(_Node):
-    """Forgets so many MiB at module level."""
+    """Forgets so many MiB."""
 
     REQUIRED = {"image": ("IMAGE",), "mebibytes": ("INT", {"default": 400})}
 
     def run(self, image: torch.Tensor, mebibytes: int) -> tuple[torch.Tensor]:
         _count(self)
-        FORGOTTEN.append(torch.ones(mebibytes << 18))
+        forget(torch.ones(mebibytes << 18))
         return (image,)
+
+
+class Unforget(_Node):
+    """Takes what was forgotten last."""
+
+    REQUIRED = {"image": ("IMAGE",)}
+
+    def run(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+        return (image * forgotten()[-1][:3],)
 
 
 class Model:
@@ -650,7 +661,7 @@ _CLASSES = (
         Ungate,
     ),
     *(Shelf, LeakModel, Conditioning, Decode, Put, Fetch, ExpandModel, SlowModel, Names, Mark, Inner),
-    *(V3Loop, Ring, RingSum, KeeperReader),
+    *(V3Loop, Ring, RingSum, KeeperReader, Unforget),
     *(Expand, Loop, Switch, Fail, Wait, WaitFor, Need, Stats, Say, PlainScan),
 )
-NODE_CLASS_MAPPINGS = {f"FPT_{of.__name__}": of for of in _CLASSES}
+NODE_CLASS_MAPPINGS = {**{f"FPT_{of.__name__}": of for of in _CLASSES}, **dynamic.NODE_CLASS_MAPPINGS}

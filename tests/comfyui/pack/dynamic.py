@@ -1,0 +1,73 @@
+"""Nodes for a ComfyUI that has dynamic model patchers: see newer.py beside this pack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def _patcher(seed: int) -> Any:
+    """A dynamic patcher around a model of 20 MiB."""
+    import comfy.model_patcher
+
+    with torch.inference_mode(False):
+        torch.manual_seed(seed)
+        model = torch.nn.Sequential(torch.nn.Linear(2304, 2304), torch.nn.Linear(2304, 3))
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcherDynamic(model, device, device)
+
+
+class LoadDynamic:
+    CATEGORY = "fastpurge tests"
+    FUNCTION = "run"
+    RETURN_TYPES: tuple[str, ...] = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"seed": ("INT", {"default": 0})}}
+
+    def run(self, seed: int) -> tuple[Any]:
+        return (_patcher(seed),)
+
+
+class Forgotten:
+    """What is forgotten where no place of a pack leads."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+
+
+def forget(one: Any) -> None:
+    """Leave something behind on an object of ComfyUI's server."""
+    forgotten().append(one)
+
+
+def forgotten() -> list[Any]:
+    from server import PromptServer
+
+    of: Forgotten = vars(PromptServer.instance).setdefault("forgotten", Forgotten())
+    return of.all
+
+
+class LeakDynamic(LoadDynamic):
+    """Forgets a patcher, or what was forgotten."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    @classmethod
+    def IS_CHANGED(cls, **_: Any) -> float:
+        return float("nan")
+
+    def run(self, seed: int) -> Any:
+        import comfy.model_patcher
+
+        if seed:
+            forget(_patcher(seed))
+        else:
+            forgotten().clear()
+        return {"ui": {"pinned": [comfy.model_patcher.PINNED["bytes"]]}, "result": ()}
+
+
+NODE_CLASS_MAPPINGS = {"FPT_LoadDynamic": LoadDynamic, "FPT_LeakDynamic": LeakDynamic}
