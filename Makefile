@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_RO
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-core test-memcheck test-comfyui docs lint dist format bench mutants fuzz versions wheel clean
+.PHONY: help setup demo test test-core test-memcheck test-comfyui docs lint dist format bench mutants fuzz suites versions wheel clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ mutants: $(READY)  ## Switch off each protection in turn and see a test fail
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)  ## Fuzz arguments and programs, FUZZ_SECONDS=60 each
 	$(BIN)/nox -s wheel fuzz -- $(FUZZ_SECONDS)
+
+suites: $(READY)  ## Run test suites of other projects beside sweeps and plans, and write their table (hours)
+	$(BIN)/nox -s wheel suites
 
 versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GB)
 	$(BIN)/nox -s wheel versions

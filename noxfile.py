@@ -218,6 +218,13 @@ def fuzz(session: nox.Session) -> None:
         session.run("python", "-m", "tests.fuzz.run", check, *options, env={"OMP_NUM_THREADS": "1"})
 
 
+@nox.session(python="3.11")
+def suites(session: nox.Session) -> None:
+    """Test suites that no one here wrote, beside sweeps and plans; a choice of them, or one, by its name."""
+    install(session, "suites")
+    session.run("python", "-m", "tests.suites.run", session.create_tmp(), *session.posargs)
+
+
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
     """Style, types, the stub of the core against the core, and the workflows."""
