@@ -45,6 +45,8 @@ def _off(function: str, tests: str) -> Mutant:
 AUTOGRAD = "tests/unit/test_guard_autograd.py"
 LIBRARY = "tests/unit/test_guard_library.py"
 RUNNING = "tests/unit/test_guard_running.py"
+OBJECTS = "tests/unit/test_library_objects.py"
+WAITING = "tests/unit/test_waiting_work.py"
 GUARDS = f"{AUTOGRAD} {LIBRARY} {RUNNING} tests/unit/test_guards.py"
 KEEP = "tests/unit/test_keep.py"
 LETTING_GO = "tests/unit/test_letting_go.py"
@@ -98,14 +100,14 @@ MUTANTS = (
     Mutant(
         "compiled code not kept",
         "compiled.py",
-        "    if dynamo is None:",
+        '    if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:',
         "    if True:",
         "tests/unit/test_compiled.py",
     ),
     Mutant(
         "libraries' functions not looked through",
         "guards.py",
-        "        wrappers=(*_callables(), staticmethod, classmethod, property),\n",
+        "        wrappers=(*CALLABLES, staticmethod, classmethod, property),\n",
         "",
         LIBRARY,
     ),
@@ -119,8 +121,8 @@ MUTANTS = (
     Mutant(
         "script modules not opened",
         "keep.py",
-        "object.h).\n                yield from torch.nn.Module.parameters(obj)\n",
-        "object.h).\n",
+        "                yield from _tensors_of_script(obj)\n            elif arrays",
+        "                pass\n            elif arrays",
         KEEP,
     ),
     Mutant(
@@ -182,45 +184,73 @@ MUTANTS = (
     ),
     Mutant(
         "running generators not told",
-        "guards.py",
+        "running_code.py",
         '    (types.GeneratorType, "gi_running"),\n',
         "",
         RUNNING,
     ),
     Mutant(
         "running coroutines not told",
-        "guards.py",
+        "running_code.py",
         '    (types.CoroutineType, "cr_running"),\n',
         "",
         RUNNING,
     ),
     Mutant(
         "running async generators not told",
-        "guards.py",
+        "running_code.py",
         '    (types.AsyncGeneratorType, "ag_running"),\n',
         "",
         RUNNING,
     ),
     Mutant(
         "containers not looked through",
-        "guards.py",
+        "running_code.py",
         "container_bases=(*PLAIN, BaseException)",
         "container_bases=()",
         GUARDS,
     ),
     Mutant(
-        "closures not looked through",
-        "guards.py",
-        "        types.CellType,\n",
+        "objects of libraries not in use",
+        "running_code.py",
+        "        roots=((*imported.types_in(_ROOTS), *calls), (*sorted(_root_packages),)),\n",
         "",
-        f"{RUNNING} tests/unit/test_threads.py",
+        OBJECTS,
     ),
     Mutant(
-        "optimizers not kept whole",
-        "guards.py",
+        "what a survey has found in use",
+        "running_code.py",
+        '    "fastpurge",  # what a survey has found would be in use\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "the history of a shell in use",
+        "running_code.py",
+        '    *("IPython", "ipykernel", "traitlets", "tornado"),\n',
+        "",
+        OBJECTS,
+    ),
+    Mutant(
+        "loggers looked into",
+        "running_code.py",
+        '    "logging": ("Filterer", "Manager"),\n',
+        "",
+        OBJECTS,
+    ),
+    Mutant(
+        "storages looked into",
+        "running_code.py",
+        '    "torch": ("TypedStorage", "UntypedStorage"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "optimizers of the program not kept whole",
+        "running_code.py",
         '    "torch.optim.optimizer": ("Optimizer",),\n',
         "",
-        f"{RUNNING} tests/unit/test_threads.py",
+        OBJECTS,
     ),
     Mutant(
         "wipe what is still held",
@@ -246,20 +276,16 @@ MUTANTS = (
     Mutant("zombies lend their null pointer", "release.py", 'device="meta"', 'device="cpu"', TOMBSTONES),
     Mutant(
         "contexts of running backwards not kept whole",
-        "guards.py",
+        "running_code.py",
         '    "torch.autograd.function": ("FunctionCtx",),\n',
         "",
         GUARDS,
     ),
-    Mutant("work handed over released", "guards.py", ", *imported.types_in(_HANDED_OVER)),", "),", RUNNING),
-    Mutant("waiting tasks released", "guards.py", "scheduled=_scheduled(),", "", RUNNING),
     Mutant(
-        "context variables released",
-        "guards.py",
-        "(*contextvars.copy_context().values(),)",
-        "()",
-        GUARDS,
+        "calls that wait released", "running_code.py", "        scheduled=_scheduled(calls),\n", "", WAITING
     ),
+    Mutant("results that wait released", "running_code.py", "*imported.types_in(_RESULTS), ", "", WAITING),
+    Mutant("arguments of finalizers released", "running_code.py", ", *_FINALIZERS)", ")", WAITING),
     Mutant(
         "zombies silent to C++",
         "tombstones.py",

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastpurge.comfy import custom_nodes, memory_report, nodes
 from fastpurge.library_folders import judge_folder
+from fastpurge.running_code import add_root_packages
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS", "WEB_DIRECTORY"]
 
@@ -40,6 +41,8 @@ def _set_up() -> None:
                 "custom_nodes: workflows saved with it run with fastpurge as they are.",
                 rival,
             )
+    # The executor, its caches and the server are in the midst of every prompt, and hold every result.
+    add_root_packages("comfy_execution", "execution", "server")
 
 
 def _add_routes() -> None:
