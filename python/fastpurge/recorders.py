@@ -64,7 +64,7 @@ def _take_dispatch_modes() -> list[Any]:
 
 
 def _take_function_modes() -> list[Any]:
-    modes = overrides._get_current_function_mode_stack()
+    modes: list[Any] = overrides._get_current_function_mode_stack()
     for _ in modes:
         overrides._pop_mode()
     return modes[::-1]
