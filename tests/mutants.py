@@ -44,6 +44,7 @@ def _off(function: str, tests: str) -> Mutant:
 
 AUTOGRAD = "tests/unit/test_guard_autograd.py"
 LIBRARY = "tests/unit/test_guard_library.py"
+RECORDERS = "tests/unit/test_recorders.py"
 RUNNING = "tests/unit/test_guard_running.py"
 OBJECTS = "tests/unit/test_library_objects.py"
 WAITING = "tests/unit/test_waiting_work.py"
@@ -100,9 +101,36 @@ MUTANTS = (
     Mutant(
         "compiled code not kept",
         "compiled.py",
-        '    if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:',
-        "    if True:",
+        '"__name__") is None:',
+        '"__name__") or True:',
         "tests/unit/test_compiled.py",
+    ),
+    Mutant(
+        "compiled code that cannot be read not kept",
+        "compiled.py",
+        "            is_all_read = False\n",
+        "",
+        "tests/unit/test_compiled.py",
+    ),
+    Mutant("tracing not suspended", "recorders.py", "_set_tracing_state(None)", "pass", RECORDERS),
+    Mutant(
+        "transforms not suspended", "recorders.py", "torch._C._DisableFuncTorch()", "ExitStack()", RECORDERS
+    ),
+    Mutant("modes not suspended", "recorders.py", "in take():", "in ():", RECORDERS),
+    Mutant("compiled by its caller", "recorders.py", "._torchdynamo_disable = True", ".x = True", RECORDERS),
+    Mutant(
+        "suspended modes released",
+        "survey.py",
+        "    search.add(suspended_modes())\n",
+        "",
+        RECORDERS,
+    ),
+    Mutant(
+        "what cannot be read raises",
+        "survey.py",
+        "        if is_a(error, MemoryError):\n",
+        "        if True:\n",
+        "tests/unit/test_half_initialised.py",
     ),
     Mutant(
         "libraries' functions not looked through",

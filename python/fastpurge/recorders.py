@@ -51,11 +51,30 @@ def never_compiled(function: _Function) -> _Function:
     return function
 
 
-# How many there are, and how to take the innermost away and put it back.
-_MODES: list[tuple[Callable[[], int], Callable[[], Any], Callable[[Any], None]]] = [
-    (_len_torch_dispatch_stack_pre_dispatch, _pop_mode_from_pre_dispatch, _python_dispatch._push_mode),
-    (torch._C._len_torch_dispatch_stack, _python_dispatch._pop_mode, _python_dispatch._push_mode),
-    (torch._C._len_torch_function_stack, overrides._pop_mode, overrides._push_mode),
+def _take_pre_dispatch_modes() -> list[Any]:
+    return [_pop_mode_from_pre_dispatch() for _ in range(_len_torch_dispatch_stack_pre_dispatch())]
+
+
+def _take_dispatch_modes() -> list[Any]:
+    # All are held before one is taken: torch 2.4 returns one that nobody else holds after its end.
+    modes = _python_dispatch._get_current_dispatch_mode_stack()
+    for _ in modes:
+        _python_dispatch._pop_mode()
+    return modes[::-1]
+
+
+def _take_function_modes() -> list[Any]:
+    modes: list[Any] = overrides._get_current_function_mode_stack()
+    for _ in modes:
+        overrides._pop_mode()
+    return modes[::-1]
+
+
+# How to take all modes away, the innermost first, and how to put one back.
+_MODES: list[tuple[Callable[[], list[Any]], Callable[[Any], None]]] = [
+    (_take_pre_dispatch_modes, _python_dispatch._push_mode),
+    (_take_dispatch_modes, _python_dispatch._push_mode),
+    (_take_function_modes, overrides._push_mode),
 ]
 
 
@@ -77,9 +96,9 @@ class Unrecorded:
                 _set_tracing_state(None)
             resume.enter_context(torch._C._DisableFuncTorch())
             modes = _suspended_here()
-            for count, pop, push in _MODES:
-                for _ in range(count()):
-                    modes.append(pop())
+            for take, push in _MODES:
+                for mode in take():
+                    modes.append(mode)
                     resume.callback(_put_back, push, modes)
             self._resume = resume.pop_all()
 
