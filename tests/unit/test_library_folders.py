@@ -9,6 +9,7 @@ import importlib
 import itertools
 import os
 import py_compile
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -238,13 +239,20 @@ def test_what_is_said_of_a_folder_decides_and_the_deepest_does(tmp_path: Path, i
 CODE = "import {0}, fastpurge; fastpurge.sweep(keep=()); print(fastpurge.is_purged({0}.TABLE))"
 
 
-def run(name: str, *arguments: str, python: str = sys.executable, **environment: str) -> bool:
+def run(
+    name: str,
+    *arguments: str,
+    python: str = sys.executable,
+    path: Path | None = None,
+    cwd: Path | None = None,
+) -> bool:
     """Whether what a module holds is spared in a process of its own."""
+    paths = [str(path or ""), os.environ.get("PYTHONPATH", "")]
     code = [*arguments] or ["-c", CODE.format(name)]
     done = subprocess.run(
         [python, *code],
-        env={**os.environ, **environment},
-        cwd=environment.get("PWD"),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        cwd=cwd,
         capture_output=True,
         check=False,
         text=True,
@@ -277,7 +285,11 @@ def wheel(folder: Path) -> tuple[Path, str]:
 
 
 def uv() -> str:
-    return str(pytest.importorskip("uv").find_uv_bin())
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if found is None:
+        pytest.skip("needs uv")
+    return found
 
 
 def pip(*arguments: str, python: str = sys.executable) -> list[str]:
@@ -291,8 +303,8 @@ def test_what_is_installed_into_a_target_is_a_library(installer: str, tmp_path: 
     target = tmp_path / "target"
     options = ["install", "--no-deps", "--no-index", "--target", str(target), str(path)]
     subprocess.run(pip(*options) if installer == "pip" else [uv(), "pip", *options, "--offline"], check=True)
-    assert run(name, PYTHONPATH=str(target))
-    assert run(name, PWD=str(target))  # '' is on its path
+    assert run(name, path=target)
+    assert run(name, cwd=target)  # '' is on its path
     script = target / "handler.py"
     (target / "own.py").write_text(SOURCE)
     lines = [
@@ -306,7 +318,7 @@ def test_what_is_installed_into_a_target_is_a_library(installer: str, tmp_path: 
 
 def test_a_wheel_on_the_path_is_a_library(tmp_path: Path) -> None:
     path, name = wheel(tmp_path)
-    assert run(name, PYTHONPATH=str(path))
+    assert run(name, path=path)
 
 
 def test_a_folder_that_a_pth_file_names_is_a_library(tmp_path: Path) -> None:
@@ -403,7 +415,7 @@ def test_a_project_that_setuptools_develops_is_the_program(tmp_path: Path) -> No
     )
     subprocess.run([sys.executable, "setup.py", "-q", "egg_info"], cwd=tmp_path, check=True)
     assert (tmp_path / "src" / f"{name}.egg-info").exists()
-    assert not run(name, PYTHONPATH=str(tmp_path / "src"))
+    assert not run(name, path=tmp_path / "src")
 
 
 # What it costs
