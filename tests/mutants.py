@@ -192,7 +192,7 @@ MUTANTS = (
     Mutant(
         "names taken for objects",
         "named.py",
-        "    if type(keep) in _COLLECTIONS:\n        _check",
+        "    if is_exactly(keep, _COLLECTIONS):\n        _check",
         "    if False:\n        _check",
         "tests/unit/test_named.py",
     ),

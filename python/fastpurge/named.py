@@ -19,11 +19,18 @@ def named(keep: object) -> tuple[object, ...]:
     although a closure stops at modules.
     """
     # By exact type: a subclass may run code of its own when iterated.
-    if type(keep) in _MAPPINGS:
+    if is_exactly(keep, _MAPPINGS):
         return (keep, *cast(dict[object, object], keep).values())
-    if type(keep) in (*_COLLECTIONS, *_VIEWS):
+    if is_exactly(keep, (*_COLLECTIONS, *_VIEWS)):
         return (keep, *cast(Iterable[object], keep))
     return (keep,)
+
+
+def is_exactly(obj: object, types: tuple[type, ...]) -> bool:
+    """Whether it is an instance of one of the types, and of no subtype."""
+    # Not by `in`, which asks a metaclass whether it is equal.
+    of = type(obj)
+    return any(of is one for one in types)
 
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)
@@ -60,7 +67,7 @@ def check_keep(keep: object) -> None:
             f"keep must be what to protect, not {type_name(keep)}, which gives it once and may have done so: "
             "write keep=list(...) of it, or keep=[it] if it is a thing to protect itself"
         )
-    if type(keep) in _COLLECTIONS:
+    if is_exactly(keep, _COLLECTIONS):
         _check_elements([*cast(Iterable[object], keep)])
 
 
@@ -88,6 +95,7 @@ def _numpy_scalars() -> tuple[type, ...]:
 
 def _gives_once(of: type) -> bool:
     """Whether a type is one of Python's own iterators or generators; others are objects like any other."""
-    if _module_of(of) not in ("builtins", "itertools"):
+    module = _module_of(of)
+    if type(module) is not str or module not in ("builtins", "itertools"):
         return False
     return any("__next__" in vars(base) or "__anext__" in vars(base) for base in type.mro(of))

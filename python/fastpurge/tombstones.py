@@ -42,8 +42,8 @@ class Epitaph:
 
 
 _HOW_TO_KEEP = "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
-# By `isinstance(x, torch.nn.Parameter)` and `Buffer`; by `inspect.signature` before Python 3.13.
-_ASKED = frozenset(("_is_param", "_is_buffer", "_partialmethod"))
+# By `isinstance(x, torch.nn.Parameter)` and `Buffer`; by `inspect` and `asyncio` for signatures.
+_ASKED = frozenset("_is_param _is_buffer _partialmethod _is_coroutine _is_coroutine_marker".split())
 _KEY = "_fastpurge_epitaph"
 _basic_size = cast(Any, type.__dict__["__basicsize__"]).__get__
 _UNKNOWN = Epitaph("object", "unknown sweep")

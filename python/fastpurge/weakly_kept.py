@@ -19,7 +19,7 @@ import torch
 from fastpurge import _core
 from fastpurge.imported import namespace
 from fastpurge.keep import array_types, hidden
-from fastpurge.named import named
+from fastpurge.named import is_exactly, named
 from fastpurge.tensors import is_a
 
 
@@ -68,9 +68,9 @@ class WeaklyKept:
 
     def alive(self) -> list[object]:
         """A keep that names what is still alive."""
-        types = {trace.of for trace in self._traces.values()}
+        types = {id(trace.of): trace.of for trace in self._traces.values()}
         found = {}
-        for obj in _core.scan((*types,)) if types else ():
+        for obj in _core.scan((*types.values(),)) if types else ():
             if (trace := self._traces.get(id(obj))) is not None and trace.fits(obj):
                 found[id(obj)] = obj
         # What is deeper within is no name: a module there is a boundary, as it was for the plan.
@@ -147,6 +147,6 @@ def _handed_on(obj: object) -> Iterable[object]:
         return (*(function.__closure__ or ()), function.__defaults__, function.__kwdefaults__)
     if is_a(obj, *array_types()):
         return hidden((obj,), graphs=False)
-    if of in _CONTAINERS or of in _CALLABLES or not _has_weak_references(of):
+    if is_exactly(obj, (*_CONTAINERS, *_CALLABLES)) or not _has_weak_references(of):
         return gc.get_referents(obj)
     return ()

@@ -93,6 +93,7 @@ ANSWERING: dict[str, Callable[[Any], object]] = {
     "getmembers": inspect.getmembers,
     "vars": vars,
     "hasattr __wrapped__": lambda z: not hasattr(z, "__wrapped__"),
+    "coroutine": lambda z: not inspect.iscoroutinefunction(z),
     "unwrap": lambda z: inspect.unwrap(z) is z,
     "rlcompleter": lambda z: rlcompleter.Completer({"z": z}).complete("z.", 0),
     "pdb completion": lambda z: _debugger(z, "whatis obj"),

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import gc
-import hashlib
 import importlib
-import itertools
 import os
 import py_compile
-import subprocess
 import sys
-import textwrap
 import time
 import zipfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +18,7 @@ import torch
 from fastpurge import is_purged, library_folders
 from fastpurge.library_folders import judge_folder, libraries
 
-SOURCE = "import torch\nTABLE = torch.arange(10.0)\n"
-NUMBERS = itertools.count()
+from tests.unit.packages import SOURCE, package
 
 
 @pytest.fixture
@@ -48,18 +40,6 @@ def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             del sys.modules[one]
 
 
-def package(folder: Path, *, metadata: str | None = "{}-1.0.dist-info") -> str:
-    """Write a package of a name of its own, as if it was installed there; its name."""
-    name = f"somelib{next(NUMBERS)}"
-    (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").write_text(SOURCE)
-    if metadata is not None:
-        info = folder / metadata.format(name)
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    return name
-
-
 def record(folder: Path, name: str, *paths: str) -> None:
     lines = [f"{path},,\n" for path in (*paths, f"{name}-1.0.dist-info/RECORD")]
     (folder / f"{name}-1.0.dist-info" / "RECORD").write_text("".join(lines))
@@ -74,10 +54,10 @@ def test_a_folder_with_metadata_is_a_library_as_soon_as_it_is_on_the_path(
     tmp_path: Path, imported: Any
 ) -> None:
     fastpurge.sweep(keep=())
-    assert is_spared(imported(package(tmp_path), str(tmp_path)))
+    module = imported(package(tmp_path), str(tmp_path))
+    assert is_spared(module)
     sys.path.remove(str(tmp_path))
-    gc.collect()
-    assert is_spared(sys.modules[f"somelib{next(NUMBERS) - 1}"])
+    assert is_spared(module)
 
 
 def test_a_folder_without_is_the_programs(tmp_path: Path, imported: Any) -> None:
@@ -231,179 +211,6 @@ def test_what_is_said_of_a_folder_decides_and_the_deepest_does(tmp_path: Path, i
     finally:
         library_folders._explicit.clear()
         library_folders._found.forget()
-
-
-# Real installs, in processes of their own
-
-CODE = "import {0}, fastpurge; fastpurge.sweep(keep=()); print(fastpurge.is_purged({0}.TABLE))"
-
-
-def run(name: str, *arguments: str, python: str = sys.executable, **environment: str) -> bool:
-    """Whether what a module holds is spared in a process of its own."""
-    code = [*arguments] or ["-c", CODE.format(name)]
-    done = subprocess.run(
-        [python, *code],
-        env={**os.environ, **environment},
-        cwd=environment.get("PWD"),
-        capture_output=True,
-        check=False,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip() == "False"
-
-
-def wheel(folder: Path) -> tuple[Path, str]:
-    """A wheel that can be installed, made by hand; and the name of what is in it."""
-    name = f"somelib{next(NUMBERS)}"
-    info = f"{name}-1.0.dist-info"
-    files = {
-        f"{name}/__init__.py": SOURCE,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    hashes = {one: hashlib.sha256(text.encode()).digest() for one, text in files.items()}
-    lines = [
-        f"{one},sha256={base64.urlsafe_b64encode(digest).rstrip(b'=').decode()},{len(files[one])}\n"
-        for one, digest in hashes.items()
-    ]
-    files[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"])
-    path = folder / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as file:
-        for one, text in files.items():
-            file.writestr(one, text)
-    return path, name
-
-
-def uv() -> str:
-    return str(pytest.importorskip("uv").find_uv_bin())
-
-
-def pip(*arguments: str, python: str = sys.executable) -> list[str]:
-    pytest.importorskip("pip")
-    return [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", *arguments]
-
-
-@pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_what_is_installed_into_a_target_is_a_library(installer: str, tmp_path: Path) -> None:
-    path, name = wheel(tmp_path)
-    target = tmp_path / "target"
-    options = ["install", "--no-deps", "--no-index", "--target", str(target), str(path)]
-    subprocess.run(pip(*options) if installer == "pip" else [uv(), "pip", *options, "--offline"], check=True)
-    assert run(name, PYTHONPATH=str(target))
-    assert run(name, PWD=str(target))  # '' is on its path
-    script = target / "handler.py"
-    (target / "own.py").write_text(SOURCE)
-    lines = [
-        f"import {name}, own, fastpurge; fastpurge.sweep(keep=())",
-        "assert fastpurge.is_purged(own.TABLE)",
-        f"print(fastpurge.is_purged({name}.TABLE))",
-    ]
-    script.write_text("\n".join(lines))
-    assert run(name, str(script))
-
-
-def test_a_wheel_on_the_path_is_a_library(tmp_path: Path) -> None:
-    path, name = wheel(tmp_path)
-    assert run(name, PYTHONPATH=str(path))
-
-
-def test_a_folder_that_a_pth_file_names_is_a_library(tmp_path: Path) -> None:
-    name = package(tmp_path / "libs")
-    sites = tmp_path / "sites"
-    sites.mkdir()
-    (sites / "libs.pth").write_text(f"{tmp_path / 'libs'}\n")
-    code = f"import site; site.addsitedir({str(sites)!r}); {CODE.format(name)}"
-    assert run(name, "-c", code)
-
-
-BACKEND = """
-import zipfile
-from pathlib import Path
-
-def build_editable(folder, config_settings=None, metadata_directory=None):
-    info = "{name}-1.0.dist-info"
-    path = Path(folder) / "{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("_{name}.pth", str(Path("src").resolve()) + "\\n")
-        file.writestr(f"{{info}}/METADATA", "Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n")
-        file.writestr(f"{{info}}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        paths = ["_{name}.pth", *(f"{{info}}/{{one}}" for one in ("METADATA", "WHEEL", "RECORD"))]
-        file.writestr(f"{{info}}/RECORD", "".join(f"{{one}},,\\n" for one in paths))
-    return path.name
-
-def build_wheel(*_):
-    raise NotImplementedError
-"""
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> tuple[Path, str]:
-    """An environment of its own, in which torch and this package can be imported as here; and its Python."""
-    folder = tmp_path / "env"
-    subprocess.run(
-        [uv(), "venv", "--quiet", "--offline", "--python", sys.executable, str(folder)], check=True
-    )
-    python = str(folder / "bin" / "python")
-    (sites,) = folder.glob("lib/*/site-packages")
-    shared = {str(Path(one.__file__ or "").parents[1]) for one in (torch, fastpurge)}
-    (sites / "shared.pth").write_text("".join(f"{one}\n" for one in shared))
-    return sites, python
-
-
-@pytest.mark.skipif(os.name == "nt", reason="the folders of an environment are named otherwise")
-@pytest.mark.parametrize("where", ["beside", "in a library's folder"])
-def test_an_editable_install_of_the_program_is_the_program(
-    where: str, tmp_path: Path, environment: tuple[Path, str]
-) -> None:
-    sites, python = environment
-    project = tmp_path / "project"
-    name = package(project / "src", metadata=None)
-    (project / "backend.py").write_text(BACKEND.format(name=name))
-    (project / "pyproject.toml").write_text(
-        textwrap.dedent(f"""
-            [build-system]
-            requires = []
-            build-backend = "backend"
-            backend-path = ["."]
-            [project]
-            name = "{name}"
-            version = "1.0"
-        """)
-    )
-    install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
-    subprocess.run([uv(), *install, "--python", python, "-e", str(project)], check=True)
-    assert (sites / f"{name}-1.0.dist-info" / "direct_url.json").exists()
-    if where == "in a library's folder":
-        package(project / "src")  # metadata of something else lies there
-    assert not run(name, python=python)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
-def test_an_editable_install_by_links_is_the_program(tmp_path: Path, environment: tuple[Path, str]) -> None:
-    # As `flit install --symlink`.
-    sites, python = environment
-    name = package(tmp_path / "project", metadata=None)
-    (sites / name).symlink_to(tmp_path / "project" / name)
-    (sites / f"{name}-1.0.dist-info").mkdir()
-    (sites / f"{name}-1.0.dist-info" / "direct_url.json").write_text(
-        f'{{"url": "{(tmp_path / "project").as_uri()}", "dir_info": {{"editable": true}}}}'
-    )
-    assert not run(name, python=python)
-
-
-def test_a_project_that_setuptools_develops_is_the_program(tmp_path: Path) -> None:
-    if find_spec("setuptools") is None:
-        pytest.skip("needs setuptools")
-    name = package(tmp_path / "src", metadata=None)
-    (tmp_path / "setup.py").write_text(
-        "from setuptools import setup\n"
-        f"setup(name={name!r}, version='1.0', package_dir={{'': 'src'}}, packages=[{name!r}])"
-    )
-    subprocess.run([sys.executable, "setup.py", "-q", "egg_info"], cwd=tmp_path, check=True)
-    assert (tmp_path / "src" / f"{name}.egg-info").exists()
-    assert not run(name, PYTHONPATH=str(tmp_path / "src"))
 
 
 # What it costs

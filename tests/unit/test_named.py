@@ -119,6 +119,26 @@ def _array(held: object) -> Any:
     return array
 
 
+class Hostile(type):
+    """A metaclass that answers no question."""
+
+    def __eq__(cls, _: object) -> bool:
+        raise AssertionError
+
+    def __hash__(cls) -> int:
+        raise AssertionError
+
+    def __instancecheck__(cls, _: object) -> bool:
+        raise AssertionError
+
+
+class OfHostile(metaclass=Hostile):
+    __slots__ = ("held",)
+
+    def __init__(self, held: object) -> None:
+        self.held = held
+
+
 ACCEPTED: dict[str, Callable[[Any], object]] = {
     "with None": lambda x: [x, None],
     "with a text": lambda x: [x, "label", 3],
@@ -133,6 +153,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
     "a namespace": lambda x: SimpleNamespace(x=x),
     "a sequence of its own": Computed,
     "an iterator of its own": Loop,
+    "a class that answers no question": OfHostile,
     "a subclass of list": lambda x: type("Own", (list,), {})([x]),
     "a named tuple": lambda x: torch.return_types.max((x, x)),
     "a suspended generator in a list": lambda x: [(one for one in [x])],
@@ -145,7 +166,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("make", ACCEPTED.values(), ids=ACCEPTED)
 def test_any_other_object_is_kept_with_what_is_in_it(make: Any, program: Any) -> None:
     program.kept, program.other = torch.ones(3), torch.ones(4)
-    fastpurge.sweep(keep=make(program.kept))
+    fastpurge.plan(keep=make(program.kept)).apply()
     assert program.kept.sum() == 3
     assert is_purged(program.other)
 
