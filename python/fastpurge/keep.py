@@ -19,6 +19,7 @@ from torch._C import DisableTorchFunction, StorageBase, TensorBase
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
+from fastpurge import scripts
 from fastpurge._core import Libraries
 from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of
@@ -66,7 +67,7 @@ def libraries() -> Libraries:
 
 def reported_types() -> tuple[type, ...]:
     """The types whose instances, once kept, protect more than the closure can see."""
-    return torch.Tensor, StorageBase, RecursiveScriptModule, *array_types()
+    return torch.Tensor, StorageBase, *scripts.TYPES, *array_types()
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
@@ -80,10 +81,8 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
         if graphs:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
-            if is_a(obj, RecursiveScriptModule):
-                # Its tensors are held by C++ (torch/csrc/jit/api/object.h).
-                yield from torch.nn.Module.parameters(obj)
-                yield from torch.nn.Module.buffers(obj)
+            if is_a(obj, *scripts.TYPES):
+                yield from (tensor for tensor, _ in scripts.held_by(obj))
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
 
@@ -139,9 +138,9 @@ def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
         if is_a(obj, torch.Tensor):
             if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
-        elif is_a(obj, RecursiveScriptModule):
-            for tensor in (*torch.nn.Module.parameters(obj), *torch.nn.Module.buffers(obj)):
-                yield obj, tensor, " (in a script)"
+        elif is_a(obj, *scripts.TYPES):
+            for held, label in scripts.held_by(obj):
+                yield obj, held, label
         elif arrays and is_a(obj, *arrays):
             for held in _held_by_array(obj):
                 yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
