@@ -149,8 +149,8 @@ MUTANTS = (
     Mutant(
         "script modules not opened",
         "keep.py",
-        "                yield from _tensors_of_script(obj)\n            elif arrays",
-        "                pass\n            elif arrays",
+        "            if is_a(obj, *scripts.TYPES):",
+        "            if False:",
         KEEP,
     ),
     Mutant(

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastpurge import _core, keep, memory, paths, roots
+from fastpurge import _core, cpp_owners, keep, memory, paths, roots
 from fastpurge.library_folders import libraries
 from fastpurge.memory import MemoryReading
 from fastpurge.recorders import Unrecorded, never_compiled
@@ -42,7 +42,8 @@ class Holding:
         nbytes: size of the memory that it stands on, in bytes; 0 if it is counted at another one.
         owner: the type of the nearest object that holds it, containers aside; ``"(global)"`` or ``"(local)"``
             if that is a variable.
-        holder: the module or library it is held in; ``"garbage"``, or ``"C or C++ code"``.
+        holder: the module or library it is held in; ``"garbage"``; ``"torchscript"``, ``"autograd hooks"``
+            or ``"numpy"``; or ``"C or C++ code"``, if that is not known.
         path: code that leads to it, of the largest; ``None`` if there is none.
 
     """
@@ -212,7 +213,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     found = [one for one in found if not is_purged(one[0])]
     # What is held by name counts the memory that it shares with what is not, and a tensor before an array.
     found.sort(key=lambda one: (one[1] is None, not is_a(one[0], torch.Tensor)))
-    place = _Places(starts)
+    place = _Places(starts, _owners_in_cpp(found, starts))
     facts = _Facts()
     counted = [place.settle(facts.of(one[0]), one) for one in found]
     ranked = sorted(range(len(found)), key=lambda at: -counted[at].nbytes)[:top]
@@ -221,6 +222,14 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     for at, why in zip(chosen, explained, strict=True):
         counted[at] = replace(counted[at], path=why.path)
     return counted
+
+
+def _owners_in_cpp(found: list[_Found], starts: list[Root]) -> dict[int, str]:
+    """Who holds what no root leads to and that is no garbage, by its identity, as far as that is known."""
+    outside = [obj for obj, at, _, is_garbage in found if at is None and not is_garbage]
+    among = paths.at_rest([obj for obj, *_ in found if is_a(obj, torch.Tensor)], starts) if outside else ()
+    names = cpp_owners.names_of(outside, among)
+    return {id(obj): name for obj, name in zip(outside, names, strict=True) if name is not None}
 
 
 class _Facts:
@@ -281,15 +290,16 @@ def _owner_of(array: Any) -> Any:
 class _Places:
     """Where roots are, in one word each."""
 
-    def __init__(self, starts: list[Root]) -> None:
+    def __init__(self, starts: list[Root], owners: dict[int, str]) -> None:
         self._starts = starts
+        self._owners = owners
         self._names: dict[int, str] = {}
 
     def settle(self, holding: Holding, found: _Found) -> Holding:
         """A holding with its owner and its holder."""
-        _, at, owner, is_garbage = found
+        obj, at, owner, is_garbage = found
         if at is None:
-            holder = _GARBAGE if is_garbage else _OUTSIDE
+            holder = _GARBAGE if is_garbage else self._owners.get(id(obj), _OUTSIDE)
             return replace(holding, owner=_name(owner, "(nobody)"), holder=holder)
         variable = "(local)" if self._starts[at].where else "(global)"
         return replace(holding, owner=_name(owner, variable), holder=self._name_of(at))

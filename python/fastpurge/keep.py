@@ -14,6 +14,7 @@ from torch._C import DisableTorchFunction, StorageBase, TensorBase
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
+from fastpurge import scripts
 from fastpurge.autograd import BackwardUnderWayError, gradients_of, graph_of
 from fastpurge.imported import types_in
 from fastpurge.tensors import Extent, extent_of_storage, is_a, storage_of, tensors_within
@@ -24,7 +25,7 @@ _requires_grad = cast(Any, TensorBase.requires_grad).__get__
 
 def reported_types() -> tuple[type, ...]:
     """The types whose instances, once kept, protect more than the closure can see."""
-    return torch.Tensor, StorageBase, RecursiveScriptModule, *array_types()
+    return torch.Tensor, StorageBase, *scripts.TYPES, *array_types()
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
@@ -38,8 +39,8 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
         if graphs:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
-            if is_a(obj, RecursiveScriptModule):
-                yield from _tensors_of_script(obj)
+            if is_a(obj, *scripts.TYPES):
+                yield from (tensor for tensor, _ in scripts.held_by(obj))
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
 
@@ -70,7 +71,7 @@ def owned(owners: list[Any]) -> Iterator[object]:
     with DisableTorchFunction():
         for obj in owners:
             if is_a(obj, RecursiveScriptModule):
-                yield from _tensors_of_script(obj)
+                yield from (tensor for tensor, _ in scripts.held_by(obj))
             elif is_a(obj, DistributedDataParallel):
                 yield from tensors_within(obj)
         with suppress(BackwardUnderWayError):
@@ -79,18 +80,6 @@ def owned(owners: list[Any]) -> Iterator[object]:
         for tensor in tensors:
             if (base := _base(tensor)) is not None:
                 yield base
-
-
-def _tensors_of_script(module: Any) -> list[torch.Tensor]:
-    """The tensors of a script module, which C++ holds (torch/csrc/jit/api/object.h).
-
-    Of one that cannot be asked, such as one that another thread is making, there are none: what C++ holds
-    counts as in use where nothing says by whom.
-    """
-    try:
-        return [*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)]
-    except Exception:  # noqa: BLE001 - whatever a module raises that is not whole
-        return []
 
 
 def _base(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -108,9 +97,9 @@ def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
         if is_a(obj, torch.Tensor):
             if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
-        elif is_a(obj, RecursiveScriptModule):
-            for tensor in _tensors_of_script(obj):
-                yield obj, tensor, " (in a script)"
+        elif is_a(obj, *scripts.TYPES):
+            for held, label in scripts.held_by(obj):
+                yield obj, held, label
         elif arrays and is_a(obj, *arrays):
             for held in _held_by_array(obj):
                 yield obj, held, ".base" if held is base_of_array(obj) else "[...]"

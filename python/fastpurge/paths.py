@@ -11,9 +11,8 @@ import torch
 from rich.console import Group, RenderableType
 from rich.text import Text
 from torch._C import DisableTorchFunction
-from torch.jit._script import RecursiveScriptModule
 
-from fastpurge import _core, autograd, keep, roots
+from fastpurge import _core, autograd, cpp_owners, keep, roots, scripts
 from fastpurge.library_folders import libraries
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.report import Item, Told, human
@@ -180,7 +179,8 @@ def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], la
     path, types = "".join(word for word, _ in steps), tuple(type_name(one) for _, one in steps)
     if root is not None:
         return Why(what, path, root.where, None, types)
-    return Why(what, None, reason=f"{_OUTSIDE if how == 'outside' else _CYCLE}: {path}", types=types)
+    reason = (cpp_owners.reason_for(way[0]) or _OUTSIDE) if how == "outside" else _CYCLE
+    return Why(what, None, reason=f"{reason}: {path}", types=types)
 
 
 _Ways = list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]
@@ -217,14 +217,14 @@ class Hidden:
 def find_hidden(starts: list[Root]) -> Hidden:
     """Look for what C and C++ hold of tensors and script modules, and of the arrays that roots lead to."""
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
-    scripts = _core.scan((RecursiveScriptModule,))
+    compiled = _core.scan(scripts.TYPES)
     arrays = keep.array_types()
     objs = [root.obj for root in starts]
     found = _core.holdings(arrays, objs, through=(), strays=False) if arrays else []
-    owners = (*tensors, *scripts, *(array for array, *_ in found))
+    owners = (*tensors, *compiled, *(array for array, *_ in found))
     hidden = Hidden([], {})
     with DisableTorchFunction():
-        of_graphs = autograd.holdings_of(tensors, _at_rest(tensors, starts))
+        of_graphs = autograd.holdings_of(tensors, at_rest(tensors, starts))
         for holdings in (of_graphs, keep.holdings_of(owners)):
             with suppress(AttributeError, LookupError, TypeError, RuntimeError):  # then less is explained
                 for holder, held, label in holdings:
@@ -233,7 +233,7 @@ def find_hidden(starts: list[Root]) -> Hidden:
     return hidden
 
 
-def _at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
+def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
     """Those that no other thread computes on, as far as its variables tell.
 
     To read a `grad_fn` torch copies a pointer that another thread may be writing, without the GIL.

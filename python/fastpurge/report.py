@@ -88,7 +88,9 @@ class SweepReport(Told):
             gave back to the driver.
         released: what became tombstones.
         skipped: what was to be released and could not be, each with its ``reason``.
-        spared: bytes that each guard spared, by the guard's name.
+        spared: bytes that each guard spared, by the guard's name;
+            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
+            code is known to hold it.
         objects_scanned: how many objects the heap held.
         seconds: how long the sweep took, in all.
         before: memory before the sweep.

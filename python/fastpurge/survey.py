@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 
-from fastpurge import _core, addresses, compiled, guards, keep
+from fastpurge import _core, addresses, compiled, cpp_owners, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.library_folders import libraries
@@ -27,10 +27,11 @@ from fastpurge.tensors import (
     facts_of,
     has_cpp_owner,
     is_a,
+    is_lent,
     is_pinned,
     is_undefined,
+    is_wrapper,
     reason_of,
-    storage_of,
     tensors_within,
     type_name,
 )
@@ -270,6 +271,8 @@ def _consider(obj: Any, request: Request) -> Candidate | None:
         return None
     candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
     if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
+        if candidate.extent is None and is_wrapper(obj):
+            return None  # a DTensor: what it wraps has the memory, and becomes tombstones in its hands
         reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
         candidate.item = replace(candidate.item, reason=reason)
     return candidate
@@ -340,13 +343,28 @@ def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[
         view = after
         if not gone:
             break
-        _count_spared(guard, gone, spared)
+        _count_spared(guard, gone, spared, after.snapshot)
     return view
 
 
-def _count_spared(guard: Guard, candidates: list[Candidate], spared: dict[str, int]) -> None:
+def _count_spared(
+    guard: Guard,
+    candidates: list[Candidate],
+    spared: dict[str, int],
+    snapshot: _core.Snapshot | None = None,
+) -> None:
+    """Count what a guard spared; if C++ holds that, and who that is is known, under its name."""
+    owners: list[str | None] = [None] * len(candidates)
+    if guard is Guard.RUNNING and snapshot is not None:
+        among = chain(snapshot.kept, snapshot.candidates)
+        owners = cpp_owners.names_of([one.obj for one in candidates], among)
+    for name in dict.fromkeys(owners):
+        those = [one for one, owner in zip(candidates, owners, strict=True) if owner == name]
+        _count(name or str(guard.name).lower(), those, spared)
+
+
+def _count(name: str, candidates: list[Candidate], spared: dict[str, int]) -> None:
     if candidates:
-        name = str(guard.name).lower()
         sizes = {one.extent or id(one): one.item.nbytes for one in candidates}
         spared[name] = spared.get(name, 0) + sum(sizes.values())
 
@@ -444,10 +462,7 @@ def _skip_parts(search: _Search, view: _View) -> _View:
 
 
 def _may_be_lent(candidate: Candidate) -> bool:
-    if candidate.extent is None:
-        return False
-    storage = storage_of(candidate.obj)
-    return storage is not None and storage.device.type == "cpu" and not storage.resizable()
+    return candidate.extent is not None and is_lent(candidate.obj)
 
 
 def _count_storages_once(candidates: list[Candidate]) -> None:

@@ -164,7 +164,9 @@ class SweepPlan(Told):
         items: what would become tombstones.
         nbytes: the size of their storages, in bytes.
         skipped: what cannot be released, each with its ``reason``.
-        spared: bytes that each guard spares, by the guard's name.
+        spared: bytes that each guard spares, by the guard's name;
+            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
+            code is known to hold it.
         objects_scanned: how many objects the heap held.
 
     """

@@ -17,6 +17,8 @@ from torch._C import DisableTorchFunction, TensorBase
 from fastpurge.recorders import Unrecorded
 
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
+_mro = cast(Any, type.__dict__["__mro__"]).__get__
+_class_dict = cast(Any, type.__dict__["__dict__"]).__get__
 _module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
 _shape = cast(Any, TensorBase.shape).__get__
 _dtype = cast(Any, TensorBase.dtype).__get__
@@ -112,6 +114,20 @@ def is_undefined(obj: object) -> bool:
     """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
     with DisableTorchFunction():
         return is_a(obj, torch.Tensor) and bool(_use_count(obj) == 0)
+
+
+def is_wrapper(obj: object) -> bool:
+    """Whether an object is of a subclass that wraps other tensors, by the protocol of torch.compile.
+
+    (`is_traceable_wrapper_subclass` in torch/utils/_python_dispatch.py, which asks the object itself.)
+    """
+    return is_a(obj, torch.Tensor) and any("__tensor_flatten__" in _class_dict(of) for of in _mro(type(obj)))
+
+
+def is_lent(tensor: torch.Tensor) -> bool:
+    """Whether a NumPy array may stand on a tensor: `Tensor.numpy` makes its storage unresizable."""
+    storage = storage_of(tensor)
+    return storage is not None and storage.device.type == "cpu" and not storage.resizable()
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from time import perf_counter, sleep
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import fastpurge
 import numpy as np
@@ -126,7 +126,7 @@ class AllTheWhile:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._session)
-                session = self._session
+                session = cast(pytest.Session, self._session)
             began = perf_counter()
             try:
                 done = self._act(session)
