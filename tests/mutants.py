@@ -105,13 +105,6 @@ MUTANTS = (
         '"__name__") or True:',
         "tests/unit/test_compiled.py",
     ),
-    Mutant(
-        "compiled code that cannot be read not kept",
-        "compiled.py",
-        "            is_all_read = False\n",
-        "",
-        "tests/unit/test_compiled.py",
-    ),
     Mutant("tracing not suspended", "recorders.py", "_set_tracing_state(None)", "pass", RECORDERS),
     Mutant(
         "transforms not suspended", "recorders.py", "torch._C._DisableFuncTorch()", "ExitStack()", RECORDERS
