@@ -196,9 +196,13 @@ def test_it_says_what_was_left_how_large_and_where(server: Server, seed: int) ->
 def test_results_leave_the_cache_though_a_node_keeps_an_exception(
     server: Server, seed: int, key: str
 ) -> None:
-    graph = _through("KeepError", f"an error {seed}", seed)
-    graph["purge"] = node(key, anything=("bright", 0))
-    del graph["end"]  # ComfyUI may run it after the purge
+    graph = {
+        "noise": _noise(seed),
+        "bright": node("Brighten", image=("noise", 0), by=1.0),
+        "small": _noise(seed + 1, megapixels=1),
+        "it": node("KeepError", name=f"an error {seed}", image=("small", 0), after=("bright", 0)),
+        "purge": node(key, anything=("it", 0)),
+    }
     (data,) = server.run(graph).outputs["purge"]["fastpurge"]
     assert "FPT_Noise (node noise)" in data["let_go"]
 

@@ -229,6 +229,10 @@ def _of_execution(*names: str) -> tuple[type, ...]:
     return (*(one for one in found if isinstance(one, type)),)
 
 
+# The attribute of executors and queues, and what `between.py` gives a queue.
+_LEADING_TO_THE_SERVER = ("server", "get_flags", "fastpurge_gaps")
+
+
 def _besides_the_server(one: Any) -> list[object]:
     """What the attributes of an executor or a queue are, without the server, which leads to everything.
 
@@ -236,7 +240,7 @@ def _besides_the_server(one: Any) -> list[object]:
     comfy/model_patcher.py): when the prompt ends it writes to each. It has to find them whole, or the thread
     that runs prompts ends.
     """
-    return [value for name, value in [*vars(one).items()] if name != "server"]
+    return [value for name, value in [*vars(one).items()] if name not in _LEADING_TO_THE_SERVER]
 
 
 def _without(known: tuple[Any, ...], found: Iterable[Any]) -> tuple[Any, ...]:
