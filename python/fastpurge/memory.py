@@ -100,7 +100,7 @@ def _device_actions() -> list[tuple[str, Callable[[], object]]]:
         if (action := getattr(owner, attribute, None)) is not None:
             found.append((name, action))
 
-    if _in_use(torch.cuda):  # ROCm builds answer to the same name
+    if _in_use(torch.cuda) and not _captures():  # ROCm builds answer to the same name
         # The workspaces of cuBLAS live in the caching allocator, so they go first.
         offer("cublas workspaces", torch._C, "_cuda_clearCublasWorkspaces")
         offer("cuda ipc", torch.cuda, "ipc_collect")
@@ -111,6 +111,14 @@ def _device_actions() -> list[tuple[str, Callable[[], object]]]:
     if _in_use(getattr(torch, "xpu", None)):
         offer("xpu cache", torch.xpu, "empty_cache")
     return found
+
+
+def _captures() -> bool:
+    """Whether this thread is recording a CUDA graph: to free memory would end the recording."""
+    try:
+        return torch.cuda.is_current_stream_capturing()
+    except Exception:  # noqa: BLE001 - a device that is lost records nothing
+        return False
 
 
 def _run(action: Callable[[], object]) -> bool:

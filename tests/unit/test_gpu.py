@@ -361,3 +361,18 @@ def test_a_census_tells_live_memory_from_the_cache(program: Any) -> None:
     assert use.cached >= 256 * MIB
     fastpurge.trim()
     assert fastpurge.census().devices["cuda:0"].cached <= use.cached - 200 * MIB
+
+
+def test_a_graph_under_recording_is_recorded_to_the_end(program: Any) -> None:
+    x = torch.ones(1000, device="cuda")
+    torch.empty(1 << 24, device="cuda")  # for the cache
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = x * 2
+        program.forgotten = torch.ones(7)
+        fastpurge.sweep(keep=[x, y, graph])
+        z = y + 1
+    graph.replay()
+    torch.cuda.synchronize()
+    assert is_purged(program.forgotten)
+    assert z.unique().item() == 3
