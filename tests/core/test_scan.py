@@ -114,6 +114,16 @@ def test_a_metaclass_is_not_asked(libraries: Libraries) -> None:
     assert found[0] is own
 
 
+def test_what_lies_behind_the_boundary_is_not_met(libraries: Libraries) -> None:
+    behind, beside = Base(), Base()
+    stop = [behind]
+    snapshot = _snapshot(((stop, beside),), libraries, boundary=[stop])
+    assert [x is beside for x in snapshot.kept] == [True]
+    assert any(x is behind for x in snapshot.candidates)
+    named = _snapshot((stop,), libraries, boundary=[stop])
+    assert [x is behind for x in named.kept] == [True]
+
+
 def test_what_only_the_guarded_lead_to_is_told_apart(libraries: Libraries) -> None:
     kept, guarded, loose = Base(), Base(), Base()
     snapshot = _snapshot((kept,), libraries, guarded=[[kept, guarded]])
