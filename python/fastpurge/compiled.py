@@ -77,7 +77,7 @@ def _contents_of(code: CodeType) -> list[object] | None:
 def _globals(names: set[str], prefixes: tuple[str, ...]) -> Iterator[object]:
     for module in imported.modules().values():
         namespace = imported.namespace(module)
-        yield from [namespace.get(name) for name in names & namespace.keys()]
+        yield from [namespace.get(name) for name in names if name in namespace]
         if prefixes:
-            found = [*namespace.items()]
+            found = namespace.copy().items()
             yield from (value for name, value in found if type(name) is str and name.startswith(prefixes))

@@ -20,8 +20,11 @@ def namespace(module: Any) -> dict[str, Any]:
 
 def modules() -> dict[str, Any]:
     """All modules by name. What else is in `sys.modules` is left out."""
-    found = [*sys.modules.items()]
-    return {name: one for name, one in found if type(name) is str and issubclass(type(one), ModuleType)}
+    # In one call: a tuple for each item would let the collector run, and with it another thread that imports.
+    found = sys.modules.copy()
+    return {
+        name: one for name, one in found.items() if type(name) is str and issubclass(type(one), ModuleType)
+    }
 
 
 def attribute(module: str, name: str) -> Any:

@@ -156,3 +156,42 @@ def test_a_module_without_a_namespace_has_nothing() -> None:
     assert imported.namespace(types.ModuleType.__new__(types.ModuleType)) == {}
     assert imported.attribute("no.such.module", "anything") is None
     assert imported.types_in({"torch": ("Tensor", "ones", "no_such_type")}) == (torch.Tensor,)
+
+
+MODULES_COME_AND_GO = """
+import gc, sys, threading, time
+from types import ModuleType
+import fastpurge
+
+over = threading.Event()
+
+def importing():
+    at = 0
+    while not over.is_set():
+        sys.modules[f"imported_{at}"] = ModuleType(f"imported_{at}")
+        sys.modules.pop(f"imported_{at - 50}", None)
+        at += 1
+        time.sleep(0)
+
+sys.modules |= {f"more_{at}": ModuleType(f"more_{at}") for at in range(3000)}  # CPython has 2,000 tuples at hand
+fastpurge.plan(keep=())
+gc.callbacks.append(lambda *_: time.sleep(0.0005))  # as a finalizer may give the GIL away
+gc.set_threshold(50, 1000, 1000)
+thread = threading.Thread(target=importing)
+thread.start()
+try:
+    for at in range(5):
+        sys.path.append(f"/nowhere/{at}")  # so that libraries are looked for again
+        fastpurge.plan(keep=())
+finally:
+    over.set()
+    thread.join()
+print("looked")
+"""
+
+
+def test_modules_may_come_and_go_while_libraries_are_looked_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MODULES_COME_AND_GO], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "looked", done.stderr

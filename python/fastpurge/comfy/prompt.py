@@ -240,7 +240,7 @@ def _besides_the_server(one: Any) -> list[object]:
     comfy/model_patcher.py): when the prompt ends it writes to each. It has to find them whole, or the thread
     that runs prompts ends.
     """
-    return [value for name, value in [*vars(one).items()] if name not in _LEADING_TO_THE_SERVER]
+    return [value for name, value in vars(one).copy().items() if name not in _LEADING_TO_THE_SERVER]
 
 
 def _without(known: tuple[Any, ...], found: Iterable[Any]) -> tuple[Any, ...]:
