@@ -173,7 +173,7 @@ def importing():
         at += 1
         time.sleep(0)
 
-sys.modules |= {f"more_{at}": ModuleType(f"more_{at}") for at in range(3000)}  # CPython has 2,000 tuples at hand
+sys.modules |= {f"more_{at}": ModuleType(f"more_{at}") for at in range(3000)}  # CPython keeps 2,000
 fastpurge.plan(keep=())
 gc.callbacks.append(lambda *_: time.sleep(0.0005))  # as a finalizer may give the GIL away
 gc.set_threshold(50, 1000, 1000)
