@@ -156,6 +156,7 @@ impl<'a, 'py> Reach<'a, 'py> {
     ///
     /// # Safety
     /// `of` is a live type, and the thread is attached.
+    #[inline]
     pub unsafe fn is_root_object(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
         match &mut self.roots {
             // SAFETY: by this function's contract.
