@@ -17,7 +17,7 @@ const MANY: u8 = u8::MAX;
 
 /// References by the address of the object that they are to.
 pub struct Counts {
-    pages: Pages<Bytes>,
+    pages: Pages<Bytes, 1024>,
     many: FxHashMap<usize, usize>,
 }
 

@@ -14,7 +14,7 @@ type Bits = [u64; PAGE / ALIGNMENT / 64];
 
 /// Addresses of objects. Holds no references: an address says something only while its object lives.
 pub struct Addresses {
-    pages: Pages<Bits>,
+    pages: Pages<Bits, 256>,
     len: usize,
 }
 

@@ -11,24 +11,26 @@ use crate::room::try_push;
 /// How many bytes of memory a block stands for.
 pub const PAGE: usize = 4096;
 
-const FRONT: usize = 1024;
 const NO_PAGE: usize = usize::MAX;
 const NO_BLOCK: u32 = u32::MAX;
 
-/// A block for each page of memory that something was put into.
-pub struct Pages<B> {
+/// A block for each page of memory that something was put into; ``FRONT`` is how many are found without hashing.
+pub struct Pages<B, const FRONT: usize> {
     places: FxHashMap<usize, u32>,
     blocks: Vec<B>,
     front: [(usize, u32); FRONT],
+    /// Pages without a block.
+    absent: [usize; FRONT],
     empty: B,
 }
 
-impl<B: Copy> Pages<B> {
+impl<B: Copy, const FRONT: usize> Pages<B, FRONT> {
     pub fn new(empty: B) -> Self {
         Self {
             places: FxHashMap::default(),
             blocks: Vec::new(),
             front: [(NO_PAGE, NO_BLOCK); FRONT],
+            absent: [NO_PAGE; FRONT],
             empty,
         }
     }
@@ -37,10 +39,7 @@ impl<B: Copy> Pages<B> {
     #[inline]
     pub fn made(&mut self, page: usize) -> Result<&mut B, Failure> {
         let (known, at) = self.front[page % FRONT];
-        let at = match known == page && at != NO_BLOCK {
-            true => at,
-            false => self.make(page)?,
-        };
+        let at = if known == page { at } else { self.make(page)? };
         Ok(&mut self.blocks[at as usize])
     }
 
@@ -54,6 +53,7 @@ impl<B: Copy> Pages<B> {
                 room.map_err(|_| Failure::OutOfMemory)?;
                 try_push(&mut self.blocks, self.empty)?;
                 self.places.insert(page, at);
+                self.absent[page % FRONT] = NO_PAGE;
                 at
             }
         };
@@ -67,18 +67,26 @@ impl<B: Copy> Pages<B> {
         let (known, at) = self.front[page % FRONT];
         let at = match known == page {
             true => at,
-            false => self.places.get(&page).copied().unwrap_or(NO_BLOCK),
+            false => self.places.get(&page).copied()?,
         };
-        self.blocks.get(at as usize)
+        Some(&self.blocks[at as usize])
     }
 
-    /// The block of a page, if there is one; remembers where, and also that there is none.
+    /// The block of a page, if there is one; remembers where it is, or that there is none.
     #[inline]
     pub fn get_mut(&mut self, page: usize) -> Option<&mut B> {
-        let front = &mut self.front[page % FRONT];
-        if front.0 != page {
-            *front = (page, self.places.get(&page).copied().unwrap_or(NO_BLOCK));
+        let (known, at) = self.front[page % FRONT];
+        if known == page {
+            return Some(&mut self.blocks[at as usize]);
         }
-        self.blocks.get_mut(front.1 as usize)
+        if self.absent[page % FRONT] == page {
+            return None;
+        }
+        let Some(&at) = self.places.get(&page) else {
+            self.absent[page % FRONT] = page;
+            return None;
+        };
+        self.front[page % FRONT] = (page, at);
+        Some(&mut self.blocks[at as usize])
     }
 }
