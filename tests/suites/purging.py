@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from time import perf_counter, sleep
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import fastpurge
 import numpy as np
@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kept(session: pytest.Session) -> list[object]:
     """The session, and the modules of the tests: named, a module's globals are kept."""
     tests = str(session.config.rootpath)
-    modules = [one for one in [*sys.modules.values()] if type(one) is ModuleType]
+    modules = [one for one in sys.modules.copy().values() if type(one) is ModuleType]
     return [session, *(one for one in modules if str(vars(one).get("__file__")).startswith(tests))]
 
 
@@ -47,6 +47,7 @@ def forget() -> weakref.ref[torch.Tensor]:
     tensor = torch.empty(SHAPE, device="cpu", dtype=torch.uint8)
     garbage: list[Any] = [tensor]
     garbage.append(garbage)
+    gc.collect(1)  # moves it into the generation that is seldom collected
     return weakref.ref(tensor)
 
 
@@ -126,7 +127,7 @@ class AllTheWhile:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._session)
-                session = self._session
+                session = cast(pytest.Session, self._session)
             began = perf_counter()
             try:
                 done = self._act(session)
