@@ -34,7 +34,7 @@ PROJECTS = (
         "gpytorch",
         "test",
         "constraints distributions examples functions kernels likelihoods metrics utils",
-        few="distributions metrics",
+        few="metrics",
     ),
     Project(
         "linear-operator",
@@ -42,7 +42,7 @@ PROJECTS = (
         "functions utils test_settings.py operators",
         few="functions utils",
     ),
-    Project("nflows", "tests", few="transforms"),
+    Project("nflows", "tests"),
     Project(
         "pytorch-ignite",
         "tests",
@@ -54,5 +54,5 @@ PROJECTS = (
     ),
     Project("pytorch-optimizer", "tests", "utils test_gradients.py test_lr_schedulers.py"),
     Project("skorch", "skorch/tests", "callbacks test_net.py test_classifier.py test_dataset.py"),
-    Project("zuko", "tests", few="test_nn.py test_utils.py test_distributions.py"),
+    Project("zuko", "tests"),
 )
