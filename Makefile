@@ -25,6 +25,7 @@ test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and 
 	$(BIN)/nox -s wheel
 	$(MAKE) --jobs=2 $(SYNC) --no-print-directory test-core test-memcheck
 	$(BIN)/nox -s package
+	$(BIN)/nox -s suites -- few
 
 test-core: $(READY)
 	$(BIN)/nox -s rust core
@@ -59,8 +60,10 @@ FUZZ_SECONDS ?= 60
 fuzz: $(READY)  ## Fuzz arguments and programs, FUZZ_SECONDS=60 each
 	$(BIN)/nox -s wheel fuzz -- $(FUZZ_SECONDS)
 
-suites: $(READY)  ## Run test suites of other projects beside sweeps and plans, and write their table (hours)
-	$(BIN)/nox -s wheel suites
+SUITES ?=
+suites: $(READY)  ## Run test suites of other projects beside sweeps, SUITES="name name" or all (hours); writes their table
+	$(BIN)/nox -s wheel
+	$(BIN)/nox -s suites -- $(SUITES)
 
 versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GB)
 	$(BIN)/nox -s wheel versions

@@ -11,25 +11,48 @@ class Project:
 
     Attributes:
         name: as PyPI spells it.
-        tests: files and folders in it.
-        few: a choice of them, for continuous integration.
+        folder: where in it they are, and nothing else is: its classes would be the program's own.
+        tests: what is run in that folder; all, if empty.
+        few: what is run by continuous integration.
         options: what pytest is told besides.
 
     """
 
     name: str
-    tests: tuple[str, ...]
-    few: tuple[str, ...] = ()
+    folder: str
+    tests: str = "."
+    few: str = ""
     options: tuple[str, ...] = ()
 
-    @property
-    def folders(self) -> set[str]:
-        """What is taken out of the archive."""
-        return {test.partition("/")[0] if test.startswith("test") else test for test in self.tests}
+    def paths(self, *, few: bool) -> list[str]:
+        return [f"{self.folder}/{test}" for test in (self.few if few else self.tests).split()]
 
 
 PROJECTS = (
-    Project("einops", ("einops/tests",), few=("einops/tests",)),
-    Project("linear-operator", ("test",)),
-    Project("gpytorch", ("test",), options=("--ignore=test/examples",)),
+    Project("einops", "einops/tests", few="test_einsum.py test_layers.py test_packing.py test_parsing.py"),
+    Project(
+        "gpytorch",
+        "test",
+        "constraints distributions examples functions kernels likelihoods metrics utils",
+        few="metrics",
+    ),
+    Project(
+        "linear-operator",
+        "test",
+        "functions utils test_settings.py operators",
+        few="functions utils",
+    ),
+    Project("nflows", "tests"),
+    Project(
+        "pytorch-ignite",
+        "tests",
+        "ignite/base ignite/engine ignite/handlers",
+        options=(
+            "--deselect=tests/ignite/handlers/test_time_profilers.py",  # measures time
+            *(f"--ignore=tests/ignite/handlers/test_{name}_logger.py" for name in ("clearml", "mlflow")),
+        ),
+    ),
+    Project("pytorch-optimizer", "tests", "utils test_gradients.py test_lr_schedulers.py"),
+    Project("skorch", "skorch/tests", "callbacks test_net.py test_classifier.py test_dataset.py"),
+    Project("zuko", "tests"),
 )

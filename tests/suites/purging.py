@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def kept(session: pytest.Session) -> list[object]:
     """The session, and the modules of the tests: named, a module's globals are kept."""
     tests = str(session.config.rootpath)
-    modules = [one for one in [*sys.modules.values()] if type(one) is ModuleType]
+    modules = [one for one in sys.modules.copy().values() if type(one) is ModuleType]
     return [session, *(one for one in modules if str(vars(one).get("__file__")).startswith(tests))]
 
 
@@ -47,6 +47,7 @@ def forget() -> weakref.ref[torch.Tensor]:
     tensor = torch.empty(SHAPE, device="cpu", dtype=torch.uint8)
     garbage: list[Any] = [tensor]
     garbage.append(garbage)
+    gc.collect(1)  # moves it into the generation that is seldom collected
     return weakref.ref(tensor)
 
 

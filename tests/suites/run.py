@@ -1,13 +1,13 @@
 """Test suites that no one here wrote, beside sweeps and plans: see `purging.py`. Run by `make suites`.
 
-python -m tests.suites.run FOLDER          # all of them, and their table in docs/endurance.md
-python -m tests.suites.run FOLDER few      # the choice for continuous integration
-python -m tests.suites.run FOLDER NAME...  # these projects
+python -m tests.suites.run FOLDER          # all projects of `projects.py`
+python -m tests.suites.run FOLDER NAME...  # these
+python -m tests.suites.run FOLDER few      # a choice of their tests, for continuous integration
 
-Every project of `projects.py` is run without a purge and in each mode. A test that passes without and not
-with is printed, and makes the exit status 1. So does one in which the process ends or hangs: its worker is
-replaced, and the others go on. FOLDER keeps the sources and the results; the results without a purge are
-not made again.
+Each is run without a purge and in each mode. A test that passes without and not with is printed, and makes
+the exit status 1; so does one in which the process ends or hangs: its worker is replaced, and the others go
+on. FOLDER keeps the sources and the results: those without a purge are not made again, and docs/endurance.md
+has the table of all that are there.
 """
 
 from __future__ import annotations
@@ -18,46 +18,25 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from xml.etree import ElementTree
 
 from tests.suites.projects import PROJECTS, Project
+from tests.suites.results import MODES, WITHOUT, Results, table, write
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "endurance.md"
-BEGIN, END = "<!-- written by tests/suites/run.py -->\n", "<!-- to here -->\n"
-MODES = ("sweep", "plan", "thread")
-COLUMNS = ("project", "version", "tests", "passed without", *MODES, "minutes")
 PYTEST = (
     *("-m", "pytest", "--quiet", "-p", "purging", "-p", "no:cacheprovider", "-c", "pytest.ini"),
-    *("-n1", "--max-worker-restart=10000", "--timeout=300", "--timeout-method=thread"),
+    *("-n1", "--max-worker-restart=10000", "--timeout=600", "--timeout-method=thread"),
 )
 ENVIRONMENT = {
-    "PYTHONPATH": str(HERE),
+    "PYTHONPATH": str(Path(__file__).parent),
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
     "EINOPS_TEST_BACKENDS": "numpy,torch",
+    "TENSORLY_BACKEND": "pytorch",
 }
-
-
-@dataclass(frozen=True)
-class Results:
-    """How many tests of a project pass without a purge, and which of these do not with, by mode."""
-
-    project: Project
-    tests: int
-    passed: int
-    failed: dict[str, list[str]]
-    seconds: float
-
-    def row(self) -> tuple[object, ...]:
-        failed = (len(self.failed[mode]) for mode in MODES)
-        name = self.project.name
-        return (name, version(name), self.tests, self.passed, *failed, f"{self.seconds / 60:.1f}")
 
 
 def unpacked(project: Project, folder: Path) -> Path:
@@ -78,68 +57,49 @@ def unpacked(project: Project, folder: Path) -> Path:
 def _tests(source: tarfile.TarFile, project: Project) -> Iterator[tarfile.TarInfo]:
     for member in source:
         member.path = member.path.partition("/")[2]
-        if member.path.startswith(("conftest.py", *project.folders)):
+        if member.path.startswith(("conftest.py", project.folder)):
             yield member
 
 
-def outcomes(results: Path) -> dict[str, bool]:
-    """Whether each test passed, its teardown as well; not those that were skipped."""
-    found: dict[str, bool] = {}
-    for case in ElementTree.parse(results).getroot().iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
-        if case.find("skipped") is None:
-            bad = case.find("failure") is not None or case.find("error") is not None
-            found[name] = found.get(name, True) and not bad
-    return found
-
-
-def seconds(results: Path) -> float:
-    return sum(float(suite.get("time", 0)) for suite in ElementTree.parse(results).iter("testsuite"))
+def results(project: Project, folder: Path, *, few: bool) -> Results:
+    """Where they are, once they have been made."""
+    release = version(project.name)
+    files = {
+        mode: (folder / f"{project.name}=={release}{'-few' * few}-{mode}.xml").absolute()
+        for mode in (WITHOUT, *MODES)
+    }
+    return Results(project.name, release, files)
 
 
 def run(project: Project, folder: Path, *, few: bool) -> Results:
-    """A project without a purge, unless that was done before, and in each mode."""
     tests = unpacked(project, folder)
-    results = {
-        mode: tests.with_name(f"{tests.name}{'-few' * few}-{mode}.xml").absolute()
-        for mode in ("none", *MODES)
-    }
-    for mode, file in results.items():
-        if mode == "none" and file.exists():
+    made = results(project, folder, few=few)
+    for mode, file in made.files.items():
+        if mode == WITHOUT and file.exists():
             continue
+        file.unlink(missing_ok=True)
         options = (f"--purging={mode}", f"--junitxml={file}", *project.options)
-        command = [sys.executable, *PYTEST, *options, *(project.few if few else project.tests)]
+        command = [sys.executable, *PYTEST, *options, *project.paths(few=few)]
         with file.with_suffix(".log").open("w") as log:
             env = os.environ | ENVIRONMENT
             subprocess.run(command, cwd=tests, env=env, stdout=log, stderr=log, check=False)
-    found = {mode: outcomes(file) for mode, file in results.items()}
-    passed = {name for name, passes in found["none"].items() if passes}
-    failed = {mode: sorted(name for name in passed if not found[mode].get(name)) for mode in MODES}
-    return Results(project, len(found["none"]), len(passed), failed, sum(map(seconds, results.values())))
-
-
-def table(results: list[Results]) -> str:
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(each.row() for each in results)]
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+    return made
 
 
 def main(folder: str, *chosen: str) -> int:
     few = chosen == ("few",)
     projects = [one for one in PROJECTS if (one.few if few else not chosen or one.name in chosen)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(partial(run, folder=Path(folder), few=few), projects))
-    print(table(results))  # noqa: T201
-    failures = [
-        f"{each.project.name}, {mode}: {name}"
-        for each in results
-        for mode in MODES
-        for name in each.failed[mode]
+        made = list(pool.map(partial(run, folder=Path(folder), few=few), projects))
+    print(table(made))  # noqa: T201
+    failed = [
+        f"{each.project}, {mode}: {name}" for each in made for mode in MODES for name in each.failed(mode)
     ]
-    print("\n".join(failures))  # noqa: T201
-    if not chosen:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.partition(END)[2]}")
-    return int(bool(failures))
+    print("\n".join(failed))  # noqa: T201
+    if not few:
+        known = (results(project, Path(folder), few=few) for project in PROJECTS)
+        write(each for each in known if all(file.exists() for file in each.files.values()))
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
