@@ -27,12 +27,18 @@ ONCE = [
         "distributed",
         "doctor",
         "faults",
+        "inspecting_tombstones",
+        "installed_libraries",
+        "library_folders",
+        "named",
         "notebook",
         "plots",
         "ray",
         "readme",
+        "recorders",
         "safe_points",
         "watching",
+        "weakly_kept",
     )
 ]
 LEAK = "tests/unit/test_threads.py::test_a_leak_does_not_go_unseen"  # whether the tests see one, that is

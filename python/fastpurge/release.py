@@ -15,8 +15,9 @@ import torch
 from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge import addresses
+from fastpurge.candidates import Candidate
 from fastpurge.report import Item
-from fastpurge.survey import Candidate, Survey
+from fastpurge.survey import Survey
 from fastpurge.tensors import Extent, extent_of_storage, is_undefined, reason_of, storage_of
 from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 

@@ -14,6 +14,7 @@ import torch
 
 from fastpurge import _core, addresses, compiled, cpp_owners, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
+from fastpurge.candidates import Candidate, consider, count_storages_once, may_be_lent
 from fastpurge.guards import Guard, MemoryMap
 from fastpurge.library_folders import libraries
 from fastpurge.named import named
@@ -23,28 +24,11 @@ from fastpurge.request import Request
 from fastpurge.running_code import running_code
 from fastpurge.tensors import (
     OWNED_TENSORS_HOLD_THEMSELVES,
-    Extent,
-    facts_of,
     has_cpp_owner,
     is_a,
-    is_lent,
     is_pinned,
-    is_undefined,
-    is_wrapper,
     reason_of,
-    tensors_within,
-    type_name,
 )
-from fastpurge.tombstones import has_room_for_tombstone, is_purged
-
-
-@dataclass(slots=True)
-class Candidate:
-    """A live tensor or module outside the closure of keep."""
-
-    obj: Any
-    item: Item
-    extent: Extent | None = None
 
 
 @dataclass(slots=True)
@@ -93,7 +77,7 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
         # Something in torch or in another library is not made as it is known here: nobody can tell.
         view.skip([True] * len(view.asked), f"what is in use cannot be read ({reason_of(error)})")
         error.__traceback__ = None  # its frames hold this survey
-    _count_storages_once(view.asked)
+    count_storages_once(view.asked)
     skipped = [one.item for one in view.skipped]
     return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
 
@@ -261,54 +245,8 @@ class _Search:
     def _consider(self, obj: Any) -> Candidate | None:
         # The first snapshot holds every candidate, so its identity stays its own.
         if (key := id(obj)) not in self._considered:
-            self._considered[key] = _consider(obj, self.request)
+            self._considered[key] = consider(obj, self.request)
         return self._considered[key]
-
-
-def _consider(obj: Any, request: Request) -> Candidate | None:
-    """A candidate, with the reason if it cannot be released; or ``None``: it was not asked for."""
-    if is_purged(obj):
-        return None
-    candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
-    if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
-        if candidate.extent is None and is_wrapper(obj):
-            return None  # a DTensor: what it wraps has the memory, and becomes tombstones in its hands
-        reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
-        candidate.item = replace(candidate.item, reason=reason)
-    return candidate
-
-
-def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | None:
-    try:
-        facts = facts_of(tensor)
-    except BaseException as error:  # a subclass or layout that cannot say what it is
-        if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
-            raise
-        if is_undefined(tensor):
-            return None
-        error.__traceback__ = None  # its frames hold this survey, and the tensor's class may hold the error
-        return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
-    if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
-        return None
-    item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
-    return Candidate(tensor, item, facts.extent)
-
-
-def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | None:
-    """A module is asked for if all its tensors are, and they are large enough together."""
-    candidate = Candidate(module, Item("module", type_name(module)))
-    if request.devices is None and not request.min_bytes:
-        return candidate
-    sizes: dict[Extent | int, int] = {}
-    for tensor in tensors_within(module):
-        try:
-            facts = facts_of(tensor)
-        except Exception:  # noqa: BLE001 - cannot say where it is: not known to be asked for
-            return None
-        if not request.covers(facts.device):
-            return None
-        sizes[facts.extent or id(tensor)] = facts.nbytes
-    return candidate if sizes and sum(sizes.values()) >= request.min_bytes else None
 
 
 def _without_protected(search: _Search, view: _View, spared: dict[str, int], *, thorough: bool) -> _View:
@@ -435,12 +373,12 @@ def _skip_held(search: _Search, view: _View) -> None:
     what may be owned by C++ alone. All are known by a reference that no visible object accounts for.
     """
     alone = len(sys._current_frames()) == 1 and OWNED_TENSORS_HOLD_THEMSELVES
-    if alone and not any(_may_be_lent(one) for one in view.asked):
+    if alone and not any(may_be_lent(one) for one in view.asked):
         return
     search.running_code = running_code(look_through=False)
     after = search.look()
     held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
-    stays = [(one.obj in held and _may_be_lent(one)) if alone else one not in left for one in view.asked]
+    stays = [(one.obj in held and may_be_lent(one)) if alone else one not in left for one in view.asked]
     view.skip(stays, "held from outside the garbage collector's sight (by running code, NumPy, or C++)")
 
 
@@ -459,16 +397,3 @@ def _skip_parts(search: _Search, view: _View) -> _View:
     left = _core.IdSet(after.asked)
     view.skip([one not in left for one in view.asked], "a part of something that cannot be released")
     return _View(after.snapshot, view.asked, view.skipped)
-
-
-def _may_be_lent(candidate: Candidate) -> bool:
-    return candidate.extent is not None and is_lent(candidate.obj)
-
-
-def _count_storages_once(candidates: list[Candidate]) -> None:
-    seen: set[Extent] = set()
-    for one in candidates:
-        if one.extent in seen:
-            one.item = replace(one.item, nbytes=0)
-        elif one.extent is not None:
-            seen.add(one.extent)

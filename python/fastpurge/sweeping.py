@@ -15,13 +15,14 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from fastpurge import _core, memory
+from fastpurge.candidates import Candidate
 from fastpurge.guards import Guard
 from fastpurge.paths import holders
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, by_name, parse
-from fastpurge.survey import Candidate, Survey, survey
+from fastpurge.survey import Survey, survey
 from fastpurge.weakly_kept import WeaklyKept
 
 
