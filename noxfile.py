@@ -35,7 +35,6 @@ ONCE = [
         "plots",
         "ray",
         "readme",
-        "recorders",
         "safe_points",
         "watching",
         "weakly_kept",
@@ -160,7 +159,8 @@ def package(session: nox.Session) -> None:
         tests = ["tests/unit", "--cov", "--cov-report=term"]
     else:
         install(session, "test")
-        tests = ["tests/unit", *ONCE, "--ignore=tests/unit/test_compiled.py", "--deselect", LEAK]
+        apart = [f"--ignore=tests/unit/test_{name}.py" for name in ("compiled", "recorders")]
+        tests = ["tests/unit", *ONCE, *apart, "--deselect", LEAK]
         env |= FEWER
     session.run("pytest", *tests, *WORKERS, *session.posargs, env=env)
 
