@@ -51,7 +51,7 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
             *imported.types_in(_HANDED_OUT),
             *calls,
         ),
-        container_bases=(*PLAIN, BaseException),
+        container_bases=(*PLAIN, BaseException, *imported.types_in(_CONTAINERS)),
         whole=imported.types_in(_WHOLE),
         executing=EXECUTING,
         scheduled=_scheduled(calls),
@@ -81,6 +81,15 @@ _ROOTS = {
     "torch": ("TypedStorage", "UntypedStorage"),
     "traitlets": ("HasTraits",),
     "unittest": ("BaseTestSuite", "TestProgram", "TestResult"),
+}
+
+# Containers that are no more than their contents either, also if the program has derived its own from them.
+_CONTAINERS = {
+    "asyncio": ("Queue",),
+    "collections": ("ChainMap", "UserDict", "UserList"),
+    "functools": ("partial",),
+    "queue": ("Queue",),
+    "types": ("SimpleNamespace",),
 }
 
 # Classes of the program that are derived from these are in use as well, with all that they lead to.

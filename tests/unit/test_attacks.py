@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import collections
 import contextlib
 import copy
@@ -169,6 +170,29 @@ class TestTasks:
         assert one.switch(four()) == 12
 
 
+DERIVED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], torch.Tensor]]] = {
+    "collections.UserDict": (lambda of: of(x=four()), lambda held: held["x"]),
+    "collections.UserList": (lambda of: of([four()]), lambda held: held[0]),
+    "collections.ChainMap": (lambda of: of({}, {"x": four()}), lambda held: held["x"]),
+    "types.SimpleNamespace": (lambda of: of(x=[four()]), lambda held: held.x[0]),
+    "functools.partial": (lambda of: of(torch.add, four()), lambda held: held(0)),
+    "queue.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
+    "queue.PriorityQueue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
+    "asyncio.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
+    "transformers.BatchEncoding": (lambda of: of({"x": four()}), lambda held: held["x"]),
+}
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_a_container_that_the_program_has_derived_has_all_it_needs(name: str) -> None:
+    module, _, attribute = name.partition(".")
+    make, read = DERIVED[name]
+    base = getattr(pytest.importorskip(module), attribute)
+    held = make(type("Derived", (base,), {"__module__": __name__}))
+    sweep()
+    assert total(read(held)) == 4
+
+
 class TestC:
     """What C code is in the middle of, or will call."""
 
@@ -193,11 +217,7 @@ class TestC:
     @pytest.mark.parametrize(
         "take",
         [
-            sorted,
-            list,
-            set,
-            collections.deque,
-            lambda items: dict.fromkeys(items),
+            *(sorted, list, set, collections.deque, dict.fromkeys),
             lambda items: [*items],
             lambda items: [item for item in [one for one in items]],  # noqa: C416
             lambda items: _given(*items),
@@ -308,6 +328,11 @@ class TestTypesThatAnswerNothing:
         assert weight() is None or is_purged(weight())
 
 
+def _filled(waiting: Any) -> Any:
+    waiting.put_nowait(four())
+    return waiting
+
+
 def _given(*arguments: Any) -> tuple[Any, ...]:
     return arguments
 
@@ -322,3 +347,51 @@ class _Sweeps:
     def __reduce__(self) -> Any:
         sweep()
         return through, (sys.maxsize,)
+
+
+def test_keys_are_asked_while_they_are_compared() -> None:
+    class Key:
+        def __init__(self, value: torch.Tensor) -> None:
+            self.value = value
+
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            sweep()
+            return False
+
+    values: Any = {Key(four()): four(), Key(four()): [four()], 3: four()}
+    sweep()
+    first, second, third = values.values()
+    assert total(first) + total(second[0]) + total(third) == 12
+
+
+def test_exceptions_of_a_group_have_what_they_were_raised_with() -> None:
+    group: Any = vars(builtins).get("ExceptionGroup")
+    if group is None:
+        pytest.skip("before Python 3.11 there are no groups")
+
+    def fail() -> None:
+        try:
+            raise group("outer", [group("inner", [ValueError(four())])])
+        except group as error:
+            raise KeyError([four()]) from error
+
+    try:
+        fail()
+    except KeyError as error:
+        sweep()
+        cause: Any = error.__cause__
+        totals = [total(error.args[0][0]), total(cause.exceptions[0].exceptions[0].args[0])]
+    assert totals == [4, 4]
+
+
+def test_an_object_in_the_making_of_arguments_has_what_was_made_before() -> None:
+    def sums(*values: torch.Tensor, key: torch.Tensor, **named: torch.Tensor) -> float:
+        sweep()
+        return sum(total(one) for one in (*values, key, *named.values()))
+
+    assert sums(four(), *made(1), key=through(four()), z=through(four())) == 16
+    assert f"{total(four())}{through('')}{total(through(four()))}" == "4.04.0"
+    assert [total(one) for one in (four(), *made(2), through(four()))] == [4] * 4
