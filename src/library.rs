@@ -202,8 +202,12 @@ impl<'py, 'a> Judge<'py, 'a> {
         let Some(name) = (unsafe { self.module_of.get(of) })? else {
             return Ok(false);
         };
-        let package = utf8(&name)?.and_then(|name| name.split('.').next());
-        Ok(package.is_some_and(|package| packages.contains(package)))
+        let Some(name) = utf8(&name)? else {
+            return Ok(false);
+        };
+        let ends = name.match_indices('.').map(|(end, _)| end);
+        let mut around = ends.chain([name.len()]).map(|end| &name[..end]);
+        Ok(around.any(|package| packages.contains(package)))
     }
 
     pub fn is_library_name(&mut self, name: &str) -> Result<bool, Failure> {

@@ -21,7 +21,7 @@ use crate::types::{Role, TypeTable, each_unshown};
 pub struct RootObjects {
     /// With subtypes.
     pub types: Vec<*mut ffi::PyTypeObject>,
-    /// Names of packages, whose classes count all.
+    /// Names of packages and modules, whose classes count all.
     pub packages: FxHashSet<String>,
     known: FxHashMap<usize, bool>,
 }
@@ -40,7 +40,10 @@ impl RootObjects {
         // SAFETY: by this function's contract; PyType_IsSubtype walks the MRO.
         let answer = unsafe {
             let is = |&base: &*mut ffi::PyTypeObject| ffi::PyType_IsSubtype(of, base) != 0;
-            self.types.iter().any(is) || judge.is_of_package(of.cast(), &self.packages)?
+            // A dict with attributes is no more than its contents.
+            let is_dict = ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_DICT_SUBCLASS != 0;
+            self.types.iter().any(is)
+                || (!is_dict && judge.is_of_package(of.cast(), &self.packages)?)
         };
         try_insert(&mut self.known, of as usize, answer)?;
         Ok(answer)

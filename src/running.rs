@@ -180,14 +180,15 @@ impl Search<'_> {
     ) -> PyResult<Vec<*mut ffi::PyObject>> {
         reach.stop_at_roots(self.running.root_objects(py)?);
         let (running, lists) = (self.running, accounted.lists);
-        let (mut scheduled, mut outcome) = (Vec::new(), Ok(()));
+        let (mut scheduled, mut done, mut outcome) = (Vec::new(), Vec::new(), Ok(()));
         let count = Count::new(&mut self.types, &self.executing, accounted);
         let external = count.external(stream, |types, object| {
             // SAFETY: the walk hands on live objects, and this thread is attached.
             unsafe {
                 let facts = types.of(object);
-                if facts.scheduled && running.is_scheduled(object) && outcome.is_ok() {
-                    outcome = try_push(&mut scheduled, object);
+                if facts.scheduled && outcome.is_ok() {
+                    let waits = running.is_scheduled(object);
+                    outcome = try_push(if waits { &mut scheduled } else { &mut done }, object);
                 }
                 facts.traverse.is_some() && !lists.contains(&object)
             }
@@ -200,8 +201,9 @@ impl Search<'_> {
             }
             self.follow(reach)?;
             for &object in &self.whole {
-                reach.add(object)?;
+                reach.name(object)?;
             }
+            enter_results(reach, done)?;
         }
         Ok(self.held)
     }
@@ -310,6 +312,32 @@ impl Search<'_> {
                 return Ok(Use::Whole);
             }
             Ok(followed_if(derived))
+        }
+    }
+}
+
+/// Enters the calls that were met, and are done: what they lead to is no more than what they have brought about.
+///
+/// # Safety
+/// As for `Reach::name`.
+unsafe fn enter_results(
+    reach: &mut Reach<'_, '_>,
+    mut done: Vec<*mut ffi::PyObject>,
+) -> Result<(), Failure> {
+    loop {
+        let before = done.len();
+        let mut outcome = Ok(());
+        done.retain(|&call| {
+            if outcome.is_err() || !reach.has_met(call) {
+                return true;
+            }
+            // SAFETY: by this function's contract.
+            outcome = unsafe { reach.name(call) };
+            false
+        });
+        outcome?;
+        if done.len() == before {
+            return Ok(());
         }
     }
 }

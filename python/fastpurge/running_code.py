@@ -48,9 +48,10 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
             *CALLABLES,
             *_iterators(),
             *imported.types_in(_THREADS),
+            *imported.types_in(_HANDED_OUT),
             *calls,
         ),
-        container_bases=(*PLAIN, BaseException),
+        container_bases=(*PLAIN, BaseException, *imported.types_in(_CONTAINERS)),
         whole=imported.types_in(_WHOLE),
         executing=EXECUTING,
         scheduled=_scheduled(calls),
@@ -59,7 +60,7 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
 
 
 def add_root_packages(*packages: str) -> None:
-    """Name packages whose objects lead to what is not in use.
+    """Name packages, or modules, whose objects lead to what is not in use.
 
     Such as the executor of an application, which is in the middle of every call and holds every result.
     """
@@ -68,7 +69,8 @@ def add_root_packages(*packages: str) -> None:
 
 _root_packages = {
     "fastpurge",  # what a survey has found would be in use
-    *("IPython", "ipykernel", "traitlets", "tornado"),
+    *("IPython", "ipykernel", "traitlets"),
+    *("tornado.httpserver", "tornado.ioloop", "tornado.platform", "tornado.routing", "tornado.web"),
     *("_pytest", "execnet", "pluggy", "xdist"),
 }
 
@@ -81,8 +83,19 @@ _ROOTS = {
     "unittest": ("BaseTestSuite", "TestProgram", "TestResult"),
 }
 
+# Containers that are no more than their contents either, also if the program has derived its own from them.
+_CONTAINERS = {
+    "asyncio": ("Queue",),
+    "collections": ("ChainMap", "UserDict", "UserList"),
+    "functools": ("partial",),
+    "queue": ("Queue",),
+    "types": ("SimpleNamespace",),
+}
+
 # Classes of the program that are derived from these are in use as well, with all that they lead to.
 _WHOLE = {
+    "_ctypes": ("Array", "Structure", "Union", "_Pointer", "_SimpleCData"),
+    "_pytest.monkeypatch": ("MonkeyPatch",),
     "torch.optim.optimizer": ("Optimizer",),
     "torch.optim.lr_scheduler": ("LRScheduler",),
     "torch.amp.grad_scaler": ("GradScaler",),
@@ -105,9 +118,14 @@ _CALLS = {
 # A thread holds what it has called, which often is a method of the program.
 _THREADS = {"threading": ("Thread", "Timer")}
 
-# What work has brought about, and nobody may have asked for yet.
+# What a test runner hands to a test, although all else of it is a root object.
+_HANDED_OUT = {"_pytest._code.code": ("ExceptionInfo",), "pluggy._result": ("Result",)}
+
+# What work has brought about, and nobody may have asked for yet; what will be written or restored some day.
 _RESULTS = {
+    "_pytest.monkeypatch": ("MonkeyPatch",),
     "concurrent.futures": ("Future",),
+    "logging.handlers": ("BufferingHandler",),
     "multiprocessing.pool": ("ApplyResult", "IMapIterator"),
 }
 
