@@ -25,7 +25,6 @@ test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and 
 	$(BIN)/nox -s wheel
 	$(MAKE) --jobs=2 $(SYNC) --no-print-directory test-core test-memcheck
 	$(BIN)/nox -s package
-	$(BIN)/nox -s suites -- few
 
 test-core: $(READY)
 	$(BIN)/nox -s rust core
