@@ -227,8 +227,8 @@ MUTANTS = (
     Mutant(
         "containers not looked through",
         "running_code.py",
-        "container_bases=(*PLAIN, BaseException)",
-        "container_bases=()",
+        "container_bases=(*PLAIN, BaseException, *imported.types_in(_CONTAINERS)),",
+        "container_bases=(),",
         GUARDS,
     ),
     Mutant(
@@ -248,7 +248,7 @@ MUTANTS = (
     Mutant(
         "the history of a shell in use",
         "running_code.py",
-        '    *("IPython", "ipykernel", "traitlets", "tornado"),\n',
+        '    *("IPython", "ipykernel", "traitlets"),\n',
         "",
         OBJECTS,
     ),
