@@ -7,6 +7,9 @@ READY := .venv/ready
 PYENV_ROOT ?= $(HOME)/.pyenv
 export PATH := $(CURDIR)/$(BIN):$(PATH):$(subst $(eval) ,:,$(wildcard $(PYENV_ROOT)/versions/3.*/bin))
 
+# Tests start hundreds of interpreters, and each would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The make of macOS is of 2006.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
