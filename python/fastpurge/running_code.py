@@ -72,6 +72,7 @@ _root_packages = {
     *("IPython", "ipykernel", "traitlets"),
     *("tornado.httpserver", "tornado.ioloop", "tornado.platform", "tornado.routing", "tornado.web"),
     *("_pytest", "execnet", "pluggy", "xdist"),
+    "ray",  # a worker holds the actors that live in it
 }
 
 _ROOTS = {
