@@ -156,9 +156,16 @@ def test_what_is_pending_and_what_is_wired_stay_and_the_rest_leaves_the_cache(ru
         assert ("key", "old") not in getattr(running.outputs, book, {})
 
 
+class Held:
+    """By something that is no running code."""
+
+    def __init__(self, early: torch.Tensor) -> None:
+        self.early = early
+
+
 def test_unprotected_what_is_pending_goes_and_no_cache_holds_it(running: Running) -> None:
     early = running.outputs.cache["key", "early"][0][0]
-    held = types.SimpleNamespace(early=early)  # by something that is no running code
+    held = Held(early)
     del early
     answer = running.purge(mode=["RAM"], protect_pending=[False])
     assert sorted(node for _, node in running.outputs.cache) == ["wired"]
