@@ -190,10 +190,13 @@ impl Search<'_> {
                     let waits = running.is_scheduled(object);
                     outcome = try_push(if waits { &mut scheduled } else { &mut done }, object);
                 }
-                facts.traverse.is_some() && !lists.contains(&object)
+                facts.traverse.is_some()
             }
         })?;
         outcome?;
+        for &list in lists {
+            self.seen.insert(list)?;
+        }
         // SAFETY: live, since no Python code has run since each was met.
         unsafe {
             for object in external.into_iter().chain(scheduled) {
