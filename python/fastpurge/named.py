@@ -1,6 +1,5 @@
 """What the caller names in ``keep``, and what names nothing."""
 
-import sys
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
@@ -9,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from fastpurge.imported import types_in
 from fastpurge.tensors import is_a, type_name
 
 
@@ -89,8 +89,7 @@ _module_of = cast(Any, type.__dict__["__module__"]).__get__
 
 
 def _numpy_scalars() -> tuple[type, ...]:
-    numpy = sys.modules.get("numpy")
-    return () if numpy is None else (numpy.generic,)
+    return types_in({"numpy": ("generic",)})
 
 
 def _gives_once(of: type) -> bool:
