@@ -159,7 +159,9 @@ def package(session: nox.Session) -> None:
         tests = ["tests/unit", "--cov", "--cov-report=term"]
     else:
         install(session, "test")
-        apart = [f"--ignore=tests/unit/test_{name}.py" for name in ("compiled", "recorders")]
+        apart = [
+            f"--ignore=tests/unit/test_{name}.py" for name in ("compiled", "recorders", "while_torch_traces")
+        ]
         tests = ["tests/unit", *ONCE, *apart, "--deselect", LEAK]
         env |= FEWER
     session.run("pytest", *tests, *WORKERS, *session.posargs, env=env)

@@ -45,6 +45,7 @@ def _off(function: str, tests: str) -> Mutant:
 AUTOGRAD = "tests/unit/test_guard_autograd.py"
 LIBRARY = "tests/unit/test_guard_library.py"
 RECORDERS = "tests/unit/test_recorders.py"
+TRACING = "tests/unit/test_while_torch_traces.py"
 RUNNING = "tests/unit/test_guard_running.py"
 OBJECTS = "tests/unit/test_library_objects.py"
 WAITING = "tests/unit/test_waiting_work.py"
@@ -63,6 +64,21 @@ MUTANTS = (
     _off("_spare_aliases", KEEP),
     _off("_spare_callbacks", AUTOGRAD),
     _off("_spare_running", RUNNING),
+    _off("_spare_what_moved", "tests/unit/test_moved_meanwhile.py"),
+    Mutant(
+        "compiled code that cannot be read released",
+        "compiled.py",
+        "() if is_all_read else _MADE_BY_DYNAMO",
+        "()",
+        "tests/unit/test_compiled.py",
+    ),
+    Mutant(
+        "constants of scripts go with them",
+        "keep.py",
+        "yield from scripts.owned_by(obj)",
+        "yield from (tensor for tensor, _ in scripts.held_by(obj))",
+        "tests/unit/test_cpp_owners.py",
+    ),
     Mutant(
         "lent tensors released",
         "survey.py",
@@ -105,12 +121,12 @@ MUTANTS = (
         '"__name__") or True:',
         "tests/unit/test_compiled.py",
     ),
-    Mutant("tracing not suspended", "recorders.py", "_set_tracing_state(None)", "pass", RECORDERS),
+    Mutant("tracing not suspended", "recorders.py", "_set_tracing_state(None)", "pass", TRACING),
     Mutant(
         "transforms not suspended", "recorders.py", "torch._C._DisableFuncTorch()", "ExitStack()", RECORDERS
     ),
     Mutant("modes not suspended", "recorders.py", "in take():", "in ():", RECORDERS),
-    Mutant("compiled by its caller", "recorders.py", "._torchdynamo_disable = True", ".x = True", RECORDERS),
+    Mutant("compiled by its caller", "recorders.py", "._torchdynamo_disable = True", ".x = True", TRACING),
     Mutant(
         "suspended modes released",
         "survey.py",

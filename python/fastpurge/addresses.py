@@ -15,7 +15,7 @@ import torch
 
 from fastpurge import _core, imported
 from fastpurge.library_folders import libraries
-from fastpurge.tensors import is_a
+from fastpurge.tensors import is_a, is_pinned
 
 # The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
 _BORROWERS = {
@@ -44,6 +44,12 @@ def replayed() -> set[str]:
         return set()
     managed = _core.closure(tuple(_managers()), libraries=libraries())
     return {kind for kind, graph in found if graph not in managed}
+
+
+def is_read(obj: Any, device: str | None, replayed: set[str]) -> bool:
+    """Whether a graph of one of these types of devices can read the memory of what is on a device."""
+    kind = str(device).partition(":")[0]
+    return kind in replayed or (kind == "cpu" and is_pinned(obj))
 
 
 def wait_for(devices: Iterable[str]) -> None:

@@ -80,7 +80,6 @@ def _may_be_hooks(obj: object) -> bool:
 
 
 def _held_by_scripts() -> Iterator[object]:
-    modules = _core.scan(scripts.TYPES[:1]) if scripts.may_be_modules() else []
-    for script in (*scripts.functions(), *modules):
+    for script in (*scripts.functions(), *_core.scan(scripts.TYPES[:1])):
         for tensor, _ in scripts.held_by(script):
             yield tensor

@@ -71,7 +71,7 @@ def owned(owners: list[Any]) -> Iterator[object]:
     with DisableTorchFunction():
         for obj in owners:
             if is_a(obj, RecursiveScriptModule):
-                yield from (tensor for tensor, _ in scripts.held_by(obj))
+                yield from scripts.owned_by(obj)
             elif is_a(obj, DistributedDataParallel):
                 yield from tensors_within(obj)
         with suppress(BackwardUnderWayError):

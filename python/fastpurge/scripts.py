@@ -26,12 +26,20 @@ def held_by(script: Any) -> list[tuple[object, str]]:
         return []
 
 
+def owned_by(module: Any) -> list[torch.Tensor]:
+    """What goes with a module: its constants do not, torch keeps what it was compiled to."""
+    try:
+        return [*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)]
+    except Exception:  # noqa: BLE001 - whatever a script raises that is not whole
+        return []
+
+
 def _of_function(function: Any) -> Iterator[tuple[object, str]]:
     return _constants(_graph(function))
 
 
 def _of_module(module: Any) -> Iterator[tuple[object, str]]:
-    for tensor in (*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)):
+    for tensor in owned_by(module):
         yield tensor, " (in a script)"
     compiled: Any = attributes_of(module).get("_c")
     for name in compiled._method_names() if compiled is not None else ():
@@ -44,12 +52,6 @@ def functions() -> list[Any]:
         return [*imported.attribute("torch.jit._state", "_python_cu").get_functions()]
     except Exception:  # noqa: BLE001 - a version that keeps them elsewhere
         return []
-
-
-def may_be_modules() -> bool:
-    """Whether any module was compiled or loaded."""
-    store = imported.attribute("torch.jit._recursive", "concrete_type_store")
-    return bool(getattr(store, "type_store", True))
 
 
 def _constants(graph: Any) -> Iterator[tuple[object, str]]:

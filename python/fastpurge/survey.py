@@ -26,7 +26,6 @@ from fastpurge.tensors import (
     OWNED_TENSORS_HOLD_THEMSELVES,
     has_cpp_owner,
     is_a,
-    is_pinned,
     reason_of,
 )
 
@@ -115,6 +114,7 @@ class _Search:
         self._considered: dict[int, Candidate | None] = {}
         self._owned = _core.IdSet()
         self._gradients_unread = False
+        self.is_alone = len(sys._current_frames()) == 1  # as it stays: this thread starts none
         # Most often libraries keep what they kept before, and then one look is enough.
         library = Guard.LIBRARY in request.guards
         state = guards.library_state(self.scan_for, where_known=True) if library else []
@@ -298,13 +298,9 @@ def _count_spared(
         owners = cpp_owners.names_of([one.obj for one in candidates], among)
     for name in dict.fromkeys(owners):
         those = [one for one, owner in zip(candidates, owners, strict=True) if owner == name]
-        _count(name or str(guard.name).lower(), those, spared)
-
-
-def _count(name: str, candidates: list[Candidate], spared: dict[str, int]) -> None:
-    if candidates:
-        sizes = {one.extent or id(one): one.item.nbytes for one in candidates}
-        spared[name] = spared.get(name, 0) + sum(sizes.values())
+        sizes = {one.extent or id(one): one.item.nbytes for one in those}
+        key = name or str(guard.name).lower()
+        spared[key] = spared.get(key, 0) + sum(sizes.values())
 
 
 def _spare_graphs(search: _Search, view: _View) -> bool:
@@ -325,6 +321,14 @@ def _spare_library_state(search: _Search, view: _View) -> bool:
     return search.add(chain(state, compiled.captured()))
 
 
+def _spare_what_moved(search: _Search, view: _View) -> bool:
+    """What was in no library yet when libraries were looked into, and is in no thread's hands any more."""
+    if search.is_alone:
+        return False
+    read = _spare_replayed(search, view)
+    return _spare_library_state(search, view) or read
+
+
 def _spare_aliases(search: _Search, view: _View) -> bool:
     memory = MemoryMap(keep.extents([*view.snapshot.kept, *view.snapshot.running]))
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
@@ -333,12 +337,8 @@ def _spare_aliases(search: _Search, view: _View) -> bool:
 def _spare_replayed(search: _Search, view: _View) -> bool:
     """What a graph reads it does not say, so whatever is where it can read counts as read."""
     replayed = addresses.replayed()
-    return bool(replayed) and search.add(one.obj for one in view.asked if _is_read_by(one, replayed))
-
-
-def _is_read_by(candidate: Candidate, kinds: set[str]) -> bool:
-    kind = str(candidate.item.device).partition(":")[0]
-    return kind in kinds or (kind == "cpu" and is_pinned(candidate.obj))
+    read = (one.obj for one in view.asked if addresses.is_read(one.obj, one.item.device, replayed))
+    return bool(replayed) and search.add(read)
 
 
 def _spare_running(search: _Search, _: _View) -> bool:
@@ -350,7 +350,7 @@ def _spare_running(search: _Search, _: _View) -> bool:
 
 
 # Each of these takes walks over the heap of its own.
-_THOROUGH = (_spare_callbacks, _spare_running)
+_THOROUGH = (_spare_callbacks, _spare_running, _spare_what_moved)
 
 # Aliases once more at the end: what libraries and running code hold stands on memory too.
 _STAGES = (
@@ -359,6 +359,7 @@ _STAGES = (
     (Guard.LIBRARY, _spare_library_state),
     (Guard.ALIAS, _spare_replayed),
     (Guard.RUNNING, _spare_running),
+    (Guard.LIBRARY, _spare_what_moved),
     (Guard.AUTOGRAD, _spare_callbacks),
     (Guard.ALIAS, _spare_aliases),
 )
@@ -372,7 +373,7 @@ def _skip_held(search: _Search, view: _View) -> None:
     if other threads run, what any of them may be inside an operation on; or, if this torch is such,
     what may be owned by C++ alone. All are known by a reference that no visible object accounts for.
     """
-    alone = len(sys._current_frames()) == 1 and OWNED_TENSORS_HOLD_THEMSELVES
+    alone = search.is_alone and OWNED_TENSORS_HOLD_THEMSELVES
     if alone and not any(may_be_lent(one) for one in view.asked):
         return
     search.running_code = running_code(look_through=False)

@@ -149,7 +149,8 @@ f = make()
 expected = f(torch.ones(80)).tolist()
 program.leak = torch.ones(90)
 {broken}
-fastpurge.plan(keep=())
+planned = fastpurge.plan(keep=f).items
+assert not [one for one in planned if "GraphModule" in one.type_name], planned
 fastpurge.sweep(keep=f)
 assert is_purged(program.leak)
 assert f(torch.ones(80)).tolist() == expected
@@ -171,7 +172,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_compiled_code_that_cannot_be_read_is_not_the_end_of_a_sweep(name: str) -> None:
+def test_compiled_code_that_cannot_be_read_is_spared_and_is_not_the_end_of_a_sweep(name: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAMS[name]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

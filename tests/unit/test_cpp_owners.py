@@ -148,6 +148,16 @@ def a_constant_of_a_function(program: Any) -> None:
     assert program.constant.sum() == 2 * SIZE
 
 
+def a_constant_of_a_module(program: Any) -> None:
+    class Adds(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x + program.constant
+
+    program.constant = torch.full((SIZE,), 2.0)
+    program.module = torch.jit.trace(Adds(), torch.ones(SIZE))
+    assert fastpurge.plan(keep=()).spared["torchscript"] >= 4 * SIZE
+
+
 def a_constant_of_a_kept_function(program: Any) -> None:
     program.constant = torch.full((SIZE,), 2.0)
     program.function = torch.jit.trace(lambda x: x + program.constant, torch.ones(SIZE))
@@ -165,7 +175,7 @@ def a_hook_of_a_module(program: Any) -> None:
     assert found.reason.startswith(AMONG_HOOKS)
 
 
-SCENES = (a_constant_of_a_function, a_constant_of_a_kept_function, a_hook_of_a_module)
+SCENES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept_function, a_hook_of_a_module)
 
 
 def play(name: str) -> None:

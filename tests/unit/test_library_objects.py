@@ -265,10 +265,11 @@ def test_a_module_whose_attributes_are_untracked_is_planned_as_it_is_released(pr
                 setattr(self, f"option_{number}", number)
             self.layer = torch.nn.Linear(500, 100)
 
+    before = fastpurge.plan(keep=()).spared
     program.model = Model()
     plan = fastpurge.plan(keep=())
     nbytes = 500 * 100 * 4 + 100 * 4
     assert plan.nbytes == nbytes
     report = plan.apply()
     assert sum(item.nbytes for item in report.released) == nbytes
-    assert not report.spared.get("running")
+    assert report.spared == plan.spared == before

@@ -1,0 +1,89 @@
+"""What another thread puts elsewhere while a sweep looks around is not lost on the way."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import keep, survey
+
+SIZE = 1000
+
+
+class Thread:
+    """Has a value in a local variable and nowhere else, until it is told to put it where it belongs."""
+
+    def __init__(self, put: Callable[[Any, torch.Tensor], None], program: Any) -> None:
+        self._put, self._program = put, program
+        self._has_value, self._told = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+        self._has_value.wait()
+
+    def _work(self) -> None:
+        value = torch.full((SIZE,), 7.0)
+        self.value = weakref.ref(value)
+        self._has_value.set()
+        self._told.wait()
+        self._put(self._program, value)
+
+    def move(self) -> None:
+        self._told.set()
+        self._thread.join()
+
+
+def into_a_library(program: Any, value: torch.Tensor) -> None:
+    import torch.utils.hooks as library
+
+    program.monkeypatch.setattr(library, "fastpurge_value", value, raising=False)
+
+
+def into_a_graph(program: Any, value: torch.Tensor) -> None:
+    program.kept["result"] = program.kept["leaf"] * value
+
+
+def into_a_gradient(program: Any, value: torch.Tensor) -> None:
+    program.kept["leaf"].grad = value
+
+
+def into_a_hook(program: Any, value: torch.Tensor) -> None:
+    program.kept["result"] = program.kept["leaf"] * 2
+    program.kept["result"].register_hook(lambda gradient: gradient * value)
+
+
+def into_an_array(program: Any, value: torch.Tensor) -> None:
+    program.kept["array"] = value.numpy()
+
+
+def into_a_script(program: Any, value: torch.Tensor) -> None:
+    program.kept["function"] = torch.jit.trace(lambda x: x + value, torch.ones(SIZE))
+
+
+MOVES = (into_a_library, into_a_graph, into_a_gradient, into_a_hook, into_an_array, into_a_script)
+
+
+@pytest.mark.parametrize("put", MOVES)
+@pytest.mark.parametrize("looked_at", ["extents", "running_code"])
+def test_what_moves_while_a_sweep_looks_is_spared(
+    put: Callable[[Any, torch.Tensor], None], looked_at: str, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.monkeypatch = monkeypatch
+    program.kept = {"leaf": torch.ones(SIZE, requires_grad=True)}
+    thread = Thread(put, program)
+    place: Any = keep if looked_at == "extents" else survey
+    look = getattr(place, looked_at)
+
+    def move_first(*arguments: Any, **named: Any) -> Any:
+        thread.move()
+        return look(*arguments, **named)
+
+    monkeypatch.setattr(place, looked_at, move_first)
+    fastpurge.sweep(keep=[program.kept])
+    thread.move()
+    value: Any = program.kept["array"] if put is into_an_array else thread.value()
+    assert value.sum() == 7 * SIZE
