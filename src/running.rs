@@ -301,7 +301,8 @@ impl Search<'_> {
             let flags = ffi::PyType_GetFlags(of);
             // Through an exception's traceback all locals of the functions it has left would be in use.
             let is_exception = flags & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS != 0;
-            if self.running.roots.is_none() || (derived && is_exception) {
+            let restores = self.context_managers.has(of);
+            if self.running.roots.is_none() || (derived && is_exception && !restores) {
                 return Ok(followed_if(derived));
             }
             if reach.is_root_object(of)? {
@@ -311,7 +312,7 @@ impl Search<'_> {
             if flags & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
                 return Ok(Use::Followed);
             }
-            if reach.is_library_type(of)? || (!derived && self.context_managers.has(of)) {
+            if reach.is_library_type(of)? || restores {
                 return Ok(Use::Whole);
             }
             Ok(followed_if(derived))

@@ -107,6 +107,7 @@ MUTANTS = (
         "",
         RELEASE,
     ),
+    Mutant("held storages wiped", "release.py", " == 1 and not shared:", " == 1:", RELEASE),
     Mutant(
         "layouts not told in a plan",
         "tombstones.py",

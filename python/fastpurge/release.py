@@ -7,6 +7,7 @@ cannot see. And what the object was lives on in the blank until all is done, the
 its finalizer.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -69,6 +70,10 @@ def _drop_hooks(released: Iterable[Candidate]) -> None:
                     hooks.__set__(one.obj, None)
 
 
+# References to what a list has, a loop is at, and `sys.getrefcount` is passed.
+_OF_ONE_IN_A_LIST = 3
+
+
 def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
     """The storages of tensors about to be released that may be written to once nobody holds them.
 
@@ -92,7 +97,9 @@ def _wipe(storages: list[torch.UntypedStorage]) -> dict[Extent | None, str]:
     # A mode of the caller's, such as that of fake tensors, would be asked to write.
     with torch._C._DisableTorchDispatch():
         for storage in storages:
-            if torch._C._storage_Use_Count(storage._cdata) == 1:
+            # Whoever holds the same Python object of the storage is one owner with this list.
+            shared = sys.getrefcount(storage) > _OF_ONE_IN_A_LIST
+            if torch._C._storage_Use_Count(storage._cdata) == 1 and not shared:
                 try:
                     cast(Any, storage).fill_(0)
                 except Exception as error:  # noqa: BLE001 - a device that is lost; all is released by now

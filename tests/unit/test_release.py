@@ -223,6 +223,19 @@ def test_wipe_zeroes_what_nobody_holds(program: Any, monkeypatch: pytest.MonkeyP
     assert wiped == []
 
 
+@pytest.mark.parametrize("storage_of", [torch.Tensor.untyped_storage, torch.Tensor.storage])
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+def test_wipe_never_writes_to_a_storage_that_somebody_holds(storage_of: Any, program: Any) -> None:
+    program.tensors = [torch.ones(4), torch.ones(9)[5:]]
+    storages = [storage_of(tensor) for tensor in program.tensors]
+    fastpurge.sweep(keep=(), wipe=True)
+    assert all(map(is_purged, program.tensors))
+    assert all(
+        bytes(torch.ones(1).untyped_storage().tolist()) in bytes(storage.untyped().tolist())
+        for storage in storages
+    )
+
+
 def test_wipe_never_writes_to_a_mapped_file(program: Any, tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(bytes(range(1, 101)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import queue
 import types
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import fastpurge
+import pytest
 import torch
 from fastpurge import is_purged
 
@@ -161,3 +164,34 @@ def test_a_block_that_is_over_keeps_nothing(program: Any) -> None:
         pass
     fastpurge.sweep(keep=())
     assert is_purged(program.saved)
+
+
+BASES: tuple[tuple[Any, ...], ...] = (
+    (object,),
+    (list,),
+    (dict,),
+    (set,),
+    (Exception,),
+    (types.SimpleNamespace,),
+    (queue.Queue,),
+    (functools.partial, print),
+)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_manager_that_is_a_container_as_well_restores(base: tuple[Any, ...]) -> None:
+    class Saved:
+        def __init__(self) -> None:
+            self.value = torch.ones(4)
+
+    class Manager(base[0]):  # type: ignore[misc]
+        def __enter__(self) -> None:
+            self.saved = Saved()
+
+        def __exit__(self, *_: object) -> None:
+            restored.append(self.saved.value.sum().item())
+
+    restored: list[float] = []
+    with Manager(*base[1:]):
+        fastpurge.sweep(keep=())
+    assert restored == [4]
