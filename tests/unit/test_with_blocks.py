@@ -166,7 +166,7 @@ def test_a_block_that_is_over_keeps_nothing(program: Any) -> None:
     assert is_purged(program.saved)
 
 
-BASES: tuple[tuple[Any, ...], ...] = (
+BASES: tuple[tuple[Any, ...], ...] = (  # each with what an instance is made of
     (object,),
     (list,),
     (dict,),
@@ -180,11 +180,13 @@ BASES: tuple[tuple[Any, ...], ...] = (
 
 @pytest.mark.parametrize("base", BASES)
 def test_a_manager_that_is_a_container_as_well_restores(base: tuple[Any, ...]) -> None:
+    of: Any = base[0]
+
     class Saved:
         def __init__(self) -> None:
             self.value = torch.ones(4)
 
-    class Manager(base[0]):  # type: ignore[misc]
+    class Manager(of):  # type: ignore[misc]
         def __enter__(self) -> None:
             self.saved = Saved()
 
