@@ -48,7 +48,9 @@ PROJECTS = (
         "tests",
         "ignite/base ignite/engine ignite/handlers",
         options=(
-            "--deselect=tests/ignite/handlers/test_time_profilers.py",  # measures time
+            # Measure time.
+            "--deselect=tests/ignite/handlers/test_time_profilers.py",
+            "--deselect=tests/ignite/handlers/test_timing.py",
             *(f"--ignore=tests/ignite/handlers/test_{name}_logger.py" for name in ("clearml", "mlflow")),
         ),
     ),
