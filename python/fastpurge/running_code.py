@@ -97,6 +97,7 @@ _CONTAINERS = {
 _WHOLE = {
     "_ctypes": ("Array", "Structure", "Union", "_Pointer", "_SimpleCData"),
     "_pytest.monkeypatch": ("MonkeyPatch",),
+    "torch.nn.modules.module": ("Module",),
     "torch.optim.optimizer": ("Optimizer",),
     "torch.optim.lr_scheduler": ("LRScheduler",),
     "torch.amp.grad_scaler": ("GradScaler",),

@@ -190,6 +190,20 @@ def test_a_part_of_the_computation_that_the_program_has_derived_is_in_use(name: 
     assert held[0].table["k"].sum() == 4
 
 
+@pytest.mark.parametrize("models", [True, False])
+def test_a_model_of_the_program_that_runs_is_in_use_whether_models_are_asked_for_or_not(models: bool) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            fastpurge.sweep(keep=[x], models=models)
+            return x * self.weight
+
+    assert Model()(torch.ones(4)).sum() == 4
+
+
 def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     compiled = torch.compile(model, backend="aot_eager")
