@@ -226,6 +226,15 @@ def test_who_hangs_up_while_it_waits_for_a_prompt_harms_neither(
     assert server.run(chain(None, seed)).digest() == expected
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A job in the background of a shell starts with SIGINT ignored, and so would what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_a_server_ends_though_a_sweep_waits_for_a_prompt(home: Path, seed: int, gate: Gate) -> None:
     with comfyui(home) as server:
         server.post("/prompt", {"prompt": gate.chain("RAM", seed)})
