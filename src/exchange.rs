@@ -23,6 +23,8 @@ use crate::scan::Question;
 /// Exchanges class, attributes and implementation of each object with those of its blank, if all of
 /// them are still unprotected: takes a last snapshot, and changes all of them in the same go or none.
 ///
+/// What is in ``self_held`` counts so as long as ``owners``, a C function, says of it that it has more than one.
+///
 /// ``implementation`` is a type, and the function that exchanges what its instances have in C.
 /// ``set_class`` and that function must be C functions. What is held from outside is protected if
 /// ``spare_held``, and otherwise only if another thread runs.
@@ -31,7 +33,7 @@ use crate::scan::Question;
 /// If there are any, all is as before.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, running_code, self_held, spare_held, set_class, implementation))]
+#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, running_code, self_held, owners, spare_held, set_class, implementation))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
@@ -41,12 +43,15 @@ pub fn exchange<'py>(
     scan_for: &Bound<'py, PyTuple>,
     libraries: &Libraries,
     running_code: &RunningCode,
-    self_held: &IdSet,
+    self_held: &Bound<'py, IdSet>,
+    owners: &Bound<'py, PyAny>,
     spare_held: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
+    let mut self_held = self_held.try_borrow_mut()?;
+    forget_unowned(&mut self_held, objects, &implementation.0, owners)?;
     let question = Question {
         named,
         roots,
@@ -56,7 +61,7 @@ pub fn exchange<'py>(
         guarded: None,
         boundary: None,
         running_code: (spare_held || !other_threads(py)?.is_empty()).then_some(running_code),
-        self_held: Some(self_held),
+        self_held: Some(&self_held),
         lists: &[objects.as_ptr(), blanks.as_ptr()],
     };
     let tools = Tools {
@@ -70,8 +75,9 @@ pub fn exchange<'py>(
 
     // Made before anything changes: what was exchanged must be told.
     let answer = list(py, Vec::new(), Ok)?;
-    let closure = question.look(py)?.closure;
-    let protected = pairs.iter().map(|&(object, _)| closure.contains(object));
+    let sight = question.look(py)?;
+    let is_protected = |object| sight.sorting || sight.closure.contains(object);
+    let protected = pairs.iter().map(|&(object, _)| is_protected(object));
     let protected = protected.enumerate();
     let mut refused =
         try_collect(protected.filter_map(|(index, protected)| protected.then_some((index, None))))?;
@@ -89,6 +95,37 @@ pub fn exchange<'py>(
         })?;
     }
     Ok(answer)
+}
+
+/// Forgets those of some objects that have no owner but their Python object any more: what had another when it was
+/// asked may have been taken up since, and then the reference that was its own is somebody's.
+fn forget_unowned(
+    self_held: &mut IdSet,
+    objects: &Bound<'_, PyList>,
+    with_owners: &Bound<'_, PyType>,
+    owners: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    for object in objects {
+        let known = self_held.addresses().contains(object.as_ptr());
+        // SAFETY: attached; a live object, and a live type.
+        let is_with =
+            unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), with_owners.as_type_ptr()) };
+        if known && is_with != 0 {
+            let end = ptr::null_mut::<ffi::PyObject>();
+            // SAFETY: attached; live objects, and a function in C, which gives a new reference to a number, or null
+            // with an exception.
+            let count: usize = unsafe {
+                let count =
+                    ffi::PyObject_CallFunctionObjArgs(owners.as_ptr(), object.as_ptr(), end);
+                taken(owners.py(), count)
+            }?
+            .extract()?;
+            if count <= 1 {
+                self_held.discard(&object);
+            }
+        }
+    }
+    Ok(())
 }
 
 type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);

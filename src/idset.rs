@@ -126,7 +126,7 @@ impl IdSet {
 
     /// Removes one object, if it is there.
     #[pyo3(signature = (object, /))]
-    fn discard(&mut self, object: &Bound<'_, PyAny>) {
+    pub fn discard(&mut self, object: &Bound<'_, PyAny>) {
         self.addresses.remove(object.as_ptr());
     }
 

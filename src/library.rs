@@ -6,14 +6,15 @@
 
 use std::mem::transmute;
 use std::path::MAIN_SEPARATOR;
+use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyList, PyString, PyTuple};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::Failure;
-use crate::objects::{none_unless_out_of_memory, pair, string_of, taken, text, utf8};
+use crate::objects::{attribute, none_unless_out_of_memory, pair, string_of, taken, text, utf8};
 use crate::room::{try_add, try_copy, try_insert, try_push};
 use crate::types::each_item;
 
@@ -21,13 +22,14 @@ use crate::types::each_item;
 ///
 /// `folders` maps a folder to whether what lies in it is a library; the deepest folder decides, and
 /// outside all of them is the program. `builtin_names` are the top-level modules without a file that
-/// are libraries all the same.
+/// are libraries all the same; one that ends in `*` stands for all that begin so.
 #[pyclass(module = "fastpurge._core", frozen)]
 #[derive(Default)]
 pub struct Libraries {
     /// Without a separator at the end, the longest first. One may be a single file as well.
     folders: Vec<(String, bool)>,
     builtin_names: FxHashSet<String>,
+    builtin_prefixes: Vec<String>,
 }
 
 #[pymethods]
@@ -62,7 +64,15 @@ impl Libraries {
     }
 
     fn add_builtin(&mut self, name: &str) -> Result<(), Failure> {
-        try_add(&mut self.builtin_names, try_copy(name)?).map(drop)
+        match name.strip_suffix('*') {
+            Some(prefix) => try_push(&mut self.builtin_prefixes, try_copy(prefix)?),
+            None => try_add(&mut self.builtin_names, try_copy(name)?).map(drop),
+        }
+    }
+
+    fn has_builtin(&self, name: &str) -> bool {
+        let begins_so = |prefix: &String| name.starts_with(prefix.as_str());
+        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(begins_so)
     }
 
     /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path.
@@ -119,7 +129,15 @@ impl<'py> TypeGetter<'py> {
     /// # Safety
     /// `of` is a live type object.
     unsafe fn get(&self, of: *mut ffi::PyObject) -> Result<Option<Bound<'py, PyString>>, Failure> {
-        // SAFETY: a getset descriptor of `type`, called on an instance of it: this reads the type in C
+        // SAFETY: by this function's contract.
+        let value = unsafe { self.any(of) }?;
+        Ok(value.and_then(|value| value.cast_into_exact::<PyString>().ok()))
+    }
+
+    /// # Safety
+    /// As for `get`.
+    unsafe fn any(&self, of: *mut ffi::PyObject) -> Result<Option<Bound<'py, PyAny>>, Failure> {
+        // SAFETY: a descriptor of `type`, called on an instance of it: this reads the type in C
         // (`type_module` and `type_qualname` in Objects/typeobject.c).
         let value = unsafe {
             let metatype = ffi::Py_TYPE(of).cast::<ffi::PyObject>();
@@ -127,9 +145,17 @@ impl<'py> TypeGetter<'py> {
             taken(self.descriptor.py(), value)
         };
         match value {
-            Ok(value) => Ok(value.cast_into_exact::<PyString>().ok()),
+            Ok(value) => Ok(Some(value)),
             Err(error) => none_unless_out_of_memory(self.descriptor.py(), &error),
         }
+    }
+}
+
+fn type_repr() -> ffi::reprfunc {
+    // SAFETY: `type` lives as long as the interpreter, has this slot, and the slot id names its type.
+    unsafe {
+        let slot = ffi::PyType_GetSlot(&raw mut ffi::PyType_Type, ffi::Py_tp_repr);
+        transmute::<*mut std::ffi::c_void, ffi::reprfunc>(slot)
     }
 }
 
@@ -140,6 +166,11 @@ pub struct Judge<'py, 'a> {
     by_name: FxHashMap<String, bool>,
     module_of: TypeGetter<'py>,
     qualname_of: TypeGetter<'py>,
+    /// `type.__repr__`, whatever the metaclass.
+    repr: ffi::reprfunc,
+    size_of: TypeGetter<'py>,
+    /// `list.__sizeof__`.
+    size_of_list: Bound<'py, PyAny>,
     /// Made once: `intern!` is not for here, see `Stream`.
     file_key: Bound<'py, PyString>,
 }
@@ -152,6 +183,9 @@ impl<'py, 'a> Judge<'py, 'a> {
             by_name: FxHashMap::default(),
             module_of: TypeGetter::new(py, "__module__")?,
             qualname_of: TypeGetter::new(py, "__qualname__")?,
+            repr: type_repr(),
+            size_of: TypeGetter::new(py, "__basicsize__")?,
+            size_of_list: attribute(&py.get_type::<PyList>(), c"__sizeof__")?,
             file_key: text(py, "__file__")?,
         })
     }
@@ -163,15 +197,48 @@ impl<'py, 'a> Judge<'py, 'a> {
     /// `of` is a live type object.
     pub unsafe fn is_boundary_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
+        unsafe { Ok(self.is_library_type(of)? && !self.is_made_by_a_function(of)?) }
+    }
+
+    /// Whether a list is being sorted: its items are out of it meanwhile, and the number of items that it has room
+    /// for is -1, which shows in its size (`list_sort_impl` and `list___sizeof___impl` in Objects/listobject.c).
+    ///
+    /// # Safety
+    /// `list` is a live list, or of a subtype.
+    pub unsafe fn is_being_sorted(&self, list: *mut ffi::PyObject) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract; a method in C, which gives a number.
         unsafe {
-            if !self.is_library_type(of)? {
+            let end = ptr::null_mut::<ffi::PyObject>();
+            let size = ffi::PyObject_CallFunctionObjArgs(self.size_of_list.as_ptr(), list, end);
+            let size = match taken(self.py, size) {
+                Ok(size) => Some(size),
+                Err(error) => none_unless_out_of_memory(self.py, &error)?,
+            };
+            let basic = self.size_of.any(ffi::Py_TYPE(list).cast())?;
+            let number = |of: Bound<'_, PyAny>| ffi::PyLong_AsSsize_t(of.as_ptr());
+            Ok(size.map(number) < basic.map(number))
+        }
+    }
+
+    /// Whether a type object was made by a function.
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    pub unsafe fn is_made_by_a_function(
+        &mut self,
+        of: *mut ffi::PyObject,
+    ) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract.
+        let name = unsafe {
+            if ffi::PyType_GetFlags(of.cast()) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
                 return Ok(false);
             }
-            let Some(name) = self.qualname_of.get(of)? else {
-                return Ok(true);
-            };
-            Ok(!utf8(&name)?.is_some_and(|name| name.contains("<locals>")))
-        }
+            self.qualname_of.get(of)
+        }?;
+        let Some(name) = name else {
+            return Ok(false);
+        };
+        Ok(utf8(&name)?.is_some_and(|name| name.contains("<locals>")))
     }
 
     /// Whether a type object is a library's. A type that does not say where it is from is not.
@@ -180,12 +247,43 @@ impl<'py, 'a> Judge<'py, 'a> {
     /// `of` is a live type object.
     pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
-        let Some(name) = (unsafe { self.module_of.get(of) })? else {
-            return Ok(false);
-        };
-        match utf8(&name)? {
+        let name = unsafe { self.module_name(of) }?;
+        match name.as_ref().map(utf8).transpose()?.flatten() {
             Some(name) => self.is_library_name(name),
             None => Ok(false),
+        }
+    }
+
+    /// The module of a type; of one that has something else as `__module__`, such as the descriptor that gives its
+    /// instances theirs (Cython's functions and coroutines), what its C name begins with.
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    unsafe fn module_name(
+        &self,
+        of: *mut ffi::PyObject,
+    ) -> Result<Option<Bound<'py, PyString>>, Failure> {
+        // SAFETY: by this function's contract. `type_repr` (Objects/typeobject.c) is C, and gives
+        // "<class 'module.name'>" with the name that the type has in C if there is no other.
+        unsafe {
+            let told = self.module_of.get(of)?;
+            if told.is_some() {
+                return Ok(told);
+            }
+            let repr = match taken(self.py, (self.repr)(of)) {
+                Ok(repr) => repr.cast_into_exact::<PyString>().ok(),
+                Err(error) => none_unless_out_of_memory(self.py, &error)?,
+            };
+            let Some(repr) = repr else {
+                return Ok(None);
+            };
+            let name = utf8(&repr)?.and_then(|repr| repr.strip_prefix("<class '"));
+            match name.and_then(|name| name.rsplit_once('.')) {
+                Some((module, _)) => Ok(Some(
+                    text(self.py, module).map_err(|_| Failure::OutOfMemory)?,
+                )),
+                None => Ok(None),
+            }
         }
     }
 
@@ -199,7 +297,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         packages: &FxHashSet<String>,
     ) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
-        let Some(name) = (unsafe { self.module_of.get(of) })? else {
+        let Some(name) = (unsafe { self.module_name(of) })? else {
             return Ok(false);
         };
         let Some(name) = utf8(&name)? else {
@@ -232,7 +330,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             }
             match at.rsplit_once('.') {
                 Some((package, _)) => at = package,
-                None => return Ok(self.libraries.builtin_names.contains(at)),
+                None => return Ok(self.libraries.has_builtin(at)),
             }
         }
     }

@@ -7,29 +7,45 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 
 use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::Failure;
 use crate::idset::Addresses;
 use crate::library::Judge;
+use crate::objects::{string_of, types_in};
 use crate::prefetch::{prefetch, prefetch_contents};
-use crate::room::{try_insert, try_push};
+use crate::room::{try_add, try_insert, try_push};
 use crate::types::{Role, TypeTable, each_unshown};
 
 /// Objects that lead to most of what a program has: an interactive shell, a test session, an event loop.
 #[derive(Default)]
 pub struct RootObjects {
     /// With subtypes.
-    pub types: Vec<*mut ffi::PyTypeObject>,
+    types: Vec<*mut ffi::PyTypeObject>,
     /// Names of packages and modules, whose classes count all.
-    pub packages: FxHashSet<String>,
+    packages: FxHashSet<String>,
     known: FxHashMap<usize, bool>,
 }
 
 impl RootObjects {
+    pub fn new(types: &Bound<'_, PyTuple>, packages: &Bound<'_, PyTuple>) -> PyResult<Self> {
+        let mut roots = Self {
+            types: types_in(Some(types))?,
+            ..Self::default()
+        };
+        for name in packages {
+            try_add(&mut roots.packages, string_of(&name)?)?;
+        }
+        Ok(roots)
+    }
+
+    /// Whether the instances of a type are such.
+    ///
     /// # Safety
     /// `of` is a live type, and the thread is attached.
-    unsafe fn have(
+    pub unsafe fn have(
         &mut self,
         of: *mut ffi::PyTypeObject,
         judge: &mut Judge<'_, '_>,
@@ -73,6 +89,8 @@ pub struct Reach<'a, 'py> {
     roots: Option<RootObjects>,
     /// Whether the object being traversed has shown a referent.
     shown: bool,
+    /// Whether a list was met that is being sorted, and shows nothing.
+    sorting: bool,
     outcome: Result<(), Failure>,
 }
 
@@ -90,6 +108,7 @@ impl<'a, 'py> Reach<'a, 'py> {
             noted: None,
             roots: None,
             shown: false,
+            sorting: false,
             outcome: Ok(()),
         }
     }
@@ -177,6 +196,18 @@ impl<'a, 'py> Reach<'a, 'py> {
         unsafe { self.judge.is_library_type(of.cast()) }
     }
 
+    /// Whether a type was made by a function.
+    ///
+    /// # Safety
+    /// `of` is a live type, and the thread is attached.
+    pub unsafe fn is_made_by_a_function(
+        &mut self,
+        of: *mut ffi::PyObject,
+    ) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe { self.judge.is_made_by_a_function(of) }
+    }
+
     /// Whether an object is the `__dict__` of a module.
     pub fn is_namespace(&self, object: *mut ffi::PyObject) -> bool {
         self.namespaces.contains(object)
@@ -185,6 +216,11 @@ impl<'a, 'py> Reach<'a, 'py> {
     /// How many objects have been reported so far.
     pub fn reported(&self) -> usize {
         self.reported.len()
+    }
+
+    /// Whether the closure leaves out what is in a list that is being sorted.
+    pub fn is_sorting(&self) -> bool {
+        self.sorting
     }
 
     /// The closure, and in the order they were met those of its objects that were to be reported.
@@ -256,7 +292,11 @@ impl<'a, 'py> Reach<'a, 'py> {
         mem::replace(&mut self.outcome, Ok(()))?;
         if !self.shown {
             // SAFETY: by this function's contract.
-            unsafe { each_unshown(object, |value| self.meet(value)) }?;
+            unsafe {
+                each_unshown(object, |value| self.meet(value))?;
+                self.sorting |=
+                    ffi::PyList_Check(object) != 0 && self.judge.is_being_sorted(object)?;
+            }
         }
         Ok(())
     }

@@ -17,9 +17,9 @@ use crate::external::{Accounted, Count, Executing, executing_types};
 use crate::gc::{Failure, Stream};
 use crate::idset::Addresses;
 use crate::interpreter::c_function;
-use crate::objects::{pair, string_of, text, types_in};
+use crate::objects::{pair, text, types_in};
 use crate::reach::{Reach, RootObjects};
-use crate::room::{try_add, try_collect, try_insert, try_push};
+use crate::room::{try_collect, try_insert, try_push};
 use crate::types::{Facts, Role, TypeTable, Wanted, each_referent};
 
 /// How external references are followed.
@@ -103,15 +103,10 @@ impl RunningCode {
     }
 
     fn root_objects(&self, py: Python<'_>) -> PyResult<Option<RootObjects>> {
-        let Some((types, packages)) = &self.roots else {
-            return Ok(None);
-        };
-        let mut roots = RootObjects::default();
-        roots.types = types_in(Some(types.bind(py)))?;
-        for name in packages.bind(py) {
-            try_add(&mut roots.packages, string_of(&name)?)?;
-        }
-        Ok(Some(roots))
+        let roots = self.roots.as_ref();
+        roots
+            .map(|(types, packages)| RootObjects::new(types.bind(py), packages.bind(py)))
+            .transpose()
     }
 
     /// Whether an object waits to go on, or to be called.
@@ -265,8 +260,10 @@ impl Search<'_> {
             return Ok(Use::Whole);
         }
         match facts.role {
-            Role::Module | Role::Type => return Ok(Use::Ignored),
+            Role::Module => return Ok(Use::Ignored),
             Role::Dict if reach.is_namespace(object) => return Ok(Use::Ignored),
+            // SAFETY: by this function's contract.
+            Role::Type => return unsafe { use_of_type(object, reach) },
             _ if facts.container => return Ok(Use::Followed),
             _ => {}
         }
@@ -317,6 +314,28 @@ impl Search<'_> {
             }
             Ok(followed_if(derived))
         }
+    }
+}
+
+/// A class that a function made is no more than a part of that function's result; one of a module stays with that.
+///
+/// # Safety
+/// `class` is a live type and the thread is attached.
+unsafe fn use_of_type(
+    class: *mut ffi::PyObject,
+    reach: &mut Reach<'_, '_>,
+) -> Result<Use, Failure> {
+    // SAFETY: by this function's contract.
+    unsafe {
+        if !reach.is_made_by_a_function(class)? {
+            return Ok(Use::Ignored);
+        }
+        let is_library = reach.is_library_type(class.cast())?;
+        Ok(if is_library {
+            Use::Whole
+        } else {
+            Use::Followed
+        })
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Snapshot {
     held: Py<PyList>,
     /// What only those reach, of a reported type; it is not in `kept`.
     running: Py<PyList>,
+    /// Whether a list in the closure was being sorted: then the closure leaves out what is in it.
+    sorting: bool,
     /// How many objects the collector tracked.
     objects_scanned: Py<PyAny>,
     /// Everything in the closure that can itself hold a reference.
@@ -91,6 +93,7 @@ pub fn snapshot<'py>(
         spared: list(py, spared, Ok)?.unbind(),
         held: list(py, held, Ok)?.unbind(),
         running: list(py, running, Ok)?.unbind(),
+        sorting: sight.sorting,
         objects_scanned: number(py, sight.seen)?.unbind(),
         closure: Py::new(py, IdSet::from(sight.closure))?,
     };
@@ -122,6 +125,7 @@ pub struct Sight {
     pub held: Vec<*mut ffi::PyObject>,
     pub running: Vec<*mut ffi::PyObject>,
     pub closure: Addresses,
+    pub sorting: bool,
     pub seen: usize,
 }
 
@@ -173,6 +177,7 @@ impl<'py> Question<'_, 'py> {
             Some(search) => search.add_to(py, &mut reach, &stream, accounted)?,
             None => Vec::new(),
         };
+        let sorting = reach.is_sorting();
         let (closure, mut kept) = reach.finish();
         let running = kept.split_off(by_keep);
         candidates.retain(|&object| !closure.contains(object));
@@ -183,6 +188,7 @@ impl<'py> Question<'_, 'py> {
             held,
             running,
             closure,
+            sorting,
             seen: heap.seen,
         })
     }

@@ -17,6 +17,7 @@ use crate::interpreter::Functions;
 use crate::library::{Entry, Judge, Libraries, imported_modules};
 use crate::objects::{list, tuple, types_in, utf8};
 use crate::prefetch::prefetch;
+use crate::reach::RootObjects;
 use crate::room::{try_collect, try_insert, try_push, try_table};
 use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 
@@ -25,14 +26,17 @@ use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 ///
 /// Of all libraries, or only of the ``modules`` named, as far as they are of libraries.
 ///
-/// ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
-/// step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
-/// results are state, arguments are the caller's. One instance of a library's own class may stand on the
-/// way; one of another class that a wrapper leads to is itself among the results. A class counts if its own
-/// module is a library's.
+/// ``containers`` are looked through, by exact type, each a step deeper, and one instance of a library's own class
+/// may stand on the way. ``wrappers`` are too, and are no step: functions, what decorators make of them, and
+/// ``caches``, whose dicts hold results by arguments: results are state, arguments are the caller's.
+///
+/// What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and
+/// names of packages whose instances lead to what no call needs. An instance of another class that it leads to
+/// is itself among the results, and so is one that can be called. A class counts if its own module is a
+/// library's, or if a function made it that a wrapper leads to.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, modules=None))]
+#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, roots=None, modules=None))]
 pub fn library_state<'py>(
     py: Python<'py>,
     types: &Bound<'py, PyTuple>,
@@ -41,6 +45,7 @@ pub fn library_state<'py>(
     depth: u16,
     wrappers: Option<&Bound<'py, PyTuple>>,
     caches: Option<&Bound<'py, PyTuple>>,
+    roots: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
     modules: Option<&Bound<'py, PySet>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
@@ -54,6 +59,10 @@ pub fn library_state<'py>(
             ..Wanted::default()
         })?,
         functions: Functions::new(py),
+        roots: roots.map_or_else(
+            || Ok(RootObjects::default()),
+            |(types, packages)| RootObjects::new(&types, &packages),
+        )?,
         own_classes: FxHashMap::default(),
         depth,
         namespaces: Addresses::default(),
@@ -77,8 +86,8 @@ pub fn library_state<'py>(
 struct Distance {
     /// Whether an instance stood on the way.
     past_instance: bool,
-    /// Whether the last step was through a function, or what is like one.
-    in_wrapper: bool,
+    /// Whether a function, or what is like one, stood on the way.
+    past_wrapper: bool,
     steps: u16,
 }
 
@@ -94,7 +103,7 @@ impl Distance {
     fn covers(self, other: Self) -> bool {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
-            && self.in_wrapper >= other.in_wrapper
+            && self.past_wrapper >= other.past_wrapper
     }
 }
 
@@ -119,6 +128,8 @@ struct State<'py, 'a> {
     judge: Judge<'py, 'a>,
     types: TypeTable,
     functions: Functions,
+    /// What leads to more than a call needs.
+    roots: RootObjects,
     /// Whether a type is a class of a library, by its address.
     own_classes: FxHashMap<usize, bool>,
     depth: u16,
@@ -245,8 +256,10 @@ impl State<'_, '_> {
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
             next.past_instance |= kind == Kind::Instance;
-            // The cells of a closure are in a tuple.
-            next.in_wrapper = kind == Kind::Wrapper || (at.in_wrapper && kind == Kind::Container);
+            next.past_wrapper |= kind == Kind::Wrapper;
+            if next.past_wrapper {
+                next.steps = 0; // at any depth
+            }
             if let Some(values) = values {
                 for held in values.into_iter().filter(|held| !held.is_null()) {
                     self.meet(held, next)?;
@@ -330,10 +343,16 @@ impl State<'_, '_> {
                 return Ok(Kind::Opaque);
             }
             if facts.role == Role::Type {
-                let is_own = at.steps == 0
-                    && facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0)
-                    && self.judge.is_library_type(value)?;
-                return Ok(if is_own { Kind::Class } else { Kind::Opaque });
+                let is_own = match at.past_wrapper {
+                    true => self.judge.is_made_by_a_function(value)?,
+                    false => at.steps == 0 && self.judge.is_library_type(value)?,
+                };
+                let is_gc = facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0);
+                return Ok(if is_own && is_gc {
+                    Kind::Class
+                } else {
+                    Kind::Opaque
+                });
             }
             if facts.role == Role::Module || self.namespaces.contains(value) {
                 return Ok(Kind::Opaque);
@@ -347,14 +366,18 @@ impl State<'_, '_> {
             if facts.cache {
                 return Ok(Kind::Cache);
             }
-            // What a library is to call may lead to an object of the program, which is needed whole.
-            if at.past_instance || !is_class_instance(of) {
+            if !is_class_instance(of)
+                || (at.past_wrapper && self.roots.have(of, &mut self.judge)?)
+            {
                 return Ok(Kind::Opaque);
             }
-            Ok(match (self.is_own_class(of)?, at.in_wrapper) {
-                (true, _) => Kind::Instance,
+            // What a library is to call may lead to an object of the program, or be one, which is needed whole.
+            Ok(match (self.is_own_class(of)?, at.past_wrapper) {
+                (true, true) => Kind::Instance,
+                (true, false) if !at.past_instance => Kind::Instance,
                 (false, true) => Kind::Found,
-                (false, false) => Kind::Opaque,
+                (false, false) if is_callable(of) => Kind::Found,
+                _ => Kind::Opaque,
             })
         }
     }
@@ -372,6 +395,13 @@ impl State<'_, '_> {
         try_insert(&mut self.own_classes, of as usize, answer)?;
         Ok(answer)
     }
+}
+
+/// # Safety
+/// `of` is a live type.
+unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
+    // SAFETY: by this function's contract; the slot of a heap type is its class's `__call__`.
+    !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
 }
 
 /// Whether a type is a class, and not of exceptions: those in `sys.last_value` are nobody's state.

@@ -10,7 +10,11 @@ Everything reachable from ``keep`` stays as it is; every other tensor and module
 process is released, and raises `PurgedError` when it is used again.
 """
 
+import os
+from _thread import get_ident
 from importlib import import_module
+from time import monotonic, sleep
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,6 +88,10 @@ __all__ = [
 ]
 
 
+# The threads that import one of these modules, which takes a second or two the first time.
+_importing: set[int] = set()
+
+
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
@@ -93,8 +101,37 @@ def __getattr__(name: str) -> Any:
         return import_module("fastpurge.distributed")
     if (home := _HOMES.get(name)) is None:
         raise AttributeError(f"module 'fastpurge' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"fastpurge.{home}"), name)
+    found = globals()[name] = getattr(_imported(f"fastpurge.{home}"), name)
     return found
+
+
+def _imported(module: str) -> ModuleType:
+    thread = get_ident()
+    if thread in _importing:
+        reason = "a finalizer, or a callback of the garbage collector, cannot use it yet"
+        raise RuntimeError(f"fastpurge is being imported: {reason}")
+    _importing.add(thread)
+    try:
+        return import_module(module)
+    finally:
+        _importing.discard(thread)
+
+
+def _wait_for_other_threads() -> None:
+    """Have a fork wait for imports: in the child the locks of the modules would stay taken forever.
+
+    Not for long: the other thread may be waiting for something that this one has.
+    """
+    began = monotonic()
+    while _importing - {get_ident()} and monotonic() - began < _SECONDS_TO_WAIT:
+        sleep(0.001)
+
+
+_SECONDS_TO_WAIT = 10
+
+if hasattr(os, "register_at_fork"):
+    # What is left in the child are threads that are not there.
+    os.register_at_fork(before=_wait_for_other_threads, after_in_child=_importing.clear)
 
 
 def __dir__() -> list[str]:

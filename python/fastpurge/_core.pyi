@@ -45,7 +45,7 @@ class Libraries:
 
     ``folders`` are pairs of a folder and whether what lies in it is a library; the deepest folder
     decides, and outside all of them is the program. ``builtin_names`` are the top-level modules
-    without a file that are libraries all the same.
+    without a file that are libraries all the same; one that ends in ``*`` stands for all that begin so.
     """
 
     def __new__(cls, folders: tuple[tuple[str, bool], ...], builtin_names: tuple[str, ...]) -> Libraries: ...
@@ -101,6 +101,9 @@ class Snapshot:
     @property
     def running(self) -> list[Any]:
         """What only those reach, of a reported type; it is not in ``kept``."""
+    @property
+    def sorting(self) -> bool:
+        """Whether a list in the closure was being sorted: then the closure leaves out what is in it."""
     @property
     def objects_scanned(self) -> int:
         """How many objects the collector tracked."""
@@ -167,6 +170,7 @@ def exchange(
     libraries: Libraries,
     running_code: RunningCode,
     self_held: IdSet,
+    owners: Callable[[Any], int],
     spare_held: bool,
     set_class: Callable[[Any, type], object],
     implementation: tuple[type, Callable[[Any, Any], object]],
@@ -174,6 +178,7 @@ def exchange(
     """Exchange class, attributes and implementation of each object with those of its blank.
 
     Takes a last snapshot, and if all objects are still unprotected changes them in the same go.
+    What is in ``self_held`` counts so as long as ``owners``, a C function, says that it has more than one.
     ``implementation`` is a type, and the function that exchanges what its instances have in C; that
     function and ``set_class`` must be C functions, so that no Python code runs meanwhile. What is held
     from outside is protected if ``spare_held``, and otherwise only if another thread runs.
@@ -201,17 +206,22 @@ def library_state(
     depth: int,
     wrappers: tuple[type, ...] | None = None,
     caches: tuple[type, ...] | None = None,
+    roots: tuple[tuple[type, ...], tuple[str, ...]] | None = None,
     modules: set[str] | None = None,
 ) -> list[tuple[Any, str]]:
     """What libraries keep at module and class level: instances of the types, down to a depth.
 
     Each with the name of a module that leads to it; of all libraries, or only of the ``modules`` named.
 
-    ``containers`` are looked through, by exact type, each a step deeper. ``wrappers`` are too, and are no
-    step: functions, what decorators make of them, and ``caches``, whose dicts hold results by arguments:
-    results are state, arguments are the caller's. One instance of a library's own class may stand on the
-    way; one of another class that a wrapper leads to is itself among the results. A class counts if its
-    own module is a library's.
+    ``containers`` are looked through, by exact type, each a step deeper, and one instance of a library's own
+    class may stand on the way. ``wrappers`` are too, and are no step: functions, what decorators make of
+    them, and ``caches``, whose dicts hold results by arguments: results are state, arguments are the
+    caller's.
+
+    What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and names of
+    packages whose instances lead to what no call needs. An instance of another class that it leads to is
+    itself among the results, and so is one that can be called. A class counts if its own module is a
+    library's, or if a function made it that a wrapper leads to.
     """
 
 def object_stream() -> Literal["visitor", "list"]:

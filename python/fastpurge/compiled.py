@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge import _core, imported
+from fastpurge.library_folders import libraries
 
 _eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
 _entry_type: Any = getattr(_eval_frame, "_CacheEntry", None)
@@ -26,27 +27,24 @@ _MADE_BY_DYNAMO = ("__compiled_fn", "__resume_at")
 
 
 def captured() -> Iterator[object]:
-    """The guards of all compiled code, and the globals that were made for it.
+    """The guards of all compiled code, and the globals made for it, or for code that is to come.
 
-    Where code cannot be read, whatever it may need: all that was ever made so, and what its names stand for.
+    Where code cannot be read, whatever its names stand for.
     """
     if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:
         return
     codes = _compiled_codes()
     names: set[str] = set()
-    is_all_read = codes is not None
     for code in codes or ():
         contents = _contents_of(code)
         if contents is None:
-            is_all_read = False
             names |= {*code.co_names}
         for one in contents or ():
             if type(one) is CodeType:
                 names |= {*one.co_names} - {*code.co_names}
             else:
                 yield one
-    if names or not is_all_read:
-        yield from _globals(names, () if is_all_read else _MADE_BY_DYNAMO)
+    yield from _globals(names)
 
 
 def _compiled_codes() -> list[CodeType] | None:
@@ -74,10 +72,12 @@ def _contents_of(code: CodeType) -> list[object] | None:
         return None
 
 
-def _globals(names: set[str], prefixes: tuple[str, ...]) -> Iterator[object]:
-    for module in imported.modules().values():
+def _globals(names: set[str]) -> Iterator[object]:
+    known = libraries()
+    for name, module in imported.modules().items():
         namespace = imported.namespace(module)
-        yield from [namespace.get(name) for name in names if name in namespace]
-        if prefixes:
+        yield from [namespace.get(one) for one in names if one in namespace]
+        # What is in a library's namespace is a library's state.
+        if not known.is_library(name):
             found = namespace.copy().items()
-            yield from (value for name, value in found if type(name) is str and name.startswith(prefixes))
+            yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))

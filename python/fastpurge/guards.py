@@ -10,7 +10,7 @@ from typing import Any
 
 from fastpurge import _core
 from fastpurge.library_folders import libraries
-from fastpurge.running_code import CALLABLES, EXECUTING, PLAIN
+from fastpurge.running_code import CALLABLES, EXECUTING, PLAIN, root_objects
 from fastpurge.tensors import Extent
 
 
@@ -42,7 +42,7 @@ class Guard(Flag):
     NONE = 0
 
 
-_LIBRARY_DEPTH = 3
+_LIBRARY_DEPTH = 6
 
 
 def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
@@ -60,6 +60,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
         containers=(*PLAIN, collections.defaultdict),
         wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
+        roots=root_objects(),
         depth=_LIBRARY_DEPTH,
         modules=_keepers if where_known else None,
     )

@@ -25,7 +25,7 @@ _requires_grad = cast(Any, TensorBase.requires_grad).__get__
 
 def reported_types() -> tuple[type, ...]:
     """The types whose instances, once kept, protect more than the closure can see."""
-    return torch.Tensor, StorageBase, *scripts.TYPES, *array_types()
+    return torch.Tensor, StorageBase, *scripts.TYPES, *array_types(), *_record_types()
 
 
 def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
@@ -34,7 +34,7 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
     Gradients are apart, in `gradients`. Raises `BackwardUnderWayError` if there are graphs, and another
     thread is inside a backward.
     """
-    arrays = array_types()
+    arrays, records = array_types(), _record_types()
     with DisableTorchFunction():
         if graphs:
             yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
@@ -43,6 +43,8 @@ def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
                 yield from (tensor for tensor, _ in scripts.held_by(obj))
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
+            elif records and is_a(obj, *records):
+                yield _array_of_record(obj)
 
 
 def gradients(objects: Iterable[Any]) -> list[object] | None:
@@ -125,6 +127,19 @@ def extents(kept: Iterable[Any]) -> Iterator[Extent]:
 def array_types() -> tuple[type, ...]:
     """The type of NumPy's arrays, if it is imported: otherwise there are none."""
     return types_in({"numpy": ("ndarray",)})
+
+
+def _record_types() -> tuple[type, ...]:
+    """The type of one element of a structured array, which may have objects in its fields."""
+    return types_in({"numpy": ("void",)})
+
+
+def _array_of_record(record: Any) -> Any:
+    """The array that a record is an element of, or one that holds the same objects as a record of its own."""
+    import numpy as np
+
+    base = np.generic.base.__get__(record)
+    return np.generic.__array__(record) if base is None else base
 
 
 def _held_by_array(array: Any) -> Iterator[object]:

@@ -30,6 +30,9 @@ from fastpurge.tensors import is_a
 
 _NAMED = ("site-packages", "dist-packages")
 _METADATA = (".dist-info", ".egg-info")
+# Where extensions share their types, in `sys.modules` without a file: Cython's coroutines and functions
+# (`__Pyx_FetchSharedCythonABIModule` in Cython/Utility/CommonStructures.c), the base of pybind11's objects.
+_OF_EXTENSIONS = ("_cython_*", "pybind11_builtins")
 _OF_A_PROJECT = {"pyproject.toml", "setup.py", "setup.cfg"}
 
 _explicit: dict[str, bool] = {}
@@ -89,7 +92,7 @@ class _Found:
             with suppress(OSError, ValueError, zipfile.BadZipFile):  # gone, no folder, or no archive
                 self._judge(entry)
         judged = {**self._judged, **_explicit}
-        names = {*sys.stdlib_module_names, *sys.builtin_module_names, *_without_file(judged)}
+        names = {*sys.stdlib_module_names, *sys.builtin_module_names, *_without_file(judged), *_OF_EXTENSIONS}
         return Libraries((*sorted(judged.items()),), (*sorted(names),))
 
     def _judge(self, folder: str) -> None:

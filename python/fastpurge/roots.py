@@ -9,7 +9,7 @@ from typing import Any
 
 from fastpurge import _core, imported
 from fastpurge.imported import namespace
-from fastpurge.tensors import type_name
+from fastpurge.tensors import is_a, type_name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +109,8 @@ def _place(code: CodeType, line: int | None) -> str:
 
 def _threads() -> dict[int, str]:
     """The names of threads. A subclass may make up its own, and is not asked."""
-    attributes = [object.__getattribute__(thread, "__dict__") for thread in threading.enumerate()]
+    threads = (one for one in threading.enumerate() if is_a(one, threading.Thread))
+    attributes = [object.__getattribute__(thread, "__dict__") for thread in threads]
     named = [(of.get("_ident"), of.get("_name")) for of in attributes if type(of) is dict]
     return {ident: name for ident, name in named if type(ident) is int and type(name) is str}
 

@@ -55,8 +55,13 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
         whole=imported.types_in(_WHOLE),
         executing=EXECUTING,
         scheduled=_scheduled(calls),
-        roots=((*imported.types_in(_ROOTS), *calls), (*sorted(_root_packages),)),
+        roots=root_objects(),
     )
+
+
+def root_objects() -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """Types, and names of packages, whose instances lead to what is not in use."""
+    return (*imported.types_in(_ROOTS), *imported.types_in(_CALLS)), (*sorted(_root_packages),)
 
 
 def add_root_packages(*packages: str) -> None:
@@ -89,7 +94,7 @@ _CONTAINERS = {
     "asyncio": ("Queue",),
     "collections": ("ChainMap", "UserDict", "UserList"),
     "functools": ("partial",),
-    "queue": ("Queue",),
+    "queue": ("Queue", "SimpleQueue"),
     "types": ("SimpleNamespace",),
 }
 

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
+from torch._C import DisableTorchFunction
 
 from fastpurge import _core, addresses, compiled, cpp_owners, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
@@ -22,12 +23,7 @@ from fastpurge.recorders import suspended_modes
 from fastpurge.report import Item
 from fastpurge.request import Request
 from fastpurge.running_code import running_code
-from fastpurge.tensors import (
-    OWNED_TENSORS_HOLD_THEMSELVES,
-    has_cpp_owner,
-    is_a,
-    reason_of,
-)
+from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES, has_cpp_owner, is_a, reason_of, use_count
 
 
 @dataclass(slots=True)
@@ -76,6 +72,7 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
         # Something in torch or in another library is not made as it is known here: nobody can tell.
         view.skip([True] * len(view.asked), f"what is in use cannot be read ({reason_of(error)})")
         error.__traceback__ = None  # its frames hold this survey
+    view.skip([search.is_sorting] * len(view.asked), "a list that is kept is being sorted, and shows nothing")
     count_storages_once(view.asked)
     skipped = [one.item for one in view.skipped]
     return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
@@ -106,7 +103,7 @@ class _Search:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
-        self.graphs = False
+        self.graphs = self.is_sorting = False
         self.running_code: _core.RunningCode | None = None
         self._named = named(request.keep)
         self._roots: list[Any] = []
@@ -179,19 +176,21 @@ class _Search:
     ) -> list[tuple[int, BaseException | None]]:
         """Exchange candidates with blanks, as `Survey.exchange` says."""
         look_through = Guard.RUNNING in self.request.guards
-        return _core.exchange(
-            self._named,
-            self._roots,
-            [one.obj for one in candidates],
-            blanks,
-            scan_for=self.scan_for,
-            libraries=libraries(),
-            running_code=running_code(look_through=look_through),
-            self_held=self._hold_themselves(),
-            spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
-            set_class=_set_class,
-            implementation=(torch.Tensor, torch._C._swap_tensor_impl),
-        )
+        with DisableTorchFunction():  # `use_count` is called
+            return _core.exchange(
+                self._named,
+                self._roots,
+                [one.obj for one in candidates],
+                blanks,
+                scan_for=self.scan_for,
+                libraries=libraries(),
+                running_code=running_code(look_through=look_through),
+                self_held=self._hold_themselves(),
+                owners=use_count,
+                spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
+                set_class=_set_class,
+                implementation=(torch.Tensor, torch._C._swap_tensor_impl),
+            )
 
     def _view(self) -> _View:
         snapshot = self._snapshot()
@@ -209,7 +208,7 @@ class _Search:
         return view
 
     def _snapshot(self, guarded: list[Any] | None = None) -> _core.Snapshot:
-        return _core.snapshot(
+        snapshot = _core.snapshot(
             self._named,
             self._roots,
             guarded=guarded or [],
@@ -219,6 +218,8 @@ class _Search:
             running_code=self.running_code,
             self_held=self._hold_themselves(),
         )
+        self.is_sorting |= snapshot.sorting
+        return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
         """Find those of the held that only hold themselves; whether there are new ones.

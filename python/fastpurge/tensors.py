@@ -24,7 +24,8 @@ _shape = cast(Any, TensorBase.shape).__get__
 _dtype = cast(Any, TensorBase.dtype).__get__
 _device = cast(Any, TensorBase.device).__get__
 _layout = cast(Any, TensorBase.layout).__get__
-_use_count = cast(Any, TensorBase)._use_count
+use_count: Any = cast(Any, TensorBase)._use_count
+"""How many own a tensor in C++, its Python object among them. Call it with torch functions disabled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
         with DisableTorchFunction():
             # Before torch 2.10 C++ takes the storage first, and waits for the GIL to take the rest
             # (`TensorImpl::release_resources`). To ask for it then is to follow a null pointer.
-            return TensorBase.untyped_storage(tensor) if _use_count(tensor) else None
+            return TensorBase.untyped_storage(tensor) if use_count(tensor) else None
     except Exception:  # noqa: BLE001 - what a layout or a subclass raises
         return None
 
@@ -107,13 +108,13 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
 def has_cpp_owner(obj: object) -> bool:
     """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
     with DisableTorchFunction():
-        return is_a(obj, torch.Tensor) and bool(_use_count(obj) > 1)
+        return is_a(obj, torch.Tensor) and bool(use_count(obj) > 1)
 
 
 def is_undefined(obj: object) -> bool:
     """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
     with DisableTorchFunction():
-        return is_a(obj, torch.Tensor) and bool(_use_count(obj) == 0)
+        return is_a(obj, torch.Tensor) and bool(use_count(obj) == 0)
 
 
 def is_wrapper(obj: object) -> bool:

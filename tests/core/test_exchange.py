@@ -28,6 +28,9 @@ class Blank:
     """What it is exchanged with."""
 
 
+_no_owners = vars(object)["__sizeof__"]  # any C function that gives a number
+
+
 class Slotted(Base):
     __slots__ = ("extra",)
 
@@ -55,6 +58,7 @@ def exchanging(
         libraries=Libraries((), ()),
         running_code=RunningCode(containers=(list, dict)),
         self_held=IdSet(),
+        owners=_no_owners,
         spare_held=spare_held,
         set_class=_set_class,
         implementation=(bytes, max),
@@ -224,6 +228,7 @@ CALLS: dict[str, Callable[[], object]] = {
         FORGOTTEN.list,  # type: ignore[attr-defined]
         [Blank()],
         self_held=IdSet(),
+        owners=_no_owners,
         spare_held=True,
         set_class=_set_class,
         implementation=(bytes, max),

@@ -178,6 +178,7 @@ DERIVED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], torch.Tensor]]] =
     "functools.partial": (lambda of: of(torch.add, four()), lambda held: held(0)),
     "queue.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
     "queue.PriorityQueue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
+    "queue.SimpleQueue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
     "asyncio.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
     "transformers.BatchEncoding": (lambda of: of({"x": four()}), lambda held: held["x"]),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -182,6 +183,11 @@ def test_a_tombstone_is_not_alive(program: Any) -> None:
     program.tensor = torch.ones(1000, 1000)
     fastpurge.sweep(keep=())
     assert _held(program, census()).count == 0
+
+
+def test_what_is_no_thread_among_threads_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(threading._active, -1, object())  # type: ignore[attr-defined]
+    assert fastpurge.census().nbytes >= 0
 
 
 def test_a_census_holds_nothing_afterwards() -> None:

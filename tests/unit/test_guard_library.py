@@ -3,13 +3,87 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from multiprocessing import util
 from typing import Any
 
 import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, guards, is_purged
+from torch.nn.modules import module
+from torch.optim import optimizer
+
+
+class Callback:
+    """An object of the program that can be called."""
+
+    def __init__(self, read: Any, table: Any) -> None:
+        self.read, self.table = read, table
+
+    def __call__(self, *_: Any) -> None:
+        self.read(self.table)
+
+    def method(self, *_: Any) -> None:
+        self.read(self.table)
+
+
+class Removable:
+    def __init__(self, remove: Callable[[], object]) -> None:
+        self.remove = remove
+
+
+nodes: list[type] = []
+
+
+def _register_pytree(flatten: Any) -> Removable:
+    node = type("Node", (), {"__module__": "torch.fastpurge"})
+    torch.utils._pytree.register_pytree_node(
+        node,
+        lambda one: flatten(one) or ([], None),
+        lambda *_: node(),
+        serialized_type_name=f"fastpurge.Node{id(node)}",
+    )
+    nodes.append(node)
+
+    def remove() -> None:
+        torch.utils._pytree._deregister_pytree_node(node)
+        nodes.remove(node)
+
+    return Removable(remove)
+
+
+def _flatten_each() -> None:
+    for node in nodes:
+        torch.utils._pytree.tree_flatten(node())
+
+
+def _register_finalizer(function: Any) -> Removable:
+    return Removable(util.Finalize(None, print, args=(function,), exitpriority=0).cancel)
+
+
+def _call_each_finalizer() -> None:
+    registry: Any = vars(util)["_finalizer_registry"]
+    for one in [*registry.values()]:
+        if one._callback is print:
+            one._args[0]()
+
+
+def _step() -> None:
+    torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]).step()
+
+
+HOOKS: dict[str, tuple[Callable[[Any], Any], Callable[[], object]]] = {
+    "forward hook": (module.register_module_forward_hook, lambda: torch.nn.Identity()(torch.ones(1))),
+    "forward pre-hook": (module.register_module_forward_pre_hook, lambda: torch.nn.Identity()(torch.ones(1))),
+    "registration hook": (
+        module.register_module_parameter_registration_hook,
+        lambda: torch.nn.Identity().register_parameter("parameter", torch.nn.Parameter(torch.ones(1))),
+    ),
+    "optimizer hook": (optimizer.register_optimizer_step_pre_hook, _step),
+    "pytree node": (_register_pytree, _flatten_each),
+    "finalizer": (_register_finalizer, _call_each_finalizer),
+}
 
 
 class TestLibrary:
@@ -102,6 +176,41 @@ class TestLibrary:
         fastpurge.sweep(keep=())
         assert is_purged(program.tensor)
         assert is_purged(program.Class.value)
+
+    @pytest.mark.parametrize("name", HOOKS)
+    @pytest.mark.parametrize("deep", [False, True])
+    def test_what_a_library_will_call_has_all_it_needs(self, name: str, deep: bool) -> None:
+        results: list[float] = []
+        table: Any = {"layer": [(torch.ones(3),)]} if deep else torch.ones(3)
+
+        def read(table: Any, *_: Any) -> None:
+            results.append((table["layer"][0][0] if deep else table).sum().item())
+
+        register, call = HOOKS[name]
+        handles = [
+            register(lambda *_, table=table: read(table)),
+            register(functools.partial(read, table)),
+            register(Callback(read, table)),
+            register(Callback(read, table).method),
+        ]
+        del table
+        try:
+            fastpurge.sweep(keep=(), guards=Guard.ALL & ~Guard.RUNNING)
+            call()
+            assert {*results} == {3.0}
+            assert len(results) >= len(handles)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def test_functions_and_coroutines_of_cython_are_of_a_library(self) -> None:
+        extension = pytest.importorskip("yaml._yaml")
+        # Its `__module__` is what gives each function its own, and it is nobody's callback.
+        assert not isinstance(
+            type.__dict__["__dict__"].__get__(type(extension.get_version))["__module__"], str
+        )
+        found = guards.library_state((torch.Tensor,))
+        assert not any(type(one) is type(extension.get_version) for one in found)
 
     @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])
     def test_a_hook_on_all_modules_keeps_what_it_leads_to(self, program: Any, how: str) -> None:

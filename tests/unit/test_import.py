@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,56 @@ print([name for name in fastpurge.__all__ if not callable(getattr(fastpurge, nam
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_call_in_the_midst_of_its_import_is_a_clear_error() -> None:
+    program = """
+import sys
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "fastpurge.survey":
+            try:
+                fastpurge.sweep(keep=())
+            except RuntimeError as error:
+                print(error)
+sys.meta_path.insert(0, Finder())
+import fastpurge
+print(fastpurge.sweep(keep=()).skipped)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told, swept = done.stdout.splitlines()
+    assert told.startswith("fastpurge is being imported")
+    assert swept == "()"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_was_forked_while_another_thread_imports_can_sweep() -> None:
+    program = """
+import os, sys, threading, time, torch, fastpurge
+begun = threading.Event()
+class Finder:
+    def find_spec(self, name, *others):
+        if name == "fastpurge.survey" and not begun.is_set():
+            begun.set()
+            time.sleep(1)
+sys.meta_path.insert(0, Finder())
+thread = threading.Thread(target=lambda: fastpurge.sweep(keep=()))
+thread.start()
+begun.wait()
+if os.fork() == 0:
+    fastpurge.sweep(keep=())
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout == "7\n"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

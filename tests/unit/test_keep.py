@@ -47,6 +47,16 @@ def _object_array(*held: object) -> Any:
     return array
 
 
+def _record(held: object) -> Any:
+    array = np.zeros(2, dtype=[("number", "i4"), ("held", "O")])
+    array["held"][1] = held
+    return array[1]
+
+
+def _record_of_its_own(held: object) -> Any:
+    return _record(held).copy()
+
+
 def _cyclic_array(held: object) -> Any:
     array = _object_array(None, held)
     array[0] = array
@@ -73,6 +83,8 @@ HOLDERS = {
     "object array in a list": lambda x: [_object_array(x, None).reshape(2, 1)],
     "object array that holds itself": _cyclic_array,
     "object arrays in each other": lambda x: _nested_arrays(x, depth=20),
+    "record": _record,
+    "record of its own": lambda x: [_record_of_its_own(x)],
     "own class": lambda x: type("Own", (), {"held": x})(),
 }
 

@@ -204,6 +204,21 @@ def test_a_model_of_the_program_that_runs_is_in_use_whether_models_are_asked_for
     assert Model()(torch.ones(4)).sum() == 4
 
 
+def test_a_class_that_a_function_has_made_belongs_to_what_that_function_returned() -> None:
+    from torch._functorch.aot_autograd import aot_function, make_boxed_func  # type: ignore[attr-defined]
+
+    # The graphs are in the closures of functions that are attributes of an `autograd.Function`, which
+    # AOT autograd makes for each compilation.
+    def compiler(gm: Any, example_inputs: Any) -> Any:
+        return make_boxed_func(lambda *arguments: gm(*arguments))
+
+    compiled = aot_function(lambda x: x.sin() * x, compiler, compiler)
+    x = torch.ones(4, requires_grad=True)
+    expected = compiled(x).tolist()
+    fastpurge.sweep(keep=[x])
+    assert compiled(x).tolist() == expected
+
+
 def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     compiled = torch.compile(model, backend="aot_eager")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import weakref
 from collections.abc import Callable
@@ -62,6 +63,44 @@ def into_an_array(program: Any, value: torch.Tensor) -> None:
 
 def into_a_script(program: Any, value: torch.Tensor) -> None:
     program.kept["function"] = torch.jit.trace(lambda x: x + value, torch.ones(SIZE))
+
+
+def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reference to itself that its owner gave it is the thread's by the time of the exchange.
+    program.leaf = torch.ones(SIZE, requires_grad=True)
+    owned, (orders, answers) = keep.owned, (queue.SimpleQueue[str](), queue.SimpleQueue[float]())
+
+    def work() -> None:
+        value: Any = torch.full((SIZE,), 7.0)
+        while (order := orders.get()) != "end":
+            if order == "put":
+                program.leaf.grad, value = value, None
+            else:
+                value, program.leaf.grad = program.leaf.grad, None
+            answers.put(0 if value is None else value.sum().item())
+
+    def ask(order: str) -> float:
+        orders.put(order)
+        return answers.get()
+
+    def owned_for_a_moment(owners: list[Any]) -> list[object]:
+        ask("put")
+        found = [*owned(owners)]
+        ask("take")
+        return found
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        monkeypatch.setattr(keep, "owned", owned_for_a_moment)
+        fastpurge.sweep(keep=[program.leaf])
+        ask("put")
+        assert ask("take") == 7 * SIZE
+    finally:
+        orders.put("end")
+        thread.join()
 
 
 MOVES = (into_a_library, into_a_graph, into_a_gradient, into_a_hook, into_an_array, into_a_script)

@@ -121,6 +121,45 @@ def test_what_another_thread_takes_from_c_after_the_last_look_stays(
     assert is_purged(program.forgotten)
 
 
+@pytest.mark.parametrize("at", ["survey", "release"])
+def test_what_is_in_a_list_that_is_being_sorted_stays(
+    at: str, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sample:
+        def __init__(self, number: float) -> None:
+            self.number, self.value = number, torch.full((4,), number)
+
+    started, stop = threading.Event(), threading.Event()
+
+    def wait_and_tell(sample: Sample) -> float:
+        started.set()
+        stop.wait()
+        return -sample.number
+
+    program.samples = [Sample(number) for number in range(3)]
+    program.forgotten = torch.ones(4)
+    thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_tell))
+    exchange = _core.exchange
+
+    def sort_first(*args: Any, **named: Any) -> Any:
+        if not thread.ident:
+            thread.start()
+            started.wait()
+        return exchange(*args, **named)
+
+    if at == "survey":
+        thread.start()
+        started.wait()
+    else:
+        monkeypatch.setattr(_core, "exchange", sort_first)
+    report = fastpurge.sweep(keep=[program.samples])
+    stop.set()
+    thread.join()
+    assert [sample.value.sum().item() for sample in program.samples] == [8.0, 4.0, 0.0]
+    assert report.released == ()
+    assert not is_purged(program.forgotten)
+
+
 def test_a_sweep_within_a_sweep_is_an_error(program: Any) -> None:
     errors = []
 
