@@ -14,7 +14,9 @@ use pyo3::types::{PyList, PyString, PyTuple};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::gc::Failure;
-use crate::objects::{attribute, none_unless_out_of_memory, pair, string_of, taken, text, utf8};
+use crate::objects::{
+    attribute, list, none_unless_out_of_memory, pair, string_of, taken, text, utf8,
+};
 use crate::room::{try_add, try_copy, try_insert, try_push};
 use crate::types::each_item;
 
@@ -51,6 +53,24 @@ impl Libraries {
     #[pyo3(signature = (name, /))]
     fn is_library(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
         Ok(Judge::new(py, self)?.is_library_name(name)?)
+    }
+
+    /// Those of some modules, by their names, that are of no library.
+    #[pyo3(signature = (names, /))]
+    fn of_the_program<'py>(
+        &self,
+        py: Python<'py>,
+        names: &Bound<'py, PyList>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut judge = Judge::new(py, self)?;
+        let mut found = Vec::new();
+        for name in names {
+            let text = utf8(name.cast::<PyString>()?)?;
+            if !text.map_or(Ok(false), |text| judge.is_library_name(text))? {
+                try_push(&mut found, name)?;
+            }
+        }
+        list(py, found, Ok)
     }
 }
 

@@ -51,6 +51,8 @@ class Libraries:
     def __new__(cls, folders: tuple[tuple[str, bool], ...], builtin_names: tuple[str, ...]) -> Libraries: ...
     def is_library(self, name: str, /) -> bool:
         """Whether the module of this name (as in ``sys.modules``) is a library."""
+    def of_the_program(self, names: list[str], /) -> list[str]:
+        """Those of some modules, by their names, that are of no library."""
 
 @final
 class RunningCode:

@@ -73,11 +73,10 @@ def _contents_of(code: CodeType) -> list[object] | None:
 
 
 def _globals(names: set[str]) -> Iterator[object]:
-    known = libraries()
-    for name, module in imported.modules().items():
-        namespace = imported.namespace(module)
+    modules = imported.modules()
+    for namespace in map(imported.namespace, modules.values()) if names else ():
         yield from [namespace.get(one) for one in names if one in namespace]
-        # What is in a library's namespace is a library's state.
-        if not known.is_library(name):
-            found = namespace.copy().items()
-            yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))
+    # What is in a library's namespace is a library's state.
+    for name in libraries().of_the_program([*modules]):
+        found = imported.namespace(modules[name]).copy().items()
+        yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))
