@@ -68,9 +68,31 @@ MUTANTS = (
     Mutant(
         "compiled code that cannot be read released",
         "compiled.py",
-        "() if is_all_read else _MADE_BY_DYNAMO",
-        "()",
+        "key.startswith(_MADE_BY_DYNAMO)",
+        "False",
         "tests/unit/test_compiled.py",
+    ),
+    Mutant(
+        "a sorted list counts as empty",
+        "survey.py",
+        "view.skip([search.is_sorting]",
+        "view.skip([False]",
+        THREADS,
+    ),
+    Mutant("records hold nothing", "keep.py", "*array_types(), *_record_types()", "*array_types()", KEEP),
+    Mutant(
+        "forks do not wait for imports",
+        "__init__.py",
+        "before=_wait_for_other_threads, ",
+        "",
+        "tests/unit/test_import.py",
+    ),
+    Mutant(
+        "what libraries call at a depth",
+        "guards.py",
+        "_LIBRARY_DEPTH = 6",
+        "_LIBRARY_DEPTH = 1",
+        LIBRARY,
     ),
     Mutant(
         "constants of scripts go with them",
@@ -251,7 +273,7 @@ MUTANTS = (
     Mutant(
         "objects of libraries not in use",
         "running_code.py",
-        "        roots=((*imported.types_in(_ROOTS), *calls), (*sorted(_root_packages),)),\n",
+        "        roots=root_objects(),\n",
         "",
         OBJECTS,
     ),

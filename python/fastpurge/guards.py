@@ -22,7 +22,8 @@ class Guard(Flag):
     is kept or in the hands of running code, whatever hooks lead to: C++ holds them, and will call them."""
 
     LIBRARY = auto()
-    """What imported libraries keep at module or class level; and what `torch.compile` has compiled."""
+    """What imported libraries keep at module or class level, with all that they will call leads to; and what
+    `torch.compile` has compiled."""
 
     ALIAS = auto()
     """What stands on the memory of a kept tensor, storage or NumPy array; and, while there is a graph to
@@ -48,9 +49,9 @@ _LIBRARY_DEPTH = 6
 def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
     """Instances that imported libraries keep in their modules and classes, and not deep in objects.
 
-    In plain containers, behind functions and decorators (a hook that a library is to call, a result that
-    it caches), as an attribute of one object: a library's singleton. If only ``where_known``, of those
-    modules that kept something when all were looked into last.
+    In plain containers, as an attribute of one object: a library's singleton; and however deep behind
+    functions and decorators (a hook that a library is to call, a result that it caches). If only
+    ``where_known``, of those modules that kept something when all were looked into last.
     """
     if where_known and not _keepers:
         return []
