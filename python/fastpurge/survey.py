@@ -56,8 +56,8 @@ class Survey:
 def survey(request: Request, *, thorough: bool = True) -> Survey:
     """Find what can be released. Touches nothing.
 
-    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``,
-    what running code and C code hold is left out: what is found then may still be in their hands.
+    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``, what
+    running code and C code hold is left out, and what is new in libraries: it may be in their hands.
     """
     search = _Search(request)
     view = search.first_look()
@@ -316,8 +316,7 @@ def _spare_callbacks(search: _Search, view: _View) -> bool:
 
 
 def _spare_library_state(search: _Search, view: _View) -> bool:
-    unkept = _core.IdSet(view.snapshot.candidates)
-    found = guards.library_state(search.scan_for)
+    unkept, found = _core.IdSet(view.snapshot.candidates), guards.library_state(search.scan_for)
     state = (obj for obj in found if obj in unkept or not is_a(obj, torch.Tensor, torch.nn.Module))
     return search.add(chain(state, compiled.captured()))
 
@@ -350,8 +349,8 @@ def _spare_running(search: _Search, _: _View) -> bool:
     return True
 
 
-# Each of these takes walks over the heap of its own.
-_THOROUGH = (_spare_callbacks, _spare_running, _spare_what_moved)
+# Each of these takes walks of its own: over the heap, or over all that libraries have.
+_THOROUGH = (_spare_library_state, _spare_callbacks, _spare_running, _spare_what_moved)
 
 # Aliases once more at the end: what libraries and running code hold stands on memory too.
 _STAGES = (
