@@ -290,12 +290,13 @@ impl<'a, 'py> Reach<'a, 'py> {
         // SAFETY: the type's own tp_traverse, on an instance; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
         mem::replace(&mut self.outcome, Ok(()))?;
-        if !self.shown {
-            // SAFETY: by this function's contract.
-            unsafe {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if !self.shown {
                 each_unshown(object, |value| self.meet(value))?;
-                self.sorting |=
-                    ffi::PyList_Check(object) != 0 && self.judge.is_being_sorted(object)?;
+            }
+            if facts.list && ffi::PyList_Size(object) == 0 {
+                self.sorting |= self.judge.is_being_sorted(object)?;
             }
         }
         Ok(())

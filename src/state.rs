@@ -19,7 +19,7 @@ use crate::objects::{list, tuple, types_in, utf8};
 use crate::prefetch::prefetch;
 use crate::reach::RootObjects;
 use crate::room::{try_collect, try_insert, try_push, try_table};
-use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
+use crate::types::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
 /// through what holds them there, down to a depth; each with the name of a module that leads to it.
@@ -33,7 +33,7 @@ use crate::types::{Role, TypeTable, Wanted, each_item, each_referent};
 /// What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and
 /// names of packages whose instances lead to what no call needs. An instance of another class that it leads to
 /// is itself among the results, and so is one that can be called. A class counts if its own module is a
-/// library's, or if a function made it that a wrapper leads to.
+/// library's.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
 #[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, roots=None, modules=None))]
@@ -86,8 +86,10 @@ pub fn library_state<'py>(
 struct Distance {
     /// Whether an instance stood on the way.
     past_instance: bool,
-    /// Whether a function, or what is like one, stood on the way.
+    /// Whether a function, or what is like one, stood on the way: what it leads to is needed when it is called.
     past_wrapper: bool,
+    /// Whether it is a result that a library has cached, which is not to be called.
+    cached: bool,
     steps: u16,
 }
 
@@ -104,6 +106,7 @@ impl Distance {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
             && self.past_wrapper >= other.past_wrapper
+            && self.cached <= other.cached
     }
 }
 
@@ -256,7 +259,14 @@ impl State<'_, '_> {
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
             next.past_instance |= kind == Kind::Instance;
-            next.past_wrapper |= kind == Kind::Wrapper;
+            next.past_wrapper |= kind == Kind::Wrapper && !at.cached;
+            if kind == Kind::Cache {
+                next = Distance {
+                    past_wrapper: false,
+                    cached: true,
+                    ..next
+                };
+            }
             if next.past_wrapper {
                 next.steps = 0; // at any depth
             }
@@ -343,16 +353,7 @@ impl State<'_, '_> {
                 return Ok(Kind::Opaque);
             }
             if facts.role == Role::Type {
-                let is_own = match at.past_wrapper {
-                    true => self.judge.is_made_by_a_function(value)?,
-                    false => at.steps == 0 && self.judge.is_library_type(value)?,
-                };
-                let is_gc = facts.is_gc.is_none_or(|is_gc| is_gc(value) != 0);
-                return Ok(if is_own && is_gc {
-                    Kind::Class
-                } else {
-                    Kind::Opaque
-                });
+                return self.kind_of_class(value, facts, at);
             }
             if facts.role == Role::Module || self.namespaces.contains(value) {
                 return Ok(Kind::Opaque);
@@ -366,19 +367,54 @@ impl State<'_, '_> {
             if facts.cache {
                 return Ok(Kind::Cache);
             }
-            if !is_class_instance(of)
-                || (at.past_wrapper && self.roots.have(of, &mut self.judge)?)
-            {
+            if is_exception(of) || self.roots.have(of, &mut self.judge)? {
                 return Ok(Kind::Opaque);
+            }
+            if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
+                // Iterators, namespaces, generators.
+                let followed = at.past_wrapper;
+                return Ok(if followed {
+                    Kind::Container
+                } else {
+                    Kind::Opaque
+                });
             }
             // What a library is to call may lead to an object of the program, or be one, which is needed whole.
             Ok(match (self.is_own_class(of)?, at.past_wrapper) {
                 (true, true) => Kind::Instance,
                 (true, false) if !at.past_instance => Kind::Instance,
                 (false, true) => Kind::Found,
-                (false, false) if is_callable(of) => Kind::Found,
+                (false, false) if !at.cached && is_callable(of) => Kind::Found,
                 _ => Kind::Opaque,
             })
+        }
+    }
+
+    /// # Safety
+    /// As for `look_at`, for a type.
+    unsafe fn kind_of_class(
+        &mut self,
+        class: *mut ffi::PyObject,
+        facts: Facts,
+        at: Distance,
+    ) -> Result<Kind, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
+                return Ok(Kind::Opaque);
+            }
+            // What is to be called needs classes of the program, and those that a function has made; the others are
+            // looked into as what their module has.
+            if at.past_wrapper {
+                let is_boundary = self.judge.is_boundary_type(class)?;
+                return Ok(if is_boundary {
+                    Kind::Opaque
+                } else {
+                    Kind::Found
+                });
+            }
+            let is_own = at.steps == 0 && self.judge.is_library_type(class)?;
+            Ok(if is_own { Kind::Class } else { Kind::Opaque })
         }
     }
 
@@ -404,12 +440,11 @@ unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
     !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
 }
 
-/// Whether a type is a class, and not of exceptions: those in `sys.last_value` are nobody's state.
+/// Whether a type is one of exceptions: those in `sys.last_value` are nobody's state.
 ///
 /// # Safety
 /// `of` is a live type.
-unsafe fn is_class_instance(of: *mut ffi::PyTypeObject) -> bool {
+unsafe fn is_exception(of: *mut ffi::PyTypeObject) -> bool {
     // SAFETY: by this function's contract.
-    let flags = unsafe { ffi::PyType_GetFlags(of) };
-    flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && flags & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS == 0
+    unsafe { ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS != 0 }
 }

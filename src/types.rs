@@ -32,6 +32,8 @@ pub struct Facts {
     pub role: Role,
     /// The type was made by a class statement, or like one.
     pub instance: bool,
+    /// An instance is a list.
+    pub list: bool,
     /// An instance is what the scan looks for.
     pub scanned: bool,
     /// An instance is to be named when the closure meets it.
@@ -77,6 +79,7 @@ impl Facts {
         is_gc: None,
         role: Role::Plain,
         instance: false,
+        list: false,
         scanned: false,
         reported: false,
         container: false,
@@ -193,6 +196,7 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
         is_gc,
         role,
         instance: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
+        list: flags & ffi::Py_TPFLAGS_LIST_SUBCLASS != 0,
         scanned: wanted.scanned.iter().any(|&base| is(base)),
         reported: wanted.reported.iter().any(|&base| is(base)),
         container: wanted.containers.contains(&of),

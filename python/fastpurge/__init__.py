@@ -90,6 +90,8 @@ __all__ = [
 
 # The threads that import one of these modules, which takes a second or two the first time.
 _importing: set[int] = set()
+_reasons: list[str] = []
+"""Why nothing can be imported any more."""
 
 
 def __getattr__(name: str) -> Any:
@@ -108,13 +110,24 @@ def __getattr__(name: str) -> Any:
 def _imported(module: str) -> ModuleType:
     thread = get_ident()
     if thread in _importing:
-        reason = "a finalizer, or a callback of the garbage collector, cannot use it yet"
-        raise RuntimeError(f"fastpurge is being imported: {reason}")
-    _importing.add(thread)
+        raise RuntimeError(_IS_BEING_IMPORTED)
+    if _reasons:
+        raise RuntimeError(_reasons[0])
     try:
+        _importing.add(thread)
         return import_module(module)
     finally:
         _importing.discard(thread)
+
+
+_IS_BEING_IMPORTED = (
+    "fastpurge is being imported: a finalizer, or a callback of the garbage collector, cannot use it yet"
+)
+_WAS_BEING_IMPORTED = (
+    "this process was forked while another thread imported fastpurge, and what is half imported stays so: "
+    "use fastpurge before threads are started"
+)
+_SECONDS_TO_WAIT = 30
 
 
 def _wait_for_other_threads() -> None:
@@ -127,11 +140,14 @@ def _wait_for_other_threads() -> None:
         sleep(0.001)
 
 
-_SECONDS_TO_WAIT = 10
+def _forget_other_threads() -> None:
+    if _importing - {get_ident()}:
+        _reasons.append(_WAS_BEING_IMPORTED)
+    _importing.intersection_update({get_ident()})
+
 
 if hasattr(os, "register_at_fork"):
-    # What is left in the child are threads that are not there.
-    os.register_at_fork(before=_wait_for_other_threads, after_in_child=_importing.clear)
+    os.register_at_fork(before=_wait_for_other_threads, after_in_child=_forget_other_threads)
 
 
 def __dir__() -> list[str]:

@@ -4,8 +4,9 @@ Dynamo hangs compiled code on code objects, where only C sees it (torch/csrc/dyn
 what that code calls into the namespace of the module that was compiled, which a closure does not enter.
 """
 
+import sys
 from collections.abc import Callable, Iterator
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, cast
 
 import torch
@@ -27,24 +28,26 @@ _MADE_BY_DYNAMO = ("__compiled_fn", "__resume_at")
 
 
 def captured() -> Iterator[object]:
-    """The guards of all compiled code, and the globals made for it, or for code that is to come.
+    """The guards of all compiled code, and the globals made for it, or for what is being compiled.
 
-    Where code cannot be read, whatever its names stand for.
+    Where code cannot be read, whatever it may need: all that was ever made so, and what its names stand for.
     """
     if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:
         return
     codes = _compiled_codes()
     names: set[str] = set()
+    is_all_read = codes is not None
     for code in codes or ():
         contents = _contents_of(code)
         if contents is None:
+            is_all_read = False
             names |= {*code.co_names}
         for one in contents or ():
             if type(one) is CodeType:
                 names |= {*one.co_names} - {*code.co_names}
             else:
                 yield one
-    yield from _globals(names)
+    yield from _globals(names, all_made=not is_all_read or _is_compiling())
 
 
 def _compiled_codes() -> list[CodeType] | None:
@@ -72,11 +75,27 @@ def _contents_of(code: CodeType) -> list[object] | None:
         return None
 
 
-def _globals(names: set[str]) -> Iterator[object]:
+def _globals(names: set[str], *, all_made: bool) -> Iterator[object]:
     modules = imported.modules()
     for namespace in map(imported.namespace, modules.values()) if names else ():
         yield from [namespace.get(one) for one in names if one in namespace]
+    if not all_made:
+        return
     # What is in a library's namespace is a library's state.
     for name in libraries().of_the_program([*modules]):
         found = imported.namespace(modules[name]).copy().items()
         yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))
+
+
+def _is_compiling() -> bool:
+    """Whether a thread is in the midst of it: what it has put in place by then is of no code yet."""
+    try:
+        code = imported.attribute("torch._dynamo.convert_frame", "ConvertFrameAssert").__call__.__code__
+        if _core.read_unless_inside([], unless_inside=code) is None:
+            return True
+    except Exception:  # noqa: BLE001 - being imported, or another version
+        return True
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None

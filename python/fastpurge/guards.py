@@ -61,7 +61,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
         containers=(*PLAIN, collections.defaultdict),
         wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
-        roots=root_objects(),
+        roots=root_objects(threads=True),
         depth=_LIBRARY_DEPTH,
         modules=_keepers if where_known else None,
     )

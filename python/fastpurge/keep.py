@@ -138,7 +138,7 @@ def _array_of_record(record: Any) -> Any:
     """The array that a record is an element of, or one that holds the same objects as a record of its own."""
     import numpy as np
 
-    base = np.generic.base.__get__(record)
+    base = cast(Any, np.void.base).__get__(record)
     return np.generic.__array__(record) if base is None else base
 
 

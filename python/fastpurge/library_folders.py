@@ -25,7 +25,7 @@ from urllib.request import url2pathname
 import torch
 
 from fastpurge._core import Libraries
-from fastpurge.imported import namespace
+from fastpurge.imported import modules, namespace
 from fastpurge.tensors import is_a
 
 _NAMED = ("site-packages", "dist-packages")
@@ -187,7 +187,7 @@ _NAMESPACE_PATH: Any = vars(sys.modules["_frozen_importlib_external"])["_Namespa
 def _without_file(judged: dict[str, bool]) -> Iterator[str]:
     """Namespace packages, which have no file, if all of their folders are a library's."""
     folders = [one for one, is_library in judged.items() if is_library]
-    for name, module in sys.modules.copy().items():
+    for name, module in modules().items():
         if type(module) is ModuleType and "." not in name and namespace(module).get("__file__") is None:
             path: Any = namespace(module).get("__path__")
             parts = path._path if type(path) is _NAMESPACE_PATH else path

@@ -59,9 +59,13 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
     )
 
 
-def root_objects() -> tuple[tuple[type, ...], tuple[str, ...]]:
-    """Types, and names of packages, whose instances lead to what is not in use."""
-    return (*imported.types_in(_ROOTS), *imported.types_in(_CALLS)), (*sorted(_root_packages),)
+def root_objects(*, threads: bool = False) -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """Types, and names of packages, whose instances lead to what is not in use.
+
+    With ``threads``, threads as well: what they have called is running code, or not in use any more.
+    """
+    types = (*imported.types_in(_ROOTS), *imported.types_in(_CALLS))
+    return (*types, *imported.types_in(_THREADS if threads else {})), (*sorted(_root_packages),)
 
 
 def add_root_packages(*packages: str) -> None:

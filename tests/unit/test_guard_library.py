@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
+import itertools
+import threading
+import types
+import typing
 from collections.abc import Callable, Iterator
 from multiprocessing import util
 from typing import Any
@@ -83,6 +88,78 @@ HOOKS: dict[str, tuple[Callable[[Any], Any], Callable[[], object]]] = {
     "optimizer hook": (optimizer.register_optimizer_step_pre_hook, _step),
     "pytree node": (_register_pytree, _flatten_each),
     "finalizer": (_register_finalizer, _call_each_finalizer),
+}
+
+
+def _hook(read: Callable[[], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *_: read()
+
+
+def _suspended(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield value
+    while True:
+        yield value
+
+
+def _started(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    generator = _suspended(value)
+    next(generator)
+    return generator
+
+
+def _in_namespace(value: torch.Tensor) -> Any:
+    state = types.SimpleNamespace(value=value)
+    return _hook(lambda: state.value)
+
+
+def _in_iterator(value: torch.Tensor) -> Any:
+    iterator = itertools.cycle([value])
+    return _hook(lambda: next(iterator))
+
+
+def _in_generator(value: torch.Tensor) -> Any:
+    return _hook(_started(value).__next__)
+
+
+def _in_proxy(value: torch.Tensor) -> Any:
+    proxy = types.MappingProxyType({"value": value})
+    return _hook(lambda: proxy["value"])
+
+
+def _in_class(value: torch.Tensor) -> Any:
+    class Base:
+        held = value
+
+    class Derived(Base):
+        @classmethod
+        def hook(cls, *_: Any) -> torch.Tensor:
+            return cls.held
+
+    return Derived.hook
+
+
+class Stats:
+    """A class at the top of a module of the program."""
+
+    held: torch.Tensor
+
+    @classmethod
+    def hook(cls, *_: Any) -> torch.Tensor:
+        return cls.held
+
+
+def _in_own_class(value: torch.Tensor) -> Any:
+    Stats.held = value
+    return Stats.hook
+
+
+CLOSURES = {
+    "namespace": _in_namespace,
+    "iterator": _in_iterator,
+    "generator": _in_generator,
+    "proxy": _in_proxy,
+    "class of a function": _in_class,
+    "class of the program": _in_own_class,
 }
 
 
@@ -202,6 +279,56 @@ class TestLibrary:
         finally:
             for handle in handles:
                 handle.remove()
+
+    @pytest.mark.parametrize("name", CLOSURES)
+    def test_a_hook_has_all_it_needs_of_whatever_kind(self, name: str) -> None:
+        hook = CLOSURES[name](torch.ones(3))
+        handle = module.register_module_forward_hook(hook)
+        try:
+            del hook
+            fastpurge.sweep(keep=(), guards=Guard.ALL & ~Guard.RUNNING)
+            assert torch.nn.Identity()(torch.ones(1)).sum() == 3
+        finally:
+            handle.remove()
+
+    def test_what_a_thread_has_called_is_not_what_a_library_will_call(self, program: Any) -> None:
+        class Server:
+            def __init__(self) -> None:
+                self.cache, self.stop = torch.ones(3), threading.Event()
+
+            def loop(self, _: Any) -> None:
+                self.stop.wait()
+
+        server = Server()
+        callback = Callback(print, torch.ones(3))
+        program.cache, program.table = server.cache, callback.table
+        thread = threading.Thread(target=server.loop, args=(callback,))
+        thread.start()
+        stop = server.stop
+        del server, callback
+        try:
+            fastpurge.sweep(keep=[stop])
+            assert is_purged(program.cache)
+            assert is_purged(program.table)
+        finally:
+            stop.set()
+            thread.join()
+
+    def test_what_typing_has_cached_is_not_to_be_called(self, program: Any) -> None:
+        def annotate() -> None:
+            class Row:
+                table = program.table = torch.ones(3)
+
+            service = Callback(print, torch.ones(4))
+            program.value = service.table
+            typing.List[Row]  # noqa: UP006
+            typing.Annotated[int, service.method]
+
+        annotate()
+        gc.collect()
+        fastpurge.sweep(keep=())
+        assert is_purged(program.table)
+        assert is_purged(program.value)
 
     def test_functions_and_coroutines_of_cython_are_of_a_library(self) -> None:
         extension = pytest.importorskip("yaml._yaml")

@@ -59,14 +59,16 @@ print(fastpurge.sweep(keep=()).skipped)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_that_was_forked_while_another_thread_imports_can_sweep() -> None:
     program = """
-import os, sys, threading, time, torch, fastpurge
+import os, threading, time, torch, fastpurge
+from importlib.machinery import SourceFileLoader
 begun = threading.Event()
-class Finder:
-    def find_spec(self, name, *others):
-        if name == "fastpurge.survey" and not begun.is_set():
-            begun.set()
-            time.sleep(1)
-sys.meta_path.insert(0, Finder())
+execute = SourceFileLoader.exec_module
+def execute_slowly(self, module):
+    if module.__name__ == "fastpurge.survey" and not begun.is_set():
+        begun.set()
+        time.sleep(1)
+    execute(self, module)
+SourceFileLoader.exec_module = execute_slowly
 thread = threading.Thread(target=lambda: fastpurge.sweep(keep=()))
 thread.start()
 begun.wait()
@@ -84,6 +86,43 @@ thread.join()
         timeout=120,
     )
     assert done.stdout == "7\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_an_import_that_takes_too_long_is_told() -> None:
+    program = """
+import os, threading, fastpurge
+from importlib.machinery import SourceFileLoader
+begun, end = threading.Event(), threading.Event()
+execute = SourceFileLoader.exec_module
+def execute_slowly(self, module):
+    if module.__name__ == "fastpurge.survey" and not begun.is_set():
+        begun.set()
+        end.wait()
+    execute(self, module)
+SourceFileLoader.exec_module = execute_slowly
+fastpurge._SECONDS_TO_WAIT = 0.1
+thread = threading.Thread(target=lambda: fastpurge.sweep(keep=()))
+thread.start()
+begun.wait()
+if os.fork() == 0:
+    try:
+        fastpurge.sweep(keep=())
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+end.set()
+thread.join()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "forked while another thread imported" in done.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

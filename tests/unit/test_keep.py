@@ -53,6 +53,13 @@ def _record(held: object) -> Any:
     return array[1]
 
 
+def test_the_array_of_a_record_is_kept_with_it(program: Any) -> None:
+    program.record = _record(None)
+    program.other = program.record.base["held"][0] = torch.ones(4)
+    fastpurge.sweep(keep=[program.record])
+    assert program.record.base["held"][0].sum() == 4
+
+
 def _record_of_its_own(held: object) -> Any:
     return _record(held).copy()
 

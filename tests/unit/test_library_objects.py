@@ -262,6 +262,27 @@ fastpurge.sweep(keep=(), guards=fastpurge.Guard.RUNNING)
         assert shell.user_ns["is_out"]
         InteractiveShell.clear_instance()
 
+    def test_what_a_shell_has_shown_is_not_what_it_will_call(self) -> None:
+        pytest.importorskip("IPython")
+        from IPython.core.interactiveshell import InteractiveShell
+
+        shell = InteractiveShell.instance()
+        try:
+            made = """
+import torch, fastpurge
+class Pipe:
+    def __init__(self): self.t = torch.ones(6)
+    def __call__(self): pass
+pipe, other = Pipe(), Pipe()
+pipe
+"""
+            for cell in (made, "other.__call__", "report = fastpurge.sweep(keep=())"):
+                assert shell.run_cell(cell, store_history=True).success
+            assert is_purged(shell.user_ns["pipe"].t)
+            assert is_purged(shell.user_ns["other"].t)
+        finally:
+            InteractiveShell.clear_instance()
+
     def test_a_logger_does_not_keep_what_handlers_hold(self, program: Any) -> None:
         import logging
 

@@ -121,9 +121,14 @@ def test_what_another_thread_takes_from_c_after_the_last_look_stays(
     assert is_purged(program.forgotten)
 
 
+class Samples(list[Any]):
+    """A list of the program's."""
+
+
+@pytest.mark.parametrize("of", [list, Samples])
 @pytest.mark.parametrize("at", ["survey", "release"])
 def test_what_is_in_a_list_that_is_being_sorted_stays(
-    at: str, program: Any, monkeypatch: pytest.MonkeyPatch
+    at: str, of: type[list[Any]], program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sample:
         def __init__(self, number: float) -> None:
@@ -136,7 +141,7 @@ def test_what_is_in_a_list_that_is_being_sorted_stays(
         stop.wait()
         return -sample.number
 
-    program.samples = [Sample(number) for number in range(3)]
+    program.samples = of(Sample(number) for number in range(3))
     program.forgotten = torch.ones(4)
     thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_tell))
     exchange = _core.exchange
