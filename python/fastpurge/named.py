@@ -89,7 +89,8 @@ _module_of = cast(Any, type.__dict__["__module__"]).__get__
 
 
 def _numpy_scalars() -> tuple[type, ...]:
-    return types_in({"numpy": ("generic",)})
+    # But for records: these have fields, and may have objects in them.
+    return types_in({"numpy": ("number", "character", "bool_", "datetime64")})
 
 
 def _gives_once(of: type) -> bool:

@@ -56,7 +56,7 @@ def _record(held: object) -> Any:
 def test_the_array_of_a_record_is_kept_with_it(program: Any) -> None:
     program.record = _record(None)
     program.other = program.record.base["held"][0] = torch.ones(4)
-    fastpurge.sweep(keep=[program.record])
+    fastpurge.sweep(keep=program.record)
     assert program.record.base["held"][0].sum() == 4
 
 
