@@ -34,20 +34,22 @@ def captured() -> Iterator[object]:
     """
     if imported.attribute("torch._dynamo.convert_frame", "__name__") is None:
         return
+    # What is ready by the time its code is read was being compiled before.
+    all_made = _is_compiling()
     codes = _compiled_codes()
     names: set[str] = set()
-    is_all_read = codes is not None
+    all_made |= codes is None
     for code in codes or ():
         contents = _contents_of(code)
         if contents is None:
-            is_all_read = False
+            all_made = True
             names |= {*code.co_names}
         for one in contents or ():
             if type(one) is CodeType:
                 names |= {*one.co_names} - {*code.co_names}
             else:
                 yield one
-    yield from _globals(names, all_made=not is_all_read or _is_compiling())
+    yield from _globals(names, all_made=all_made)
 
 
 def _compiled_codes() -> list[CodeType] | None:
@@ -90,7 +92,8 @@ def _globals(names: set[str], *, all_made: bool) -> Iterator[object]:
 def _is_compiling() -> bool:
     """Whether a thread is in the midst of it: what it has put in place by then is of no code yet."""
     try:
-        code = imported.attribute("torch._dynamo.convert_frame", "ConvertFrameAssert").__call__.__code__
+        # What C calls to have a frame compiled.
+        code = imported.attribute("torch._dynamo.convert_frame", "CatchErrorsWrapper").__call__.__code__
         if _core.read_unless_inside([], unless_inside=code) is None:
             return True
     except Exception:  # noqa: BLE001 - being imported, or another version
