@@ -66,6 +66,13 @@ MUTANTS = (
     _off("_spare_running", RUNNING),
     _off("_spare_what_moved", "tests/unit/test_moved_meanwhile.py"),
     Mutant(
+        "what a thread had at one look released",
+        "survey.py",
+        "if one.obj in self._unused]",
+        "]",
+        "tests/unit/test_moved_meanwhile.py",
+    ),
+    Mutant(
         "compiled code that cannot be read released",
         "compiled.py",
         "key.startswith(_MADE_BY_DYNAMO)",
@@ -104,8 +111,8 @@ MUTANTS = (
     Mutant(
         "lent tensors released",
         "survey.py",
-        "    if alone and not any(",
-        "    return\n    if alone and not any(",
+        "    if (alone := search.is_alone and",
+        "    return\n    if (alone := search.is_alone and",
         f"{SWEEPING} {GUARDS}",
     ),
     Mutant(

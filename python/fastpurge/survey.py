@@ -56,8 +56,8 @@ class Survey:
 def survey(request: Request, *, thorough: bool = True) -> Survey:
     """Find what can be released. Touches nothing.
 
-    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``, what
-    running code and C code hold is left out, and what is new in libraries: it may be in their hands.
+    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``,
+    what running code and C code hold is left out: what is found may be in their hands.
     """
     search = _Search(request)
     view = search.first_look()
@@ -74,8 +74,8 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
         error.__traceback__ = None  # its frames hold this survey
     view.skip([search.is_sorting] * len(view.asked), "a list that is kept is being sorted, and shows nothing")
     count_storages_once(view.asked)
-    skipped = [one.item for one in view.skipped]
-    return Survey(view.snapshot.objects_scanned, view.asked, skipped, spared, search)
+    skipped, scanned = [one.item for one in view.skipped], view.snapshot.objects_scanned
+    return Survey(scanned, view.asked, skipped, spared, search)
 
 
 @dataclass(slots=True)
@@ -103,21 +103,19 @@ class _Search:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
-        self.graphs = self.is_sorting = False
+        self.graphs = self.is_sorting = self._gradients_unread = False
         self.running_code: _core.RunningCode | None = None
         self._named = named(request.keep)
         self._roots: list[Any] = []
-        self._known = _core.IdSet()
+        self._known, self._owned = _core.IdSet(), _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
-        self._owned = _core.IdSet()
-        self._gradients_unread = False
         self.is_alone = len(sys._current_frames()) == 1  # as it stays: this thread starts none
         # Most often libraries keep what they kept before, and then one look is enough.
         library = Guard.LIBRARY in request.guards
         state = guards.library_state(self.scan_for, where_known=True) if library else []
         # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
         self._first = self._snapshot(guarded=state)
-        self._there = _core.IdSet(chain(self._first.candidates, self._first.spared))
+        self._there = self._unused = _core.IdSet(chain(self._first.candidates, self._first.spared))
         self.add(state)
 
     def first_look(self) -> _View:
@@ -205,6 +203,10 @@ class _Search:
                 continue
             if (candidate := self._consider(obj)) is not None:
                 (view.skipped if candidate.item.reason else view.asked).append(candidate)
+        if self.running_code is not None:
+            # What was in the hands of a thread at one look may be anywhere by the next.
+            view.asked = [one for one in view.asked if one.obj in self._unused]
+            self._unused = _core.IdSet(one.obj for one in view.asked)
         return view
 
     def _snapshot(self, guarded: list[Any] | None = None) -> _core.Snapshot:
@@ -245,9 +247,9 @@ class _Search:
 
     def _consider(self, obj: Any) -> Candidate | None:
         # The first snapshot holds every candidate, so its identity stays its own.
-        if (key := id(obj)) not in self._considered:
-            self._considered[key] = consider(obj, self.request)
-        return self._considered[key]
+        if id(obj) not in self._considered:
+            self._considered[id(obj)] = consider(obj, self.request)
+        return self._considered[id(obj)]
 
 
 def _without_protected(search: _Search, view: _View, spared: dict[str, int], *, thorough: bool) -> _View:
@@ -278,8 +280,7 @@ def _apply(guard: Guard, spare: Any, search: _Search, view: _View, spared: dict[
             return _View(view.snapshot)  # as a look would find, which takes a walk over the heap
         after = search.look()
         left = _core.IdSet(after.asked)
-        gone = [one for one in view.asked if one not in left]
-        view = after
+        gone, view = [one for one in view.asked if one not in left], after
         if not gone:
             break
         _count_spared(guard, gone, spared, after.snapshot)
@@ -349,8 +350,8 @@ def _spare_running(search: _Search, _: _View) -> bool:
     return True
 
 
-# Each of these takes walks of its own: over the heap, or over all that libraries have.
-_THOROUGH = (_spare_library_state, _spare_callbacks, _spare_running, _spare_what_moved)
+# Each of these takes walks over the heap of its own.
+_THOROUGH = (_spare_callbacks, _spare_running, _spare_what_moved)
 
 # Aliases once more at the end: what libraries and running code hold stands on memory too.
 _STAGES = (
@@ -373,8 +374,7 @@ def _skip_held(search: _Search, view: _View) -> None:
     if other threads run, what any of them may be inside an operation on; or, if this torch is such,
     what may be owned by C++ alone. All are known by a reference that no visible object accounts for.
     """
-    alone = search.is_alone and OWNED_TENSORS_HOLD_THEMSELVES
-    if alone and not any(may_be_lent(one) for one in view.asked):
+    if (alone := search.is_alone and OWNED_TENSORS_HOLD_THEMSELVES) and not any(map(may_be_lent, view.asked)):
         return
     search.running_code = running_code(look_through=False)
     after = search.look()

@@ -11,7 +11,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import keep, survey
+from fastpurge import guards, keep, survey
 
 SIZE = 1000
 
@@ -104,6 +104,37 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
 
 
 MOVES = (into_a_library, into_a_graph, into_a_gradient, into_a_hook, into_an_array, into_a_script)
+
+
+def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A graph with a hook is kept, so that there is one more look after the last one into libraries.
+    program.monkeypatch = monkeypatch
+    program.kept = torch.ones(SIZE, requires_grad=True) * 2
+    scale, program.forgotten = torch.ones(SIZE), torch.ones(SIZE)
+    program.kept.register_hook(lambda gradient: gradient * scale)
+    thread = Thread(into_a_library, program)
+    in_use, read = guards.library_state, iter(range(100))
+    has_looked = []
+
+    def running_code(**named: Any) -> Any:
+        has_looked.append(True)
+        return survey_running_code(**named)
+
+    def move_afterwards(*arguments: Any, **named: Any) -> Any:
+        found = in_use(*arguments, **named)
+        if has_looked and next(read) == 0:
+            thread.move()
+        return found
+
+    survey_running_code = vars(survey)["running_code"]
+    monkeypatch.setattr(survey, "running_code", running_code)
+    monkeypatch.setattr(guards, "library_state", move_afterwards)
+    fastpurge.sweep(keep=[program.kept])
+    thread.move()
+    value: Any = thread.value()
+    assert value.sum() == 7 * SIZE
 
 
 @pytest.mark.parametrize("put", MOVES)
