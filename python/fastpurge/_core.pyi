@@ -223,7 +223,7 @@ def library_state(
     What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and names of
     packages whose instances lead to what no call needs. An instance of another class that it leads to is
     itself among the results, and so is one that can be called. A class counts if its own module is a
-    library's, or if a function made it that a wrapper leads to.
+    library's.
     """
 
 def object_stream() -> Literal["visitor", "list"]:

@@ -56,58 +56,25 @@ print(fastpurge.sweep(keep=()).skipped)
     assert swept == "()"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_that_was_forked_while_another_thread_imports_can_sweep() -> None:
-    program = """
-import os, threading, time, torch, fastpurge
-from importlib.machinery import SourceFileLoader
-begun = threading.Event()
-execute = SourceFileLoader.exec_module
-def execute_slowly(self, module):
-    if module.__name__ == "fastpurge.survey" and not begun.is_set():
-        begun.set()
-        time.sleep(1)
-    execute(self, module)
-SourceFileLoader.exec_module = execute_slowly
-thread = threading.Thread(target=lambda: fastpurge.sweep(keep=()))
-thread.start()
-begun.wait()
-if os.fork() == 0:
-    fastpurge.sweep(keep=())
-    os._exit(7)
-print(os.waitstatus_to_exitcode(os.wait()[1]))
-thread.join()
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert done.stdout == "7\n"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_of_an_import_that_takes_too_long_is_told() -> None:
-    program = """
-import os, threading, fastpurge
+FORKED_DURING_AN_IMPORT = """
+import os, sys, threading, torch, fastpurge
 from importlib.machinery import SourceFileLoader
 begun, end = threading.Event(), threading.Event()
 execute = SourceFileLoader.exec_module
 def execute_slowly(self, module):
     if module.__name__ == "fastpurge.survey" and not begun.is_set():
         begun.set()
-        end.wait()
+        end.wait(float(sys.argv[1]))
     execute(self, module)
 SourceFileLoader.exec_module = execute_slowly
-fastpurge._SECONDS_TO_WAIT = 0.1
+fastpurge._SECONDS_TO_WAIT = float(sys.argv[2])
 thread = threading.Thread(target=lambda: fastpurge.sweep(keep=()))
 thread.start()
 begun.wait()
 if os.fork() == 0:
     try:
         fastpurge.sweep(keep=())
+        print("swept", flush=True)
     except RuntimeError as error:
         print(error, flush=True)
     os._exit(0)
@@ -115,14 +82,23 @@ os.wait()
 end.set()
 thread.join()
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread imported")]
+)
+def test_a_child_that_was_forked_during_an_import_sweeps_or_is_told(
+    takes: float, waits: float, told: str
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
+        [sys.executable, "-W", "ignore", "-c", FORKED_DURING_AN_IMPORT, str(takes), str(waits)],
         capture_output=True,
         text=True,
         check=True,
         timeout=120,
     )
-    assert "forked while another thread imported" in done.stdout
+    assert told in done.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
