@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,12 +33,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Callable[[], list[Any]]:
-    libraries = Libraries(((str(tmp_path), True),), ())
+    libraries = Libraries(((str(tmp_path), True), (sysconfig.get_path("stdlib"), True)), ())
 
     def ask() -> list[Any]:
+        standard = sys.stdlib_module_names
         found = _core.library_state(
             (Base,),
             libraries=libraries,
+            modules={name for name in sys.modules if name.partition(".")[0] not in standard},
             containers=(list, tuple, dict),
             wrappers=(types.FunctionType, types.CellType, staticmethod, functools.partial),
             caches=(functools._lru_cache_wrapper,),

@@ -75,9 +75,8 @@ def run(project: Project, folder: Path, *, few: bool) -> Results:
     tests = unpacked(project, folder)
     made = results(project, folder, few=few)
     for mode, file in made.files.items():
-        if mode == WITHOUT and file.exists():
+        if file.exists():
             continue
-        file.unlink(missing_ok=True)
         options = (f"--purging={mode}", f"--junitxml={file}", *project.options)
         command = [sys.executable, *PYTEST, *options, *project.paths(few=few)]
         with file.with_suffix(".log").open("w") as log:
