@@ -3,15 +3,21 @@
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
-use crate::pages::{PAGE, Pages};
-use crate::room::try_entry;
+use crate::pages::Pages;
+use crate::prefetch::prefetch;
+use crate::room::{try_entry, try_repeat};
 
-/// No two objects begin within this many bytes: the head of an object alone has as many.
+/// Objects that the collector tracks begin at a multiple of this: `PyObject_Malloc` aligns to it, and the head that
+/// the collector puts before an object has as many bytes (`PyGC_Head`).
 const GRANULE: usize = 16;
+
+/// How many bytes of memory a block stands for: as many as the interpreter gets for its objects at a time
+/// (`ARENA_BITS` in Objects/obmalloc.c).
+const PAGE: usize = 1 << 20;
 
 /// A byte for each place in a page where an object may begin: 0 for an object that is not counted, one more than
 /// the references to one that is, and `MANY` if a byte is too small.
-type Bytes = [u8; PAGE / GRANULE];
+type Bytes = Vec<u8>;
 
 const MANY: u8 = u8::MAX;
 
@@ -21,10 +27,54 @@ pub struct Counts {
     many: FxHashMap<usize, usize>,
 }
 
+/// How many objects are looked at together: their loads from memory overlap.
+pub const BATCH: usize = 64;
+
+/// What was begun, in the order of addresses.
+///
+/// The lists of the collector lead from object to object in the order in which they were made, or have last
+/// survived: to follow one is to wait for memory at every step, and takes as long as to traverse the objects.
+pub struct Begun {
+    /// Each page with the place of its block.
+    pages: Vec<(usize, usize)>,
+    page: usize,
+    word: usize,
+}
+
+impl Begun {
+    /// The next objects, by their addresses, on their way from memory; none after the last.
+    pub fn next(&mut self, counts: &Counts, batch: &mut [usize; BATCH]) -> usize {
+        let mut filled = 0;
+        while let Some(&(page, block)) = self.pages.get(self.page) {
+            let words = &counts.pages.block(block).as_chunks::<WORD>().0[self.word..];
+            for &word in words {
+                if filled + WORD > BATCH {
+                    return filled;
+                }
+                let mut bytes = u64::from_le_bytes(word);
+                while bytes != 0 {
+                    let at = bytes.trailing_zeros() as usize / 8;
+                    bytes &= !(0xff << (8 * at));
+                    let address = page * PAGE + (self.word * WORD + at) * GRANULE;
+                    prefetch(address as *const u8);
+                    batch[filled] = address;
+                    filled += 1;
+                }
+                self.word += 1;
+            }
+            self.page += 1;
+            self.word = 0;
+        }
+        filled
+    }
+}
+
+const WORD: usize = 8;
+
 impl Default for Counts {
     fn default() -> Self {
         Self {
-            pages: Pages::new([0; PAGE / GRANULE]),
+            pages: Pages::new(|| try_repeat(0, PAGE / GRANULE)),
             many: FxHashMap::default(),
         }
     }
@@ -39,6 +89,15 @@ impl Counts {
         let is_new = *byte == 0;
         *byte += u8::from(is_new);
         Ok(is_new)
+    }
+
+    /// What was begun, from the start; what is begun meanwhile may be among it.
+    pub fn begun(&self) -> Result<Begun, Failure> {
+        Ok(Begun {
+            pages: self.pages.in_order()?,
+            page: 0,
+            word: 0,
+        })
     }
 
     /// Adds a reference; `false` if those to this object are not counted.
@@ -93,6 +152,27 @@ mod tests {
         assert!(counts.add(object).unwrap());
         assert_eq!(counts.of(object), 1);
         assert_eq!(counts.of(0x7000_0020 as *const u8), 0);
+    }
+
+    #[test]
+    fn what_was_begun_comes_once_and_in_the_order_of_addresses() {
+        let mut counts = Counts::default();
+        let few = [0x7000_0010, 0x7000_0ff0, 0x9000_0000, 0x1_7000_0000_usize];
+        let many = (0x2_0000_0000..0x2_0000_4000).step_by(16);
+        let objects: Vec<_> = few.into_iter().chain(many).collect();
+        for &object in objects.iter().rev() {
+            counts.begin(object as *const u8).unwrap();
+            counts.add(object as *const u8).unwrap();
+        }
+        let (mut met, mut batch) = (Vec::new(), [0; BATCH]);
+        let mut begun = counts.begun().unwrap();
+        loop {
+            match begun.next(&counts, &mut batch) {
+                0 => break,
+                some => met.extend_from_slice(&batch[..some]),
+            }
+        }
+        assert_eq!(met, objects);
     }
 
     #[test]

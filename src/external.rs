@@ -13,11 +13,11 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::counts::Counts;
-use crate::gc::{Failure, Stream};
+use crate::counts::{BATCH, Counts};
+use crate::gc::Failure;
 use crate::idset::Addresses;
 use crate::objects::{ask, caller_of, pair};
-use crate::prefetch::{prefetch, prefetch_contents};
+use crate::prefetch::prefetch_contents;
 use crate::room::try_push;
 use crate::types::TypeTable;
 
@@ -32,10 +32,7 @@ pub struct Accounted<'a> {
     pub lists: &'a [*mut ffi::PyObject],
 }
 
-/// How many objects are looked at together.
-const BATCH: usize = 64;
-
-/// A count of the references that objects hold, taken in one walk over the heap.
+/// A count of the references that objects hold.
 pub struct Count<'a> {
     types: &'a mut TypeTable,
     counts: Counts,
@@ -44,6 +41,8 @@ pub struct Count<'a> {
     /// Dicts of instances that the collector does not track although they hold what it does: in CPython 3.13 one
     /// whose first value was a number, once it has had no more room for keys.
     untracked: Vec<*mut ffi::PyObject>,
+    /// The same, by address.
+    late: Addresses,
     /// How many of these were counted.
     done: usize,
     /// Whether the object being traversed is an instance of a class, which may have such a dict.
@@ -54,17 +53,20 @@ pub struct Count<'a> {
 }
 
 impl<'a> Count<'a> {
+    /// `counts` has begun every object that the collector tracks.
     pub fn new(
         types: &'a mut TypeTable,
+        counts: Counts,
         executing: &'a [Executing],
         accounted: Accounted<'a>,
     ) -> Self {
         Self {
             types,
-            counts: Counts::default(),
+            counts,
             executing,
             accounted,
             untracked: Vec::new(),
+            late: Addresses::default(),
             done: 0,
             is_instance: false,
             shown: false,
@@ -72,64 +74,65 @@ impl<'a> Count<'a> {
         }
     }
 
-    /// Every object that has external references and is of interest, by its type, in heap order.
+    /// Every object that has external references and is of interest, in the order of addresses. It is asked of each
+    /// object, once. The stream itself has `streams` references to each.
     ///
-    /// The garbage collector must be paused.
-    pub fn external(
+    /// # Safety
+    /// Whatever was begun is live, the thread is attached, and the garbage collector is paused. No Python code runs.
+    pub unsafe fn external(
         mut self,
-        stream: &Stream<'_>,
+        streams: ffi::Py_ssize_t,
         mut is_of_interest: impl FnMut(&mut TypeTable, *mut ffi::PyObject) -> bool,
-    ) -> PyResult<Vec<*mut ffi::PyObject>> {
-        stream.walk(|object| self.counts.begin(object).map(drop))?;
-        let mut batch = [ptr::null_mut(); BATCH];
-        let mut filled = 0;
-        stream.walk(|object| {
-            prefetch(object);
-            batch[filled] = object;
-            filled += 1;
-            if filled == BATCH {
-                filled = 0;
-                // SAFETY: the walk hands on live objects, this thread is attached, and no Python code runs.
-                unsafe { self.take_all(&batch) }?;
-            }
-            Ok(())
-        })?;
-        // SAFETY: as above.
-        unsafe { self.take_all(&batch[..filled]) }?;
-
-        let mut found = Vec::new();
-        let untracked = mem::take(&mut self.untracked);
-        let mut sort_out = |object, streams| {
-            // SAFETY: as above.
-            if is_of_interest(self.types, object) && unsafe { self.is_external(object, streams) } {
-                return try_push(&mut found, object);
-            }
-            Ok(())
-        };
-        // A visitor's object has a reference more while it is handed on (`visit_generation` in Modules/gcmodule.c
-        // or Python/gc.c), so each is looked at when the next one comes.
-        let mut last = ptr::null_mut();
-        stream.walk(|object| match mem::replace(&mut last, object) {
-            before if before.is_null() => Ok(()),
-            before => sort_out(before, stream.references()),
-        })?;
-        if !last.is_null() {
-            sort_out(last, stream.references())?;
+    ) -> Result<Vec<*mut ffi::PyObject>, Failure> {
+        let (mut now, mut next) = ([0; BATCH], [0; BATCH]);
+        let mut begun = self.counts.begun()?;
+        let mut left = begun.next(&self.counts, &mut now);
+        while left > 0 {
+            let after = begun.next(&self.counts, &mut next);
+            // SAFETY: by this function's contract.
+            unsafe { self.take_all(&now[..left]) }?;
+            (now, left) = (next, after);
         }
-        untracked.into_iter().try_for_each(|at| sort_out(at, 0))?;
+        let mut found = Vec::new();
+        let mut begun = self.counts.begun()?;
+        let mut left = begun.next(&self.counts, &mut now);
+        while left > 0 {
+            let after = begun.next(&self.counts, &mut next);
+            for &address in &now[..left] {
+                let object = ptr::with_exposed_provenance_mut(address);
+                let streams = if self.is_late(object) { 0 } else { streams };
+                // SAFETY: by this function's contract.
+                if is_of_interest(self.types, object)
+                    && unsafe { self.is_external(object, streams) }
+                {
+                    try_push(&mut found, object)?;
+                }
+            }
+            (now, left) = (next, after);
+        }
         Ok(found)
     }
 
+    /// Whether an object was begun only when another was traversed, and is taken with that.
+    fn is_late(&self, object: *mut ffi::PyObject) -> bool {
+        !self.untracked.is_empty() && self.late.contains(object)
+    }
+
     /// # Safety
-    /// The objects are live, the thread is attached, and no Python code runs.
-    unsafe fn take_all(&mut self, batch: &[*mut ffi::PyObject]) -> Result<(), Failure> {
+    /// What is at the addresses is live, the thread is attached, and no Python code runs.
+    unsafe fn take_all(&mut self, batch: &[usize]) -> Result<(), Failure> {
+        let objects = batch
+            .iter()
+            .map(|&address| ptr::with_exposed_provenance_mut(address));
         // SAFETY: by this function's contract.
         unsafe {
-            for &object in batch {
+            for object in objects.clone() {
                 prefetch_contents(object);
             }
-            for &object in batch {
-                self.take(object)?;
+            for object in objects {
+                if !self.is_late(object) {
+                    self.take(object)?;
+                }
             }
             while let Some(&object) = self.untracked.get(self.done) {
                 self.done += 1;
@@ -184,6 +187,7 @@ impl<'a> Count<'a> {
         if unsafe { ffi::PyDict_CheckExact(referent) } != 0 {
             self.counts.begin(referent)?;
             self.counts.add(referent)?;
+            self.late.insert(referent)?;
             try_push(&mut self.untracked, referent)?;
         }
         Ok(())

@@ -5,10 +5,12 @@ use pyo3::types::PyString;
 
 use crate::gc::Failure;
 use crate::objects::text;
-use crate::pages::{PAGE, Pages};
+use crate::pages::Pages;
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
 const ALIGNMENT: usize = 8;
+/// How many bytes of memory a block stands for.
+const PAGE: usize = 4096;
 /// One bit for each place in a page where an object may begin: 64 bytes, a line of the cache.
 type Bits = [u64; PAGE / ALIGNMENT / 64];
 
@@ -21,7 +23,7 @@ pub struct Addresses {
 impl Default for Addresses {
     fn default() -> Self {
         Self {
-            pages: Pages::new(Bits::default()),
+            pages: Pages::new(|| Ok(Bits::default())),
             len: 0,
         }
     }

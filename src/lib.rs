@@ -6,6 +6,7 @@
 // What benches/core.rs measures is public.
 mod callbacks;
 mod counts;
+mod distance;
 mod exchange;
 mod external;
 mod frames;
@@ -51,7 +52,7 @@ mod _core {
     #[pymodule_export]
     use crate::library::Libraries;
     #[pymodule_export]
-    use crate::paths::{holdings, paths};
+    use crate::paths::{all_reached, holdings, paths};
     #[pymodule_export]
     use crate::reading::read_unless_inside;
     #[pymodule_export]

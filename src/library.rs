@@ -184,6 +184,9 @@ pub struct Judge<'py, 'a> {
     pub py: Python<'py>,
     libraries: &'a Libraries,
     by_name: FxHashMap<String, bool>,
+    /// Whether a type is a library's, and whether a closure stops at it, by its address: no type dies meanwhile.
+    types: FxHashMap<usize, bool>,
+    boundaries: FxHashMap<usize, bool>,
     module_of: TypeGetter<'py>,
     qualname_of: TypeGetter<'py>,
     /// `type.__repr__`, whatever the metaclass.
@@ -201,6 +204,8 @@ impl<'py, 'a> Judge<'py, 'a> {
             py,
             libraries,
             by_name: FxHashMap::default(),
+            types: FxHashMap::default(),
+            boundaries: FxHashMap::default(),
             module_of: TypeGetter::new(py, "__module__")?,
             qualname_of: TypeGetter::new(py, "__qualname__")?,
             repr: type_repr(),
@@ -216,8 +221,13 @@ impl<'py, 'a> Judge<'py, 'a> {
     /// # Safety
     /// `of` is a live type object.
     pub unsafe fn is_boundary_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
+        if let Some(&known) = self.boundaries.get(&(of as usize)) {
+            return Ok(known);
+        }
         // SAFETY: by this function's contract.
-        unsafe { Ok(self.is_library_type(of)? && !self.is_made_by_a_function(of)?) }
+        let answer = unsafe { self.is_library_type(of)? && !self.is_made_by_a_function(of)? };
+        try_insert(&mut self.boundaries, of as usize, answer)?;
+        Ok(answer)
     }
 
     /// Whether a list is being sorted: its items are out of it meanwhile, and the number of items that it has room
@@ -266,12 +276,17 @@ impl<'py, 'a> Judge<'py, 'a> {
     /// # Safety
     /// `of` is a live type object.
     pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
+        if let Some(&known) = self.types.get(&(of as usize)) {
+            return Ok(known);
+        }
         // SAFETY: by this function's contract.
         let name = unsafe { self.module_name(of) }?;
-        match name.as_ref().map(utf8).transpose()?.flatten() {
-            Some(name) => self.is_library_name(name),
-            None => Ok(false),
-        }
+        let answer = match name.as_ref().map(utf8).transpose()?.flatten() {
+            Some(name) => self.is_library_name(name)?,
+            None => false,
+        };
+        try_insert(&mut self.types, of as usize, answer)?;
+        Ok(answer)
     }
 
     /// The module of a type; of one that has something else as `__module__`, such as the descriptor that gives its

@@ -1,31 +1,29 @@
-//! A table by address, in pages of memory.
+//! A table by address: a block for each stretch of memory that something was put into.
 //!
-//! Objects that were made together lie together, so most questions go to a page that was asked about before,
+//! Objects that were made together lie together, so most questions go to a stretch that was asked about before,
 //! and it is found in a small direct-mapped table without hashing.
 
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
-use crate::room::try_push;
-
-/// How many bytes of memory a block stands for.
-pub const PAGE: usize = 4096;
+use crate::room::{try_collect, try_push};
 
 const NO_PAGE: usize = usize::MAX;
 const NO_BLOCK: u32 = u32::MAX;
 
-/// A block for each page of memory that something was put into; ``FRONT`` is how many are found without hashing.
+/// A block for each stretch of memory; ``FRONT`` is how many are found without hashing.
 pub struct Pages<B, const FRONT: usize> {
     places: FxHashMap<usize, u32>,
     blocks: Vec<B>,
     front: [(usize, u32); FRONT],
     /// Pages without a block.
     absent: [usize; FRONT],
-    empty: B,
+    empty: fn() -> Result<B, Failure>,
 }
 
-impl<B: Copy, const FRONT: usize> Pages<B, FRONT> {
-    pub fn new(empty: B) -> Self {
+impl<B, const FRONT: usize> Pages<B, FRONT> {
+    /// `empty` makes a block that nothing was put into.
+    pub fn new(empty: fn() -> Result<B, Failure>) -> Self {
         Self {
             places: FxHashMap::default(),
             blocks: Vec::new(),
@@ -51,7 +49,7 @@ impl<B: Copy, const FRONT: usize> Pages<B, FRONT> {
                 let at = u32::try_from(self.blocks.len()).map_err(|_| Failure::OutOfMemory)?;
                 let room = self.places.try_reserve(1);
                 room.map_err(|_| Failure::OutOfMemory)?;
-                try_push(&mut self.blocks, self.empty)?;
+                try_push(&mut self.blocks, (self.empty)()?)?;
                 self.places.insert(page, at);
                 self.absent[page % FRONT] = NO_PAGE;
                 at
@@ -59,6 +57,18 @@ impl<B: Copy, const FRONT: usize> Pages<B, FRONT> {
         };
         self.front[page % FRONT] = (page, at);
         Ok(at)
+    }
+
+    /// Every page that has a block, in the order of their addresses, each with the place of its block.
+    pub fn in_order(&self) -> Result<Vec<(usize, usize)>, Failure> {
+        let mut pages = try_collect(self.places.iter().map(|(&page, &at)| (page, at as usize)))?;
+        pages.sort_unstable();
+        Ok(pages)
+    }
+
+    /// The block at a place.
+    pub fn block(&self, at: usize) -> &B {
+        &self.blocks[at]
     }
 
     /// The block of a page, if there is one.

@@ -13,8 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
+use crate::counts::Counts;
 use crate::external::{Accounted, Count, Executing, executing_types};
-use crate::gc::{Failure, Stream};
+use crate::gc::Failure;
 use crate::idset::Addresses;
 use crate::interpreter::c_function;
 use crate::objects::{pair, text, types_in};
@@ -165,29 +166,33 @@ impl Search<'_> {
     /// Adds what is in use to a closure, and gives what of it is of a scanned type, or of one that is kept whole,
     /// and is held directly or by what is followed.
     ///
-    /// The garbage collector must be paused, and no Python code run until the closure is finished.
-    pub fn add_to(
+    /// ``counts`` has begun every object that the collector tracks; the stream itself has so many references to each.
+    ///
+    /// # Safety
+    /// What was begun is live, the garbage collector is paused, and no Python code runs until the closure is finished.
+    pub unsafe fn add_to(
         mut self,
         py: Python<'_>,
         reach: &mut Reach<'_, '_>,
-        stream: &Stream<'_>,
+        counts: Counts,
+        streams: ffi::Py_ssize_t,
         accounted: Accounted<'_>,
     ) -> PyResult<Vec<*mut ffi::PyObject>> {
         reach.stop_at_roots(self.running.root_objects(py)?);
         let (running, lists) = (self.running, accounted.lists);
         let (mut scheduled, mut done, mut outcome) = (Vec::new(), Vec::new(), Ok(()));
-        let count = Count::new(&mut self.types, &self.executing, accounted);
-        let external = count.external(stream, |types, object| {
-            // SAFETY: the walk hands on live objects, and this thread is attached.
-            unsafe {
+        let count = Count::new(&mut self.types, counts, &self.executing, accounted);
+        // SAFETY: by this function's contract.
+        let external = unsafe {
+            count.external(streams, |types, object| {
                 let facts = types.of(object);
                 if facts.scheduled && outcome.is_ok() {
                     let waits = running.is_scheduled(object);
                     outcome = try_push(if waits { &mut scheduled } else { &mut done }, object);
                 }
                 facts.traverse.is_some()
-            }
-        })?;
+            })
+        }?;
         outcome?;
         for &list in lists {
             self.seen.insert(list)?;

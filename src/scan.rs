@@ -6,6 +6,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::counts::Counts;
 use crate::external::{Accounted, running_frames};
 use crate::gc::{Failure, GcPause, Stream};
 use crate::idset::{Addresses, IdSet};
@@ -148,7 +149,8 @@ impl<'py> Question<'_, 'py> {
             self_held: self.self_held.map(IdSet::addresses),
             lists: self.lists,
         };
-        let heap = Heap::walk(py, &stream, &mut types)?;
+        let counts = search.is_some().then(Counts::default);
+        let heap = Heap::walk(py, &stream, &mut types, counts)?;
         let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
         for object in self.boundary.into_iter().flatten() {
             reach.stop_at(object.as_ptr())?;
@@ -173,9 +175,13 @@ impl<'py> Question<'_, 'py> {
         }
         candidates.retain(|&object| !reach.has_met(object));
         let by_keep = reach.reported();
-        let held = match search.filter(|_| !candidates.is_empty()) {
-            Some(search) => search.add_to(py, &mut reach, &stream, accounted)?,
-            None => Vec::new(),
+        let held = match search.zip(heap.counts) {
+            Some((search, counts)) if !candidates.is_empty() => {
+                let streams = stream.references();
+                // SAFETY: what the walk has begun is live, since no Python code has run since.
+                unsafe { search.add_to(py, &mut reach, counts, streams, accounted) }?
+            }
+            _ => Vec::new(),
         };
         let sorting = reach.is_sorting();
         let (closure, mut kept) = reach.finish();
@@ -206,7 +212,7 @@ pub fn closure<'py>(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     for root in named.iter_borrowed() {
         // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
@@ -228,7 +234,7 @@ pub fn reached<'py>(
     let stream = Stream::open(py)?;
     let judge = Judge::new(py, libraries)?;
     let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
     let mut answers = Vec::new();
     for root in roots.iter_borrowed() {
@@ -262,7 +268,7 @@ pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound
         scanned: types_in(Some(types))?,
         ..Wanted::default()
     })?;
-    let heap = Heap::walk(py, &stream, &mut types)?;
+    let heap = Heap::walk(py, &stream, &mut types, None)?;
     list(py, own(py, &heap.found)?, Ok)
 }
 
@@ -271,11 +277,18 @@ struct Heap {
     found: Vec<*mut ffi::PyObject>,
     /// The `__dict__` of every module, in `sys.modules` or not.
     namespaces: Addresses,
+    /// With every object begun, if they are to be counted.
+    counts: Option<Counts>,
     seen: usize,
 }
 
 impl Heap {
-    fn walk(py: Python<'_>, stream: &Stream<'_>, types: &mut TypeTable) -> PyResult<Self> {
+    fn walk(
+        py: Python<'_>,
+        stream: &Stream<'_>,
+        types: &mut TypeTable,
+        mut counts: Option<Counts>,
+    ) -> PyResult<Self> {
         let mut found = Vec::new();
         let mut namespaces = Addresses::default();
         // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
@@ -289,6 +302,9 @@ impl Heap {
             if facts.scanned {
                 try_push(&mut found, object)?;
             }
+            if let Some(counts) = &mut counts {
+                counts.begin(object)?;
+            }
             if facts.role == Role::Module {
                 // SAFETY: a live module; its dict is null only while it is being made.
                 let namespace = unsafe { ffi::PyModule_GetDict(object) };
@@ -301,6 +317,7 @@ impl Heap {
         Ok(Self {
             found,
             namespaces,
+            counts,
             seen,
         })
     }

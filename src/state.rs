@@ -9,8 +9,8 @@ use std::ptr;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
-use rustc_hash::FxHashMap;
 
+use crate::distance::{Distance, MOST_STEPS, Met};
 use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
@@ -18,7 +18,7 @@ use crate::library::{Entry, Judge, Libraries, imported_modules};
 use crate::objects::{list, tuple, types_in, utf8};
 use crate::prefetch::prefetch;
 use crate::reach::RootObjects;
-use crate::room::{try_collect, try_insert, try_push, try_table};
+use crate::room::{try_collect, try_push, try_table};
 use crate::types::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -42,7 +42,7 @@ pub fn library_state<'py>(
     types: &Bound<'py, PyTuple>,
     libraries: &Libraries,
     containers: &Bound<'py, PyTuple>,
-    depth: u16,
+    depth: u8,
     wrappers: Option<&Bound<'py, PyTuple>>,
     caches: Option<&Bound<'py, PyTuple>>,
     roots: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
@@ -63,10 +63,9 @@ pub fn library_state<'py>(
             || Ok(RootObjects::default()),
             |(types, packages)| RootObjects::new(&types, &packages),
         )?,
-        own_classes: FxHashMap::default(),
-        depth,
+        depth: depth.min(MOST_STEPS),
         namespaces: Addresses::default(),
-        seen: FxHashMap::default(),
+        seen: Met::default(),
         recent: try_table((ptr::null_mut(), Distance::default()))?,
         level: Vec::new(),
         from: ptr::null_mut(),
@@ -81,35 +80,6 @@ pub fn library_state<'py>(
     list(py, found, |pair| tuple(py, pair))
 }
 
-/// How far from a module something was met.
-#[derive(Clone, Copy, Default, PartialEq)]
-struct Distance {
-    /// Whether an instance stood on the way.
-    past_instance: bool,
-    /// Whether a function, or what is like one, stood on the way: what it leads to is needed when it is called.
-    past_wrapper: bool,
-    /// Whether it is a result that a library has cached, which is not to be called.
-    cached: bool,
-    steps: u16,
-}
-
-impl Distance {
-    fn step(self) -> Self {
-        Self {
-            steps: self.steps + 1,
-            ..self
-        }
-    }
-
-    /// Whether everything that can be reached from `other` can be reached from here.
-    fn covers(self, other: Self) -> bool {
-        self.steps <= other.steps
-            && self.past_instance <= other.past_instance
-            && self.past_wrapper >= other.past_wrapper
-            && self.cached <= other.cached
-    }
-}
-
 /// How an object that libraries hold is looked through.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -122,6 +92,9 @@ enum Kind {
     Instance,
 }
 
+/// Bytes that come from memory together.
+const LINE: usize = 64;
+
 /// How many objects are looked at together.
 const BATCH: usize = 64;
 
@@ -133,13 +106,11 @@ struct State<'py, 'a> {
     functions: Functions,
     /// What leads to more than a call needs.
     roots: RootObjects,
-    /// Whether a type is a class of a library, by its address.
-    own_classes: FxHashMap<usize, bool>,
-    depth: u16,
+    depth: u8,
     /// The namespaces of modules: each is taken as that of a library, or not at all.
     namespaces: Addresses,
     /// Where each was met last.
-    seen: FxHashMap<usize, Distance>,
+    seen: Met,
     /// What was met last, by a part of its address.
     recent: Box<[(*mut ffi::PyObject, Distance); RECENT]>,
     /// What is still to be looked at.
@@ -224,6 +195,7 @@ impl State<'_, '_> {
             // Most are cold. Loads that do not depend on each other overlap.
             for &(value, _) in &batch[..count] {
                 prefetch(value);
+                prefetch(value.wrapping_byte_add(LINE)); // where a function says what it holds
             }
             for &(value, at) in &batch[..count] {
                 // SAFETY: by this function's contract.
@@ -246,7 +218,7 @@ impl State<'_, '_> {
             if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
                 return Ok(()); // most of what modules and classes hold
             }
-            let known = try_insert(&mut self.seen, value as usize, at)?;
+            let known = self.seen.note(value, at)?;
             if kind == Kind::Found {
                 return match known {
                     Some(_) => Ok(()),
@@ -380,13 +352,15 @@ impl State<'_, '_> {
                 });
             }
             // What a library is to call may lead to an object of the program, or be one, which is needed whole.
-            Ok(match (self.is_own_class(of)?, at.past_wrapper) {
-                (true, true) => Kind::Instance,
-                (true, false) if !at.past_instance => Kind::Instance,
-                (false, true) => Kind::Found,
-                (false, false) if !at.cached && is_callable(of) => Kind::Found,
-                _ => Kind::Opaque,
-            })
+            Ok(
+                match (self.judge.is_library_type(of.cast())?, at.past_wrapper) {
+                    (true, true) => Kind::Instance,
+                    (true, false) if !at.past_instance => Kind::Instance,
+                    (false, true) => Kind::Found,
+                    (false, false) if !at.cached && is_callable(of) => Kind::Found,
+                    _ => Kind::Opaque,
+                },
+            )
         }
     }
 
@@ -416,20 +390,6 @@ impl State<'_, '_> {
             let is_own = at.steps == 0 && self.judge.is_library_type(class)?;
             Ok(if is_own { Kind::Class } else { Kind::Opaque })
         }
-    }
-
-    /// Whether a class is a library's.
-    ///
-    /// # Safety
-    /// As for `look_at`; `of` is a live type.
-    unsafe fn is_own_class(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
-        if let Some(&known) = self.own_classes.get(&(of as usize)) {
-            return Ok(known);
-        }
-        // SAFETY: by this function's contract.
-        let answer = unsafe { self.judge.is_library_type(of.cast()) }?;
-        try_insert(&mut self.own_classes, of as usize, answer)?;
-        Ok(answer)
     }
 }
 

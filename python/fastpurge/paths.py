@@ -118,6 +118,11 @@ def explain(
     ]
 
 
+def all_reached(objects: tuple[object, ...]) -> bool:
+    """Whether variables outside this package lead to every object; if not, some may be garbage."""
+    return _core.all_reached(objects, [root.obj for root in roots.find(roots.caller())])
+
+
 def holders(objects: tuple[object, ...]) -> list[str | None]:
     """For each object the path to it from outside this package, as far as the interpreter shows it."""
     starts = roots.find(roots.caller())

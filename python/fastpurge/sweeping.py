@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from fastpurge import _core, memory
 from fastpurge.candidates import Candidate
 from fastpurge.guards import Guard
-from fastpurge.paths import holders
+from fastpurge.paths import all_reached, holders
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
@@ -51,7 +51,7 @@ def sweep(
         wipe: overwrite memory with zeros before it is given back.
         min_bytes: leave storages smaller than this (in bytes) alone.
         guards: the rules that spare what nobody named.
-        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
+        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``: only if what there is to free may be garbage.
         label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
 
     Raises:
@@ -235,12 +235,15 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
 
 
 def _collect_and_survey(request: Request) -> Survey:
-    if request.collect == "auto":
+    collect = request.collect
+    if collect == "auto":
         found = survey(request, thorough=False)
         if not found.planned:
             return found  # one walk over the heap, and that is all
+        # Garbage goes with its finalizers, which must meet nothing that was released.
+        collect = not all_reached(tuple(one.obj for one in found.planned))
         del found  # or the collector would find everything in use
-    if request.collect:
+    if collect:
         gc.collect()
     return survey(request)
 

@@ -194,6 +194,46 @@ def test_collect_auto_collects_only_if_there_is_something_to_free() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
+def test_what_a_variable_leads_to_is_released_without_a_collection() -> None:
+    program = """
+        import gc, types, sys, torch, fastpurge
+
+        phases = []
+        gc.collect()
+        gc.disable()
+        fastpurge.sweep(keep=())
+        gc.callbacks.append(lambda phase, _: phases.append(phase))
+        class Holder: pass
+        holder = Holder()
+        holder.cache = {"k": [torch.ones(10)]}
+        report = fastpurge.sweep(keep=())
+        assert len(report.released) == 1, report
+        assert phases == [], phases
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_a_finalizer_of_garbage_meets_what_it_had() -> None:
+    program = """
+        import gc, torch, fastpurge
+
+        class Saving:
+            def __init__(self):
+                self.state, self.me = torch.ones(10), self
+            def __del__(self):
+                saved.append(float(self.state.sum()))
+
+        saved, reachable = [], [torch.ones(20)]
+        gc.collect()
+        gc.disable()
+        Saving()
+        report = fastpurge.sweep(keep=())
+        assert saved == [10.0], saved
+        assert [item.shape for item in report.released] == [(20,)], report
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
 def test_collect_true_collects_and_false_does_not(program: Any, collections: list[str]) -> None:
     fastpurge.sweep(keep=())
     collections.clear()
