@@ -254,7 +254,10 @@ def paths(
     """
 
 def all_reached(targets: tuple[object, ...], roots: list[Any], /) -> bool:
-    """Whether a root leads to every target; what none leads to may be garbage, or held from outside the heap."""
+    """Whether a root leads to every target.
+
+    What none leads to may be garbage, or held from outside the heap.
+    """
 
 def holdings(
     types: tuple[type, ...],

@@ -51,7 +51,8 @@ def sweep(
         wipe: overwrite memory with zeros before it is given back.
         min_bytes: leave storages smaller than this (in bytes) alone.
         guards: the rules that spare what nobody named.
-        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``: only if what there is to free may be garbage.
+        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if what would be released may be
+            garbage.
         label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
 
     Raises:
