@@ -40,6 +40,23 @@ ONCE = [
         "weakly_kept",
     )
 ]
+# What imports a great deal, which every sweep of a later test in the same process would walk over: apart.
+LADEN = [
+    f"tests/unit/test_{name}.py"
+    for name in (
+        "addresses",
+        "attacks",
+        "compiled",
+        "inspecting_tombstones",
+        "library_objects",
+        "notebook",
+        "plots",
+        "random_programs",
+        "ray",
+        "recorders",
+        "while_torch_traces",
+    )
+]
 LEAK = "tests/unit/test_threads.py::test_a_leak_does_not_go_unseen"  # whether the tests see one, that is
 # Python, torch, NumPy: the oldest, the newest, and between. uv finds a Python 3.14 on PATH; few have one.
 VERSIONS = [
@@ -156,15 +173,18 @@ def package(session: nox.Session) -> None:
         half = env | {"FASTPURGE_ZOO": "half"}
         session.run("pytest", "tests/zoo", *WORKERS, *session.posargs, env=half)
         env |= {"FASTPURGE_PROGRAMS": "200", "FASTPURGE_STRESS_SWEEPS": "60"}
-        tests = ["tests/unit", "--cov", "--cov-report=term"]
+        options = ["--cov", "--cov-report=term"]
+        first, then = [*options, "--cov-fail-under=0"], [*options, "--cov-append"]
     else:
         install(session, "test")
-        apart = [
-            f"--ignore=tests/unit/test_{name}.py" for name in ("compiled", "recorders", "while_torch_traces")
-        ]
-        tests = ["tests/unit", *ONCE, *apart, "--deselect", LEAK]
+        names = ("compiled", "recorders", "while_torch_traces")
+        apart = [f"--ignore=tests/unit/test_{name}.py" for name in names]
+        first = then = [*ONCE, *apart, "--deselect", LEAK]
         env |= FEWER
-    session.run("pytest", *tests, *WORKERS, *session.posargs, env=env)
+    laden = [f"--ignore={name}" for name in LADEN]
+    session.run("pytest", "tests/unit", *laden, *first, *WORKERS, *session.posargs, env=env)
+    there = [name for name in LADEN if f"--ignore={name}" not in then]
+    session.run("pytest", *there, *then, *WORKERS, *session.posargs, env=env)
 
 
 @nox.session

@@ -36,8 +36,8 @@ def _off(function: str, tests: str) -> Mutant:
     return Mutant(
         f"{function} off",
         "survey.py",
-        f"def {function}(search: _Search, ",
-        f"def {function}(*_: Any) -> bool:\n    return False\n\n\ndef _unused{function}(search: _Search, ",
+        f"def {function}(search: Search, ",
+        f"def {function}(*_: Any) -> bool:\n    return False\n\n\ndef _unused{function}(search: Search, ",
         tests,
     )
 
@@ -67,7 +67,7 @@ MUTANTS = (
     _off("_spare_what_moved", "tests/unit/test_moved_meanwhile.py"),
     Mutant(
         "what a thread had at one look released",
-        "survey.py",
+        "snapshots.py",
         "if one.obj in self._unused]",
         "]",
         "tests/unit/test_moved_meanwhile.py",
@@ -194,14 +194,14 @@ MUTANTS = (
     ),
     Mutant(
         "self-held not explained",
-        "survey.py",
+        "snapshots.py",
         "        return len(self._owned) > known",
         "        return False",
         GUARDS,
     ),
     Mutant(
         "gradients not kept",
-        "survey.py",
+        "snapshots.py",
         "gradients or ()",
         "()",
         KEEP,

@@ -12,7 +12,7 @@ from fastpurge.imported import namespace
 from fastpurge.tensors import is_a, type_name
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, one of thousands takes three times as long to make
 class Root:
     """Something that is alive because the interpreter uses it.
 

@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from fastpurge import _core, memory
 from fastpurge.candidates import Candidate
 from fastpurge.guards import Guard
-from fastpurge.paths import all_reached, holders
+from fastpurge.paths import holders
 from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
@@ -236,15 +236,13 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
 
 
 def _collect_and_survey(request: Request) -> Survey:
-    collect = request.collect
-    if collect == "auto":
-        found = survey(request, thorough=False)
-        if not found.planned:
-            return found  # one walk over the heap, and that is all
-        # Garbage goes with its finalizers, which must meet nothing that was released.
-        collect = not all_reached(tuple(one.obj for one in found.planned))
+    if request.collect == "auto":
+        found = survey(request, allow_garbage=False)
+        if found.is_complete:
+            return found
         del found  # or the collector would find everything in use
-    if collect:
+    # Garbage goes with its finalizers, which must meet nothing that was released.
+    if request.collect:
         gc.collect()
     return survey(request)
 
