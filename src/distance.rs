@@ -13,8 +13,8 @@ pub struct Distance {
     pub past_instance: bool,
     /// Whether a function, or what is like one, stood on the way: what it leads to is needed when it is called.
     pub past_wrapper: bool,
-    /// Whether it is a result that a library has cached, which is not to be called.
-    pub cached: bool,
+    /// Whether it is a result that a library has cached, or what a root object holds: the library does not call it.
+    pub uncalled: bool,
     pub steps: u8,
 }
 
@@ -30,7 +30,7 @@ impl Distance {
 
     /// As a byte that is not 0.
     fn code(self) -> u8 {
-        let flags = [true, self.past_instance, self.past_wrapper, self.cached];
+        let flags = [true, self.past_instance, self.past_wrapper, self.uncalled];
         let flags = flags
             .iter()
             .fold(0, |code, &flag| code << 1 | u8::from(flag));
@@ -41,7 +41,7 @@ impl Distance {
         (code != 0).then_some(Self {
             past_instance: code & 0x40 != 0,
             past_wrapper: code & 0x20 != 0,
-            cached: code & 0x10 != 0,
+            uncalled: code & 0x10 != 0,
             steps: code & MOST_STEPS,
         })
     }
@@ -51,7 +51,7 @@ impl Distance {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
             && self.past_wrapper >= other.past_wrapper
-            && self.cached <= other.cached
+            && self.uncalled <= other.uncalled
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
                 distances.push(Distance {
                     past_instance: flags & 1 != 0,
                     past_wrapper: flags & 2 != 0,
-                    cached: flags & 4 != 0,
+                    uncalled: flags & 4 != 0,
                     steps,
                 });
             }

@@ -31,7 +31,7 @@ use crate::types::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
 /// ``caches``, whose dicts hold results by arguments: results are state, arguments are the caller's.
 ///
 /// What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and
-/// names of packages whose instances lead to what no call needs. An instance of another class that it leads to
+/// names of packages whose instances lead to what no call needs, and hold what is not called by the library. An instance of another class that it leads to
 /// is itself among the results, and so is one that can be called. A class counts if its own module is a
 /// library's.
 #[pyfunction]
@@ -90,6 +90,7 @@ enum Kind {
     Cache,
     Class,
     Instance,
+    Root,
 }
 
 /// Bytes that come from memory together.
@@ -230,12 +231,12 @@ impl State<'_, '_> {
             }
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
-            next.past_instance |= kind == Kind::Instance;
-            next.past_wrapper |= kind == Kind::Wrapper && !at.cached;
-            if kind == Kind::Cache {
+            next.past_instance |= matches!(kind, Kind::Instance | Kind::Root);
+            next.past_wrapper |= kind == Kind::Wrapper && !at.uncalled;
+            if matches!(kind, Kind::Cache | Kind::Root) {
                 next = Distance {
                     past_wrapper: false,
-                    cached: true,
+                    uncalled: true,
                     ..next
                 };
             }
@@ -339,8 +340,18 @@ impl State<'_, '_> {
             if facts.cache {
                 return Ok(Kind::Cache);
             }
-            if is_exception(of) || self.roots.have(of, &mut self.judge)? {
+            if is_exception(of) {
                 return Ok(Kind::Opaque);
+            }
+            if self.roots.have(of, &mut self.judge)? {
+                let is_looked_into = !at.past_wrapper
+                    && !at.past_instance
+                    && self.judge.is_library_type(of.cast())?;
+                return Ok(if is_looked_into {
+                    Kind::Root
+                } else {
+                    Kind::Opaque
+                });
             }
             if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
                 // Iterators, namespaces, generators.
@@ -357,7 +368,7 @@ impl State<'_, '_> {
                     (true, true) => Kind::Instance,
                     (true, false) if !at.past_instance => Kind::Instance,
                     (false, true) => Kind::Found,
-                    (false, false) if !at.cached && is_callable(of) => Kind::Found,
+                    (false, false) if !at.uncalled && is_callable(of) => Kind::Found,
                     _ => Kind::Opaque,
                 },
             )
