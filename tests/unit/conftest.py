@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import fastpurge
 import pytest
 from fastpurge import safe_point, safe_points
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("imports_much") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_at_module_level() -> None:
+    """Release what test modules have as arguments of tests: the first sweep would count it with its own."""
+    fastpurge.sweep(keep=())
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ def test_shares_add_up(program: Any) -> None:
     assert found.devices["cpu"].reserved > 50 * MiB
 
 
+@pytest.mark.imports_much
 def test_what_cannot_say_what_it_is_is_counted_all_the_same(program: Any) -> None:
     class Mute(torch.Tensor):
         @classmethod

@@ -59,6 +59,7 @@ def test_the_demo_holds_what_it_says_and_draws_it(tmp_path: Path) -> None:
     assert "largest released" in plot.read_text()
 
 
+@pytest.mark.imports_much
 def test_a_plot_that_cannot_be_drawn_is_said_before_the_demo_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--plot", "report.docx"]) == 1
     shown = capsys.readouterr()

@@ -298,7 +298,7 @@ class TestCallbacks:
                     reason="this torch shows no hook that unpacks (docs/limits.md)",
                 ),
             ),
-            _checkpoint,
+            pytest.param(_checkpoint, marks=pytest.mark.imports_much),
         ],
     )
     def test_hooks_of_a_graph_keep_what_they_lead_to(self, program: Any, make: Any) -> None:

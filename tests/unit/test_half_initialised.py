@@ -110,6 +110,7 @@ assert fastpurge.is_purged(held[0])
 """
 
 
+@pytest.mark.imports_much
 @pytest.mark.parametrize("name", ["torch._dynamo", "transformers.models.bert"])
 def test_a_library_can_be_imported_beside_plans(name: str) -> None:
     if name.startswith("transformers"):

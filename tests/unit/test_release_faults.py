@@ -88,7 +88,15 @@ def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
     assert "not overwritten" in str(report)
 
 
-@pytest.mark.parametrize("mode", [Rude, RudeFunctions, FakeTensorMode, lambda: torch.device("meta")])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        Rude,
+        RudeFunctions,
+        pytest.param(FakeTensorMode, marks=pytest.mark.imports_much),
+        lambda: torch.device("meta"),
+    ],
+)
 def test_a_mode_of_the_caller_s_has_no_say(program: Any, filled: list[int], mode: Any) -> None:
     kept = torch.ones(5, requires_grad=True) * 3
     program.all = [torch.ones(10), torch.ones(20, requires_grad=True) * 2]

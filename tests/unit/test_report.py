@@ -13,6 +13,7 @@ import torch
 MiB = 2**20
 
 
+@pytest.mark.imports_much
 def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
     program.tensor = torch.ones(1234)  # 4.8K: no number of pages, so no part of the resident set
     program.view = np.asarray(torch.ones(5))
