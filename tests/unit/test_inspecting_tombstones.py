@@ -27,6 +27,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import KernelManager, start_new_kernel
 from rich.console import Console
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 KINDS: dict[str, Callable[[], Any]] = {
     "tensor": lambda: torch.ones(2, 3),
     "number": lambda: torch.tensor(1.5),

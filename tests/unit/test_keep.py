@@ -18,6 +18,8 @@ import pytest
 import torch
 from fastpurge import Guard, is_purged
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 
 class Slotted:
     __slots__ = ("held",)

@@ -12,6 +12,8 @@ import torch
 from fastpurge import is_purged
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 
 def w() -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.ones(3, 3))

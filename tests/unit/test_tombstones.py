@@ -17,6 +17,8 @@ import pytest
 import torch
 from fastpurge import PurgedError, is_purged
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 
 def x() -> torch.Tensor:
     # Made anew for each use: a module-level tensor would be released by the next test's sweep.

@@ -16,6 +16,8 @@ import pytest
 import torch
 from fastpurge import is_purged
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 
 class Model(torch.nn.Module):
     def method(self) -> None: ...
