@@ -5,15 +5,14 @@ use rustc_hash::FxHashMap;
 use crate::gc::Failure;
 use crate::pages::Pages;
 use crate::prefetch::prefetch;
-use crate::room::{try_entry, try_repeat};
+use crate::room::{try_collect, try_entry, try_repeat};
 
 /// Objects that the collector tracks begin at a multiple of this: `PyObject_Malloc` aligns to it, and the head that
 /// the collector puts before an object has as many bytes (`PyGC_Head`).
 const GRANULE: usize = 16;
 
-/// How many bytes of memory a block stands for: as many as the interpreter gets for its objects at a time
-/// (`ARENA_BITS` in Objects/obmalloc.c).
-const PAGE: usize = 1 << 20;
+/// How many bytes of memory a block stands for. More, and a table of objects that lie scattered would be large.
+const PAGE: usize = 1 << 14;
 
 /// A byte for each place in a page where an object may begin: 0 for an object that is not counted, one more than
 /// the references to one that is, and `MANY` if a byte is too small.
@@ -25,12 +24,14 @@ const MANY: u8 = u8::MAX;
 pub struct Counts {
     pages: Pages<Bytes, 1024>,
     many: FxHashMap<usize, usize>,
+    /// Those that begin at no multiple of `GRANULE`: what another allocator than the interpreter's has made.
+    unaligned: FxHashMap<usize, usize>,
 }
 
 /// How many objects are looked at together: their loads from memory overlap.
 pub const BATCH: usize = 64;
 
-/// What was begun, in the order of addresses.
+/// What was begun, in the order of addresses, and at last what is not aligned.
 ///
 /// The lists of the collector lead from object to object in the order in which they were made, or have last
 /// survived: to follow one is to wait for memory at every step, and takes as long as to traverse the objects.
@@ -39,6 +40,7 @@ pub struct Begun {
     pages: Vec<(usize, usize)>,
     page: usize,
     word: usize,
+    unaligned: Vec<usize>,
 }
 
 impl Begun {
@@ -65,6 +67,12 @@ impl Begun {
             self.page += 1;
             self.word = 0;
         }
+        while filled < BATCH
+            && let Some(address) = self.unaligned.pop()
+        {
+            batch[filled] = address;
+            filled += 1;
+        }
         filled
     }
 }
@@ -76,6 +84,7 @@ impl Default for Counts {
         Self {
             pages: Pages::new(|| try_repeat(0, PAGE / GRANULE)),
             many: FxHashMap::default(),
+            unaligned: FxHashMap::default(),
         }
     }
 }
@@ -84,6 +93,11 @@ impl Counts {
     /// Counts the references to an object from now on; `true` if they were not counted before.
     #[inline]
     pub fn begin<T>(&mut self, object: *const T) -> Result<bool, Failure> {
+        if !is_aligned(object) {
+            let is_new = !self.unaligned.contains_key(&(object as usize));
+            try_entry(&mut self.unaligned, object as usize)?;
+            return Ok(is_new);
+        }
         let (page, at) = place(object);
         let byte = &mut self.pages.made(page)?[at];
         let is_new = *byte == 0;
@@ -97,12 +111,17 @@ impl Counts {
             pages: self.pages.in_order()?,
             page: 0,
             word: 0,
+            unaligned: try_collect(self.unaligned.keys().copied())?,
         })
     }
 
     /// Adds a reference; `false` if those to this object are not counted.
     #[inline]
     pub fn add<T>(&mut self, object: *const T) -> Result<bool, Failure> {
+        if !is_aligned(object) {
+            let count = self.unaligned.get_mut(&(object as usize));
+            return Ok(count.map(|count| *count += 1).is_some());
+        }
         let (page, at) = place(object);
         let Some(bytes) = self.pages.get_mut(page) else {
             return Ok(false);
@@ -123,6 +142,10 @@ impl Counts {
     /// The references to an object that were counted.
     #[inline]
     pub fn of<T>(&self, object: *const T) -> usize {
+        if !is_aligned(object) {
+            let count = self.unaligned.get(&(object as usize));
+            return count.copied().unwrap_or(0);
+        }
         let (page, at) = place(object);
         match self.pages.get(page).map_or(0, |bytes| bytes[at]) {
             0 => 0,
@@ -130,6 +153,11 @@ impl Counts {
             few => usize::from(few) - 1,
         }
     }
+}
+
+#[inline]
+fn is_aligned<T>(object: *const T) -> bool {
+    (object as usize).is_multiple_of(GRANULE)
 }
 
 #[inline]
@@ -159,7 +187,8 @@ mod tests {
         let mut counts = Counts::default();
         let few = [0x7000_0010, 0x7000_0ff0, 0x9000_0000, 0x1_7000_0000_usize];
         let many = (0x2_0000_0000..0x2_0000_4000).step_by(16);
-        let objects: Vec<_> = few.into_iter().chain(many).collect();
+        let unaligned = [0x7000_0028];
+        let objects: Vec<_> = few.into_iter().chain(many).chain(unaligned).collect();
         for &object in objects.iter().rev() {
             counts.begin(object as *const u8).unwrap();
             counts.add(object as *const u8).unwrap();

@@ -59,7 +59,7 @@ impl Distance {
 pub struct Met(Pages<Vec<u8>, 1024>);
 
 /// How many bytes of memory a block stands for.
-const PAGE: usize = 1 << 20;
+const PAGE: usize = 1 << 14;
 /// No two objects begin within this many bytes: the head of an object alone has as many.
 const GRANULE: usize = 16;
 

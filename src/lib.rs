@@ -52,7 +52,7 @@ mod _core {
     #[pymodule_export]
     use crate::library::Libraries;
     #[pymodule_export]
-    use crate::paths::{all_reached, holdings, paths};
+    use crate::paths::{holdings, paths};
     #[pymodule_export]
     use crate::reading::read_unless_inside;
     #[pymodule_export]

@@ -47,14 +47,16 @@ pub fn paths<'py>(
     let hidden_from = pairs(hidden)?;
     let mut types = TypeTable::new(Wanted::default())?;
     let mut forest = Forest::new(&mut types, &hidden_from);
+    for target in targets.iter_borrowed() {
+        forest.targets.insert(target.as_ptr())?;
+        // SAFETY: the tuple holds it.
+        forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
+    }
     for holder in besides.into_iter().flatten() {
         forest.besides.insert(holder.as_ptr())?;
     }
     // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
-    unsafe {
-        forest.aim_at(targets)?;
-        forest.grow(roots)?;
-    }
+    unsafe { forest.grow(roots)? };
     let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
     let mut found: FxHashMap<usize, u32> = FxHashMap::default();
     for &at in &forest.found {
@@ -98,26 +100,6 @@ pub fn paths<'py>(
         let way = list(py, way, Ok)?.into_any();
         tuple(py, [text(py, how)?.into_any(), way])
     })
-}
-
-/// Whether a root leads to every target. What no root leads to may be garbage, or held from outside the heap.
-#[pyfunction]
-#[pyo3(signature = (targets, roots, /))]
-pub fn all_reached(
-    py: Python<'_>,
-    targets: &Bound<'_, PyTuple>,
-    roots: &Bound<'_, PyList>,
-) -> PyResult<bool> {
-    let _pause = GcPause::new(py);
-    let hidden = Hidden::default();
-    let mut types = TypeTable::new(Wanted::default())?;
-    let mut forest = Forest::new(&mut types, &hidden);
-    // SAFETY: the caller holds the roots and the targets, and no Python code runs in this function.
-    unsafe {
-        forest.aim_at(targets)?;
-        forest.grow(roots)?;
-    }
-    Ok(forest.is_done())
 }
 
 /// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it: each with which
@@ -246,19 +228,6 @@ impl<'a> Forest<'a> {
             found: Vec::new(),
             roots: Vec::new(),
         }
-    }
-
-    /// Has it look for these, and for nothing else once all of them are found.
-    ///
-    /// # Safety
-    /// The targets are live, and the thread is attached.
-    unsafe fn aim_at(&mut self, targets: &Bound<'_, PyTuple>) -> Result<(), Failure> {
-        for target in targets.iter_borrowed() {
-            self.targets.insert(target.as_ptr())?;
-            // SAFETY: by this function's contract.
-            self.any_leaf |= unsafe { self.types.of(target.as_ptr()) }.is_leaf();
-        }
-        Ok(())
     }
 
     /// Takes everything that can be reached, or until all targets are found.

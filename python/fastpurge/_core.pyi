@@ -253,12 +253,6 @@ def paths(
     and what it holds where ``tp_traverse`` does not show it.
     """
 
-def all_reached(targets: tuple[object, ...], roots: list[Any], /) -> bool:
-    """Whether a root leads to every target.
-
-    What none leads to may be garbage, or held from outside the heap.
-    """
-
 def holdings(
     types: tuple[type, ...],
     roots: list[Any],

@@ -46,8 +46,7 @@ def sweep(
         wipe: overwrite memory with zeros before it is given back.
         min_bytes: leave storages smaller than this (in bytes) alone.
         guards: the rules that spare what nobody named.
-        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if what would be released may be
-            garbage.
+        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
         label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
         group: the process group that sweeps, as `torch.distributed.new_group` gives it; ``None`` is all
             ranks. Reports and errors name ranks by their global number.

@@ -118,11 +118,6 @@ def explain(
     ]
 
 
-def all_reached(objects: tuple[object, ...]) -> bool:
-    """Whether variables outside this package lead to every object; if not, some may be garbage."""
-    return _core.all_reached(objects, [root.obj for root in roots.find(roots.caller())])
-
-
 def holders(objects: tuple[object, ...]) -> list[str | None]:
     """For each object the path to it from outside this package, as far as the interpreter shows it."""
     starts = roots.find(roots.caller())
@@ -146,7 +141,7 @@ class _Variables:
         if caller is None:
             return
         running = (root for root in starts if root.frame is caller)
-        modules = (root for root in starts if root.obj is caller.f_locals)
+        modules = (root for root in starts if root.obj is roots.namespace_of(caller))
         self._root = next(chain(running, modules), _NOWHERE)
         if not is_a(self._root.obj, dict):
             return

@@ -61,6 +61,17 @@ def frame_of(namespace: dict[str, Any]) -> FrameType | None:
     return frame
 
 
+def namespace_of(frame: FrameType) -> Any:
+    """The variables of running code that is no function; ``None`` if to read them would change them.
+
+    Before 3.13 that takes out of the namespace of a class body what is shared with its methods and not set
+    yet, such as ``__class__`` (``PyFrame_FastToLocals`` in Objects/frameobject.c).
+    """
+    code = frame.f_code
+    is_shared = sys.version_info < (3, 13) and (code.co_cellvars or code.co_freevars)
+    return None if is_shared else frame.f_locals
+
+
 def _is_of_package(frame: FrameType) -> bool:
     """Whether a frame runs code of this package."""
     return f"{_module_of(frame)}.".startswith("fastpurge.")
@@ -77,8 +88,9 @@ def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root
     me = threading.get_ident()
     if caller is not None:
         yield from _locals(caller, threads.get(me, str(me)))
-    others = sys._current_frames()
-    del others[me]  # or this frame would hold itself
+    # Without this one, which would hold itself. It is told by its frame: gevent replaces `get_ident`.
+    here = sys._getframe()
+    others = {thread: frame for thread, frame in sys._current_frames().items() if frame is not here}
     for thread, frame in others.items():
         for root in _locals(frame, threads.get(thread, str(thread))):
             yield replace(root, is_elsewhere=True)
@@ -89,8 +101,9 @@ def _locals(frame: FrameType | None, thread: str) -> Iterator[Root]:
         code = frame.f_code
         where = f"{_place(code, frame.f_lineno)}, thread {thread}"
         is_function = bool(code.co_flags & _NEW_LOCALS)
-        obj = _core.frame_locals(frame) if is_function else frame.f_locals
-        yield Root(obj, "", where, _module_of(frame), frame, is_function)
+        obj = _core.frame_locals(frame) if is_function else namespace_of(frame)
+        if obj is not None:
+            yield Root(obj, "", where, _module_of(frame), frame, is_function)
         frame = frame.f_back
 
 

@@ -5,8 +5,7 @@ local variable there may hold a candidate, or a plain container of candidates. T
 """
 
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, cast
@@ -31,10 +30,6 @@ class View:
     snapshot: _core.Snapshot
     asked: list[Candidate] = field(default_factory=list)
     skipped: list[Candidate] = field(default_factory=list)
-
-    def copy(self) -> "View":
-        """The same, to skip what must not be skipped here."""
-        return View(self.snapshot, [*self.asked], [*self.skipped])
 
     def skip(self, which: list[bool], reason: str) -> None:
         """Skip some of what is asked for, for a reason."""
@@ -139,15 +134,6 @@ class Search:
                 set_class=_set_class,
                 implementation=(torch.Tensor, torch._C._swap_tensor_impl),
             )
-
-    @contextmanager
-    def tentatively(self) -> Iterator[None]:
-        """Forget the roots that are added meanwhile."""
-        before = len(self._roots)
-        yield
-        for root in self._roots[before:]:
-            self._known.discard(root)
-        del self._roots[before:]
 
     def _view(self) -> View:
         snapshot = self._snapshot()

@@ -15,7 +15,6 @@ from fastpurge import _core, addresses, compiled, cpp_owners, guards, keep
 from fastpurge.autograd import BackwardUnderWayError
 from fastpurge.candidates import Candidate, count_storages_once, may_be_lent
 from fastpurge.guards import Guard, MemoryMap
-from fastpurge.paths import all_reached
 from fastpurge.recorders import suspended_modes
 from fastpurge.report import Item
 from fastpurge.request import Request
@@ -26,13 +25,12 @@ from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES, is_a, reason_of
 
 @dataclass(slots=True)
 class Survey:
-    """The state of the heap as a sweep sees it; incomplete if garbage was to be collected first."""
+    """The state of the heap as a sweep sees it."""
 
     objects_scanned: int
     planned: list[Candidate]
     skipped: list[Item]
     spared: dict[str, int]
-    is_complete: bool
     _search: Search
 
     def exchange(self, blanks: list[object]) -> list[tuple[int, BaseException | None]]:
@@ -52,18 +50,17 @@ class Survey:
         return [candidate.obj for candidate in self.planned if candidate.extent is not None]
 
 
-def survey(request: Request, *, allow_garbage: bool = True) -> Survey:
+def survey(request: Request, *, thorough: bool = True) -> Survey:
     """Find what can be released. Touches nothing.
 
-    The guards are asked the cheapest first, and only while candidates remain. If not ``allow_garbage``,
-    and no variable leads to some of what could be released, it stops there: the collector should run first.
+    The guards are asked the cheapest first, and only while candidates remain. If not ``thorough``,
+    what running code and C code hold is left out: what is found may be in their hands.
     """
     search = Search(request)
     view = search.first_look()
     spared: dict[str, int] = {}
-    is_complete = True
     try:
-        view, is_complete = _without_protected(search, view, spared, allow_garbage=allow_garbage)
+        view = _without_protected(search, search.settle(view), spared, thorough=thorough)
     except BackwardUnderWayError:
         view.skip([True] * len(view.asked), "another thread is inside a backward: kept graphs cannot be read")
     except Exception as error:
@@ -75,27 +72,23 @@ def survey(request: Request, *, allow_garbage: bool = True) -> Survey:
     view.skip([search.is_sorting] * len(view.asked), "a list that is kept is being sorted, and shows nothing")
     count_storages_once(view.asked)
     skipped, scanned = [one.item for one in view.skipped], view.snapshot.objects_scanned
-    return Survey(scanned, view.asked, skipped, spared, is_complete, search)
+    return Survey(scanned, view.asked, skipped, spared, search)
 
 
-def _without_protected(
-    search: Search, view: View, spared: dict[str, int], *, allow_garbage: bool
-) -> tuple[View, bool]:
-    """What no guard spares and nothing else keeps from being released; and whether all guards were asked."""
+def _without_protected(search: Search, view: View, spared: dict[str, int], *, thorough: bool) -> View:
+    """Ask the guards, count what each of them spares, and skip what cannot be released."""
     _count_spared(Guard.LIBRARY, search.spared_at_first(), spared)
-    view = _ask(_QUICK, search, search.settle(view), spared)
-    if view.asked and not allow_garbage:
-        with search.tentatively():
-            left = _without_what_must_stay(search, view.copy())
-        if not left.asked:
-            return left, True
-        if not all_reached(tuple(one.obj for one in left.asked)):
-            return view, False
-        del left
-    view = _ask(_THOROUGH, search, view, spared)
-    if view.asked and Guard.RUNNING not in search.request.guards:
-        _skip_held(search, view)
-    return _without_what_must_stay(search, view), True
+    view = _ask(_QUICK, search, view, spared)
+    if thorough:
+        view = _ask(_THOROUGH, search, view, spared)
+        if view.asked and Guard.RUNNING not in search.request.guards:
+            _skip_held(search, view)
+    if view.asked:
+        _skip_borrowed(search, view)
+    view.skip(search.may_be_gradients(view.asked), "another thread is inside a backward: may be a gradient")
+    if view.asked and view.skipped:
+        view = _skip_parts(search, view)
+    return view
 
 
 def _ask(stages: Iterable[tuple[Guard, Any]], search: Search, view: View, spared: dict[str, int]) -> View:
@@ -103,16 +96,6 @@ def _ask(stages: Iterable[tuple[Guard, Any]], search: Search, view: View, spared
     for guard, spare in stages:
         if view.asked and guard in search.request.guards:
             view = _apply(guard, spare, search, view, spared)
-    return view
-
-
-def _without_what_must_stay(search: Search, view: View) -> View:
-    """Skip what no guard spares, and still cannot be released."""
-    if view.asked:
-        _skip_borrowed(search, view)
-    view.skip(search.may_be_gradients(view.asked), "another thread is inside a backward: may be a gradient")
-    if view.asked and view.skipped:
-        view = _skip_parts(search, view)
     return view
 
 

@@ -51,8 +51,7 @@ def sweep(
         wipe: overwrite memory with zeros before it is given back.
         min_bytes: leave storages smaller than this (in bytes) alone.
         guards: the rules that spare what nobody named.
-        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if what would be released may be
-            garbage.
+        collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
         label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
 
     Raises:
@@ -237,11 +236,12 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
 
 def _collect_and_survey(request: Request) -> Survey:
     if request.collect == "auto":
-        found = survey(request, allow_garbage=False)
-        if found.is_complete:
-            return found
+        found = survey(request, thorough=False)
+        if not found.planned:
+            return found  # one walk over the heap, and that is all
         del found  # or the collector would find everything in use
-    # Garbage goes with its finalizers, which must meet nothing that was released.
+    # Garbage goes first: its finalizers must meet nothing that was released, and what only garbage makes look
+    # as if it were in use must not be spared.
     if request.collect:
         gc.collect()
     return survey(request)

@@ -78,7 +78,6 @@ CALLS: dict[str, Callable[[], object]] = {
     "paths": functools.partial(
         _core.paths, (KEPT.held, RUNNING), [KEPT], besides=[FORGOTTEN], hidden=[(KEPT, LOOK)], strays=True
     ),
-    "all_reached": functools.partial(_core.all_reached, (KEPT.held, RUNNING), [KEPT, RUNNING]),
     "holdings": functools.partial(_core.holdings, (Base,), [KEPT], through=(list,), hidden=[(KEPT, LOOK)]),
     "frame_locals": functools.partial(_core.frame_locals, RUNNING.gi_frame),
     "frame_locals of a module": functools.partial(_core.frame_locals, sys._getframe()),

@@ -42,26 +42,6 @@ def ways(targets: tuple[Any, ...], roots: list[Any], **options: Any) -> list[tup
     return [(how, [type(one).__name__ for one in way]) for how, way in found]
 
 
-def test_all_are_reached_if_a_root_leads_to_each() -> None:
-    first, second, leaf = Thing(), Thing(), 2.5
-    first.held = [{"k": (second,)}]
-    second.held = leaf
-    assert _core.all_reached((first, second), [[], [first]])
-    assert _core.all_reached((leaf, second), [[], [first]])
-    assert _core.all_reached((second, second), [[second]])
-
-
-def test_not_all_are_reached_if_one_is_garbage_or_in_the_hands_of_code() -> None:
-    reached, local = Thing(), Thing()
-    garbage = Thing()
-    garbage.held = cycle = Thing()
-    cycle.held = garbage
-    assert not _core.all_reached((local,), [[reached]])
-    assert not _core.all_reached((reached, cycle), [[reached]])
-    del garbage
-    assert not _core.all_reached((cycle, reached), [[reached], sys.modules])
-
-
 def test_a_way_leads_from_a_root_through_what_holds_the_target() -> None:
     thing, target = Thing(), Thing()
     thing.held = {"k": [(target,)]}

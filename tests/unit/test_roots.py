@@ -1,0 +1,63 @@
+"""Where referrer paths begin: to find that changes nothing in running code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+
+def _run(program: str) -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+
+
+def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
+    # As gevent does, to give greenlets an id each.
+    _run("""
+        import threading
+        get_ident, threading.get_ident = threading.get_ident, lambda: 12345
+        import torch, fastpurge
+
+        def function():
+            mine = torch.ones(3)
+            return fastpurge.why(mine)
+
+        cache = [torch.ones(1 << 20)]
+        assert "function()" in str(function()), function()
+        assert fastpurge.census().devices
+        report = fastpurge.sweep(keep=())
+        assert "__main__.cache[0]" in [item.held_by for item in report.released], report
+        threading.get_ident = get_ident
+    """)
+
+
+def test_a_class_body_that_is_being_executed_stays_whole() -> None:
+    _run("""
+        import torch, fastpurge
+
+        class Namespace(dict):
+            def __delitem__(self, key):
+                raise AssertionError("asked")
+
+        class Meta(type):
+            def __prepare__(name, bases):
+                return Namespace()
+            def __new__(meta, name, bases, namespace):
+                return super().__new__(meta, name, bases, dict(namespace))
+
+        cache = [torch.ones(1 << 20)]
+        seen = torch.ones(3)
+
+        class Class(metaclass=Meta):
+            __class__ = property(lambda self: int)
+
+            def method(self):
+                return super().method()
+
+            why = fastpurge.why(seen)
+            report = fastpurge.sweep(keep=())
+
+        assert "__class__" in vars(Class)
+        assert Class().__class__ is int
+        assert "__main__.cache[0]" in [item.held_by for item in Class.report.released], Class.report
+    """)
