@@ -88,12 +88,18 @@ def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root
     me = threading.get_ident()
     if caller is not None:
         yield from _locals(caller, threads.get(me, str(me)))
-    # Without this one, which would hold itself. It is told by its frame: gevent replaces `get_ident`.
-    here = sys._getframe()
-    others = {thread: frame for thread, frame in sys._current_frames().items() if frame is not here}
-    for thread, frame in others.items():
+    for thread, frame in _frames_of_others().items():
         for root in _locals(frame, threads.get(thread, str(thread))):
             yield replace(root, is_elsewhere=True)
+
+
+def _frames_of_others() -> dict[int, FrameType]:
+    """What other threads execute. This one is told by its frame: gevent replaces `threading.get_ident`."""
+    frames = sys._current_frames()
+    for thread in [*frames]:
+        if frames[thread] is sys._getframe():  # in no variable, or the frame would hold itself
+            del frames[thread]
+    return frames
 
 
 def _locals(frame: FrameType | None, thread: str) -> Iterator[Root]:
