@@ -31,9 +31,9 @@ use crate::types::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
 /// ``caches``, whose dicts hold results by arguments: results are state, arguments are the caller's.
 ///
 /// What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and
-/// names of packages whose instances lead to what no call needs, and hold what is not called by the library. An instance of another class that it leads to
-/// is itself among the results, and so is one that can be called. A class counts if its own module is a
-/// library's.
+/// names of packages whose instances lead to what no call needs. Where a module or class holds such an instance,
+/// it is looked through as what the library does not call. An instance of another class that a wrapper leads to
+/// is itself among the results, and so is one that can be called. A class counts if its own module is a library's.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
 #[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, roots=None, modules=None))]

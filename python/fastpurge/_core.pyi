@@ -221,8 +221,9 @@ def library_state(
     caller's.
 
     What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and names of
-    packages whose instances lead to what no call needs. An instance of another class that it leads to is
-    itself among the results, and so is one that can be called. A class counts if its own module is a
+    packages whose instances lead to what no call needs. Where a module or class holds such an instance, it
+    is looked through as what the library does not call. An instance of another class that a wrapper leads to
+    is itself among the results, and so is one that can be called. A class counts if its own module is a
     library's.
     """
 
