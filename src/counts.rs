@@ -3,26 +3,18 @@
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
-use crate::pages::Pages;
+use crate::pages::{GRANULE, ObjectBytes, PAGE};
 use crate::prefetch::prefetch;
-use crate::room::{try_collect, try_entry, try_repeat};
+use crate::room::{try_collect, try_entry};
 
-/// Objects that the collector tracks begin at a multiple of this: `PyObject_Malloc` aligns to it, and the head that
-/// the collector puts before an object has as many bytes (`PyGC_Head`).
-const GRANULE: usize = 16;
-
-/// How many bytes of memory a block stands for. More, and a table of objects that lie scattered would be large.
-const PAGE: usize = 1 << 14;
-
-/// A byte for each place in a page where an object may begin: 0 for an object that is not counted, one more than
-/// the references to one that is, and `MANY` if a byte is too small.
-type Bytes = Vec<u8>;
-
+/// The byte of an object with more references than a byte can say. That of another one is 0 if it is not counted,
+/// and else one more than the references to it.
 const MANY: u8 = u8::MAX;
 
 /// References by the address of the object that they are to.
+#[derive(Default)]
 pub struct Counts {
-    pages: Pages<Bytes, 1024>,
+    bytes: ObjectBytes,
     many: FxHashMap<usize, usize>,
     /// Those that begin at no multiple of `GRANULE`: what another allocator than the interpreter's has made.
     unaligned: FxHashMap<usize, usize>,
@@ -48,7 +40,7 @@ impl Begun {
     pub fn next(&mut self, counts: &Counts, batch: &mut [usize; BATCH]) -> usize {
         let mut filled = 0;
         while let Some(&(page, block)) = self.pages.get(self.page) {
-            let words = &counts.pages.block(block).as_chunks::<WORD>().0[self.word..];
+            let words = &counts.bytes.block(block).as_chunks::<WORD>().0[self.word..];
             for &word in words {
                 if filled + WORD > BATCH {
                     return filled;
@@ -79,16 +71,6 @@ impl Begun {
 
 const WORD: usize = 8;
 
-impl Default for Counts {
-    fn default() -> Self {
-        Self {
-            pages: Pages::new(|| try_repeat(0, PAGE / GRANULE)),
-            many: FxHashMap::default(),
-            unaligned: FxHashMap::default(),
-        }
-    }
-}
-
 impl Counts {
     /// Counts the references to an object from now on; `true` if they were not counted before.
     #[inline]
@@ -98,8 +80,7 @@ impl Counts {
             try_entry(&mut self.unaligned, object as usize)?;
             return Ok(is_new);
         }
-        let (page, at) = place(object);
-        let byte = &mut self.pages.made(page)?[at];
+        let byte = self.bytes.made(object)?;
         let is_new = *byte == 0;
         *byte += u8::from(is_new);
         Ok(is_new)
@@ -108,7 +89,7 @@ impl Counts {
     /// What was begun, from the start; what is begun meanwhile may be among it.
     pub fn begun(&self) -> Result<Begun, Failure> {
         Ok(Begun {
-            pages: self.pages.in_order()?,
+            pages: self.bytes.in_order()?,
             page: 0,
             word: 0,
             unaligned: try_collect(self.unaligned.keys().copied())?,
@@ -122,15 +103,14 @@ impl Counts {
             let count = self.unaligned.get_mut(&(object as usize));
             return Ok(count.map(|count| *count += 1).is_some());
         }
-        let (page, at) = place(object);
-        let Some(bytes) = self.pages.get_mut(page) else {
+        let Some(byte) = self.bytes.get_mut(object) else {
             return Ok(false);
         };
-        match bytes[at] {
+        match *byte {
             0 => return Ok(false),
             MANY => *try_entry(&mut self.many, object as usize)? += 1,
             few => {
-                bytes[at] = few + 1;
+                *byte = few + 1;
                 if few + 1 == MANY {
                     *try_entry(&mut self.many, object as usize)? = usize::from(few);
                 }
@@ -146,8 +126,7 @@ impl Counts {
             let count = self.unaligned.get(&(object as usize));
             return count.copied().unwrap_or(0);
         }
-        let (page, at) = place(object);
-        match self.pages.get(page).map_or(0, |bytes| bytes[at]) {
+        match self.bytes.get(object) {
             0 => 0,
             MANY => self.many.get(&(object as usize)).copied().unwrap_or(0),
             few => usize::from(few) - 1,
@@ -158,12 +137,6 @@ impl Counts {
 #[inline]
 fn is_aligned<T>(object: *const T) -> bool {
     (object as usize).is_multiple_of(GRANULE)
-}
-
-#[inline]
-fn place<T>(object: *const T) -> (usize, usize) {
-    let address = object as usize;
-    (address / PAGE, address % PAGE / GRANULE)
 }
 
 #[cfg(test)]

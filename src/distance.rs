@@ -1,10 +1,11 @@
 //! How far from a module of a library an object was met, and where.
 
 use pyo3::ffi;
+use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
-use crate::pages::Pages;
-use crate::room::try_repeat;
+use crate::pages::ObjectBytes;
+use crate::room::{try_entry, try_insert, try_push};
 
 /// How far from a module something was met.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -38,7 +39,7 @@ impl Distance {
     }
 
     fn of_code(code: u8) -> Option<Self> {
-        (code != 0).then_some(Self {
+        (code > SEVERAL).then_some(Self {
             past_instance: code & 0x40 != 0,
             past_wrapper: code & 0x20 != 0,
             uncalled: code & 0x10 != 0,
@@ -50,37 +51,62 @@ impl Distance {
     pub fn covers(self, other: Self) -> bool {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
-            && self.past_wrapper >= other.past_wrapper
+            && self.past_wrapper == other.past_wrapper
             && self.uncalled <= other.uncalled
     }
 }
 
-/// Where objects were met last, a byte for each.
-pub struct Met(Pages<Vec<u8>, 1024>);
-
-/// How many bytes of memory a block stands for.
-const PAGE: usize = 1 << 14;
-/// No two objects begin within this many bytes: the head of an object alone has as many.
-const GRANULE: usize = 16;
-
-impl Default for Met {
-    fn default() -> Self {
-        Self(Pages::new(|| try_repeat(0, PAGE / GRANULE)))
-    }
+/// What is known of where an object is met.
+#[derive(Debug, PartialEq)]
+pub enum Known {
+    /// It has not been met before.
+    No,
+    /// It was met, but not everything that can be reached from here could be reached from there.
+    Further,
+    /// All that can be reached from here could be reached from where it was met before.
+    Covered,
 }
 
+/// Where objects were met: a byte for each, or a list if none of several places covers the others.
+///
+/// A walk that forgot the first place at the second would, in a cycle, meet it at both in turn, and never end.
+#[derive(Default)]
+pub struct Met {
+    bytes: ObjectBytes,
+    several: FxHashMap<usize, Vec<Distance>>,
+}
+
+/// The byte of an object whose places are in the list: no `Distance::code`.
+const SEVERAL: u8 = 1;
+
 impl Met {
-    /// Notes where an object is met, and gives where it was met before.
+    /// Notes where an object is met.
     #[inline]
-    pub fn note(
-        &mut self,
-        object: *mut ffi::PyObject,
-        at: Distance,
-    ) -> Result<Option<Distance>, Failure> {
-        let address = object as usize;
-        let byte = &mut self.0.made(address / PAGE)?[address % PAGE / GRANULE];
-        let before = std::mem::replace(byte, at.code());
-        Ok(Distance::of_code(before))
+    pub fn note(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<Known, Failure> {
+        let byte = self.bytes.made(object)?;
+        match Distance::of_code(*byte) {
+            Some(before) if before.covers(at) => return Ok(Known::Covered),
+            Some(before) if !at.covers(before) => {
+                let mut places = Vec::new();
+                try_push(&mut places, before)?;
+                try_push(&mut places, at)?;
+                try_insert(&mut self.several, object as usize, places)?;
+                *byte = SEVERAL;
+                return Ok(Known::Further);
+            }
+            None if *byte == SEVERAL => {}
+            before => {
+                *byte = at.code();
+                return Ok(before.map_or(Known::No, |_| Known::Further));
+            }
+        }
+        let places = try_entry(&mut self.several, object as usize)?;
+        if places.iter().any(|before| before.covers(at)) {
+            return Ok(Known::Covered);
+        }
+        places.retain(|&before| !at.covers(before));
+        try_push(places, at)?;
+        Ok(Known::Further)
     }
 }
 
@@ -88,26 +114,42 @@ impl Met {
 mod tests {
     use super::*;
 
+    fn all() -> impl Iterator<Item = Distance> {
+        (0..=MOST_STEPS).flat_map(|steps| {
+            (0..8).map(move |flags| Distance {
+                past_instance: flags & 1 != 0,
+                past_wrapper: flags & 2 != 0,
+                uncalled: flags & 4 != 0,
+                steps,
+            })
+        })
+    }
+
     #[test]
-    fn a_distance_is_what_was_noted() {
-        let mut met = Met::default();
-        let objects = [0x7000_0010, 0x7000_0020, 0x9000_0000_usize];
-        let mut distances = Vec::new();
-        for steps in 0..=MOST_STEPS {
-            for flags in 0..8 {
-                distances.push(Distance {
-                    past_instance: flags & 1 != 0,
-                    past_wrapper: flags & 2 != 0,
-                    uncalled: flags & 4 != 0,
-                    steps,
-                });
-            }
+    fn a_distance_is_what_its_byte_says() {
+        for distance in all() {
+            assert!(distance.code() > SEVERAL);
+            assert!(Distance::of_code(distance.code()) == Some(distance));
         }
+    }
+
+    #[test]
+    fn what_was_covered_once_stays_covered() {
+        let objects = [0x7000_0010, 0x7000_0020, 0x9000_0000_usize];
+        let order = |of: &Distance| (of.code() as usize * 37) % 251;
         for object in objects.map(|address| address as *mut ffi::PyObject) {
-            let mut before = None;
-            for &distance in &distances {
-                assert!(met.note(object, distance).unwrap() == before);
-                before = Some(distance);
+            let mut met = Met::default();
+            let mut before: Vec<Distance> = Vec::new();
+            let mut distances: Vec<_> = all().collect();
+            distances.sort_by_key(order);
+            for distance in distances.repeat(2) {
+                let expected = match before.iter().any(|known| known.covers(distance)) {
+                    true => Known::Covered,
+                    false if before.is_empty() => Known::No,
+                    false => Known::Further,
+                };
+                assert_eq!(met.note(object, distance).unwrap(), expected);
+                before.push(distance);
             }
         }
     }

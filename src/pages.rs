@@ -6,7 +6,7 @@
 use rustc_hash::FxHashMap;
 
 use crate::gc::Failure;
-use crate::room::{try_collect, try_push};
+use crate::room::{try_collect, try_push, try_repeat};
 
 const NO_PAGE: usize = usize::MAX;
 const NO_BLOCK: u32 = u32::MAX;
@@ -99,4 +99,59 @@ impl<B, const FRONT: usize> Pages<B, FRONT> {
         self.front[page % FRONT] = (page, at);
         Some(&mut self.blocks[at as usize])
     }
+}
+
+/// How many bytes of memory a block of `ObjectBytes` stands for. More, and a table of objects that lie scattered
+/// would be large.
+pub const PAGE: usize = 1 << 14;
+
+/// Objects that the collector tracks begin at a multiple of this: `PyObject_Malloc` aligns to it, and the head that
+/// the collector puts before an object has as many bytes (`PyGC_Head`). No two objects begin within so many bytes.
+pub const GRANULE: usize = 16;
+
+/// A byte for each place where an object may begin; 0 where nothing was put.
+pub struct ObjectBytes(Pages<Vec<u8>, 1024>);
+
+impl Default for ObjectBytes {
+    fn default() -> Self {
+        Self(Pages::new(|| try_repeat(0, PAGE / GRANULE)))
+    }
+}
+
+impl ObjectBytes {
+    /// The byte of an object, to put something there.
+    #[inline]
+    pub fn made<T>(&mut self, object: *const T) -> Result<&mut u8, Failure> {
+        let (page, at) = place(object);
+        Ok(&mut self.0.made(page)?[at])
+    }
+
+    /// The byte of an object, if anything was put near it.
+    #[inline]
+    pub fn get_mut<T>(&mut self, object: *const T) -> Option<&mut u8> {
+        let (page, at) = place(object);
+        self.0.get_mut(page).map(|bytes| &mut bytes[at])
+    }
+
+    #[inline]
+    pub fn get<T>(&self, object: *const T) -> u8 {
+        let (page, at) = place(object);
+        self.0.get(page).map_or(0, |bytes| bytes[at])
+    }
+
+    /// Every page that has a block, in the order of their addresses, each with the place of its block.
+    pub fn in_order(&self) -> Result<Vec<(usize, usize)>, Failure> {
+        self.0.in_order()
+    }
+
+    /// The bytes of the block at a place.
+    pub fn block(&self, at: usize) -> &[u8] {
+        self.0.block(at)
+    }
+}
+
+#[inline]
+fn place<T>(object: *const T) -> (usize, usize) {
+    let address = object as usize;
+    (address / PAGE, address % PAGE / GRANULE)
 }

@@ -10,7 +10,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
 
-use crate::distance::{Distance, MOST_STEPS, Met};
+use crate::distance::{Distance, Known, MOST_STEPS, Met};
 use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
@@ -222,11 +222,11 @@ impl State<'_, '_> {
             let known = self.seen.note(value, at)?;
             if kind == Kind::Found {
                 return match known {
-                    Some(_) => Ok(()),
-                    None => try_push(&mut self.found, (value, self.from)),
+                    Known::No => try_push(&mut self.found, (value, self.from)),
+                    _ => Ok(()),
                 };
             }
-            if known.is_some_and(|known| known.covers(at)) {
+            if known == Known::Covered {
                 return Ok(());
             }
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);

@@ -190,3 +190,40 @@ def test_the_namespace_of_a_program_is_not_a_librarys(package: Any, state: Calla
         assert state() == []
     finally:
         del sys.modules["own_program"]
+
+
+def test_a_walk_ends_where_a_cycle_leads_by_two_ways_to_the_same(
+    package: Any, state: Callable[[], list[Any]]
+) -> None:
+    # Each filler pushes what was met last out of the table that keeps a walk from looking twice.
+    table: list[Any] = [object() for _ in range(100_000)]
+    instance = package.Class()
+    instance.table, instance.itself, instance.wrapper = table, instance, staticmethod(table)  # type: ignore[arg-type]
+    table += [Base(), instance.wrapper, instance]
+    package.function = lambda: table
+    assert state() == [table[-3]]
+
+
+@pytest.mark.parametrize("first", ["module", "function"])
+def test_what_a_root_object_holds_is_state_whatever_was_met_first(
+    first: str, package: Any, tmp_path: Path
+) -> None:
+    class Root:
+        pass
+
+    Root.__module__ = package.__name__
+    root: Any = Root()
+    root.history = [Base()]
+    holder = [root]
+    places = {"module": [[[holder]]], "function": lambda: holder}
+    for place in dict.fromkeys((first, *places)):  # the order of a namespace
+        setattr(package, place, places[place])
+    found = _core.library_state(
+        (Base,),
+        libraries=Libraries(((str(tmp_path), True),), ()),
+        containers=(list,),
+        wrappers=(types.FunctionType, types.CellType),
+        roots=((Root,), ()),
+        depth=9,
+    )
+    assert [obj for obj, _ in found] == root.history

@@ -17,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+pytestmark = pytest.mark.usefixtures("small_heap")
+
 
 class Logging(TorchDispatchMode):
     def __init__(self) -> None:
