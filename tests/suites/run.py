@@ -6,7 +6,7 @@ python -m tests.suites.run FOLDER few      # a choice of their tests, for contin
 
 Each is run without a purge and in each mode. A test that passes without and not with is printed, and makes
 the exit status 1; so does one in which the process ends or hangs: its worker is replaced, and the others go
-on. FOLDER keeps the sources and the results: those without a purge are not made again, and docs/endurance.md
+on. FOLDER keeps the sources and the results: those of whole suites are not made again, and docs/endurance.md
 has the table of all that are there.
 """
 
@@ -75,7 +75,9 @@ def run(project: Project, folder: Path, *, few: bool) -> Results:
     tests = unpacked(project, folder)
     made = results(project, folder, few=few)
     for mode, file in made.files.items():
-        if file.exists():
+        if few:
+            file.unlink(missing_ok=True)
+        elif file.exists():
             continue
         options = (f"--purging={mode}", f"--junitxml={file}", *project.options)
         command = [sys.executable, *PYTEST, *options, *project.paths(few=few)]
