@@ -51,8 +51,11 @@ impl Libraries {
 
     /// Whether the module of this name (as in ``sys.modules``) is a library.
     #[pyo3(signature = (name, /))]
-    fn is_library(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
-        Ok(Judge::new(py, self)?.is_library_name(name)?)
+    fn is_library(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
+        match utf8(name)? {
+            Some(name) => Ok(Judge::new(py, self)?.is_library_name(name)?),
+            None => Ok(false),
+        }
     }
 
     /// Those of some modules, by their names, that are of no library.
@@ -95,15 +98,14 @@ impl Libraries {
         self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(begins_so)
     }
 
-    /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path.
-    fn holds(&self, file: &str) -> bool {
-        self.folders
-            .iter()
-            .find(|(folder, _)| {
-                let rest = file.strip_prefix(folder.as_str());
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
-            })
-            .is_some_and(|&(_, is_library)| is_library)
+    /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path. None if
+    /// it lies in no folder that is known.
+    fn holds(&self, file: &str) -> Option<bool> {
+        let folder = self.folders.iter().find(|(folder, _)| {
+            let rest = file.strip_prefix(folder.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
+        });
+        folder.map(|&(_, is_library)| is_library)
     }
 }
 
@@ -352,7 +354,8 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(answer)
     }
 
-    /// The file of the module, or of the nearest package around it that has one, decides.
+    /// The file of the module, or of the nearest package around it that has one, decides. A file outside of all
+    /// folders is the program's, but for a module of a library: that has made it (inductor's code, in a cache).
     fn look_up(&self, name: &str) -> Result<bool, Failure> {
         let mut at = name;
         loop {
@@ -360,12 +363,15 @@ impl<'py, 'a> Judge<'py, 'a> {
             if at == "__main__" || at == "__mp_main__" {
                 return Ok(false);
             }
-            if let Some(file) = self.file_of(at)? {
-                return Ok(utf8(&file)?.is_some_and(|file| self.libraries.holds(file)));
+            let file = self.file_of(at)?;
+            if let Some(file) = &file
+                && let Some(is_library) = utf8(file)?.and_then(|file| self.libraries.holds(file))
+            {
+                return Ok(is_library);
             }
             match at.rsplit_once('.') {
                 Some((package, _)) => at = package,
-                None => return Ok(self.libraries.has_builtin(at)),
+                None => return Ok(file.is_none() && self.libraries.has_builtin(at)),
             }
         }
     }
@@ -450,27 +456,41 @@ mod tests {
     #[test]
     fn the_deepest_folder_decides() {
         let libraries = libraries();
-        assert!(libraries.holds("/env/lib/json/__init__.py"));
-        assert!(!libraries.holds("/env/lib/site-packages/app/nodes.py"));
-        assert!(!libraries.holds("/home/me/script.py"));
-        assert!(libraries.holds("/home/me/.venv/lib/torch/nn.py"));
-        assert!(libraries.holds("/home/me/six.py"));
+        assert_eq!(libraries.holds("/env/lib/json/__init__.py"), Some(true));
+        assert_eq!(
+            libraries.holds("/env/lib/site-packages/app/nodes.py"),
+            Some(false)
+        );
+        assert_eq!(libraries.holds("/home/me/script.py"), Some(false));
+        assert_eq!(
+            libraries.holds("/home/me/.venv/lib/torch/nn.py"),
+            Some(true)
+        );
+        assert_eq!(libraries.holds("/home/me/six.py"), Some(true));
     }
 
     #[test]
     fn a_folder_is_not_a_prefix_of_letters() {
-        assert!(!libraries().holds("/env/library/thing.py"));
-        assert!(!libraries().holds("relative/env/lib/thing.py"));
+        assert_eq!(libraries().holds("/env/library/thing.py"), None);
+        assert_eq!(libraries().holds("relative/env/lib/thing.py"), None);
     }
 
     #[test]
     fn modules_without_a_file_go_by_name() {
         Python::attach(|py| {
             let libraries = libraries();
-            assert!(libraries.is_library(py, "sys").unwrap());
-            assert!(!libraries.is_library(py, "_io").unwrap());
-            assert!(!libraries.is_library(py, "__main__").unwrap());
-            assert!(!libraries.is_library(py, "no.such.module").unwrap());
+            assert!(libraries.is_library(py, &PyString::new(py, "sys")).unwrap());
+            assert!(!libraries.is_library(py, &PyString::new(py, "_io")).unwrap());
+            assert!(
+                !libraries
+                    .is_library(py, &PyString::new(py, "__main__"))
+                    .unwrap()
+            );
+            assert!(
+                !libraries
+                    .is_library(py, &PyString::new(py, "no.such.module"))
+                    .unwrap()
+            );
         });
     }
 }

@@ -268,7 +268,7 @@ impl Search<'_> {
             Role::Module => return Ok(Use::Ignored),
             Role::Dict if reach.is_namespace(object) => return Ok(Use::Ignored),
             // SAFETY: by this function's contract.
-            Role::Type => return unsafe { use_of_type(object, reach) },
+            Role::Type => return unsafe { self.use_of_class(object, reach) },
             _ if facts.container => return Ok(Use::Followed),
             _ => {}
         }
@@ -286,6 +286,34 @@ impl Search<'_> {
             let verdict = self.use_by_type(of, facts.derived, reach)?;
             try_insert(&mut self.verdicts, of as usize, verdict)?;
             Ok(verdict)
+        }
+    }
+
+    /// A class that a function made is no more than a part of that function's result; one of a module stays with that,
+    /// unless a with-block can be entered with the class itself.
+    ///
+    /// # Safety
+    /// `class` is a live type and the thread is attached.
+    unsafe fn use_of_class(
+        &self,
+        class: *mut ffi::PyObject,
+        reach: &mut Reach<'_, '_>,
+    ) -> Result<Use, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let metatype = ffi::Py_TYPE(class);
+            if metatype != &raw mut ffi::PyType_Type && self.context_managers.has(metatype) {
+                return Ok(Use::Whole);
+            }
+            if !reach.is_made_by_a_function(class)? {
+                return Ok(Use::Ignored);
+            }
+            let is_library = reach.is_library_type(class.cast())?;
+            Ok(if is_library {
+                Use::Whole
+            } else {
+                Use::Followed
+            })
         }
     }
 
@@ -319,28 +347,6 @@ impl Search<'_> {
             }
             Ok(followed_if(derived))
         }
-    }
-}
-
-/// A class that a function made is no more than a part of that function's result; one of a module stays with that.
-///
-/// # Safety
-/// `class` is a live type and the thread is attached.
-unsafe fn use_of_type(
-    class: *mut ffi::PyObject,
-    reach: &mut Reach<'_, '_>,
-) -> Result<Use, Failure> {
-    // SAFETY: by this function's contract.
-    unsafe {
-        if !reach.is_made_by_a_function(class)? {
-            return Ok(Use::Ignored);
-        }
-        let is_library = reach.is_library_type(class.cast())?;
-        Ok(if is_library {
-            Use::Whole
-        } else {
-            Use::Followed
-        })
     }
 }
 

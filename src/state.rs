@@ -129,7 +129,6 @@ impl State<'_, '_> {
         modules: &[Entry],
         only: Option<&Bound<'_, PySet>>,
     ) -> PyResult<()> {
-        let here = Distance::default();
         // SAFETY: by this function's contract.
         unsafe {
             for &(_, module) in modules {
@@ -149,12 +148,33 @@ impl State<'_, '_> {
                 };
                 if self.judge.is_library_name(text)? {
                     self.from = name;
-                    self.take_values(ffi::PyModule_GetDict(module), here)?;
+                    self.take_module(module)?;
                     self.run()?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Has the values of a module's namespace looked at, and what a module of C code has beside it (`module_traverse`
+    /// in Objects/moduleobject.c calls its `m_traverse`).
+    ///
+    /// # Safety
+    /// As for `take_all`; `module` is live.
+    unsafe fn take_module(&mut self, module: *mut ffi::PyObject) -> Result<(), Failure> {
+        let here = Distance::default();
+        // SAFETY: by this function's contract.
+        unsafe {
+            let namespace = ffi::PyModule_GetDict(module);
+            self.take_values(namespace, here)?;
+            let Some(traverse) = self.types.of(module).traverse else {
+                return Ok(());
+            };
+            each_referent(module, traverse, |referent| match referent == namespace {
+                true => Ok(()),
+                false => self.meet(referent, here),
+            })
+        }
     }
 
     /// # Safety
@@ -219,6 +239,12 @@ impl State<'_, '_> {
             if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
                 return Ok(()); // most of what modules and classes hold
             }
+            // A class has what it has, whatever leads to it.
+            let at = if kind == Kind::Class {
+                Distance::default()
+            } else {
+                at
+            };
             let known = self.seen.note(value, at)?;
             if kind == Kind::Found {
                 return match known {
@@ -398,8 +424,12 @@ impl State<'_, '_> {
                     Kind::Found
                 });
             }
-            let is_own = at.steps == 0 && self.judge.is_library_type(class)?;
-            Ok(if is_own { Kind::Class } else { Kind::Opaque })
+            let is_library = self.judge.is_library_type(class)?;
+            Ok(if is_library {
+                Kind::Class
+            } else {
+                Kind::Opaque
+            })
         }
     }
 }

@@ -273,8 +273,8 @@ MUTANTS = (
     Mutant(
         "containers not looked through",
         "running_code.py",
-        "container_bases=(*PLAIN, BaseException, *imported.types_in(_CONTAINERS)),",
-        "container_bases=(),",
+        "            *imported.types_in(_CONTAINERS),\n",
+        "",
         GUARDS,
     ),
     Mutant(
@@ -294,7 +294,7 @@ MUTANTS = (
     Mutant(
         "the history of a shell in use",
         "running_code.py",
-        '    *("IPython", "ipykernel", "traitlets"),\n',
+        '    *("IPython", "ipykernel"),\n',
         "",
         OBJECTS,
     ),
@@ -539,7 +539,7 @@ MUTANTS_OF_THE_PACK = (
     Mutant(
         "weak references lead nowhere", "comfy/look.py", "found = (*_behind(fresh), ", "found = (", KEEPERS
     ),
-    Mutant("arrays lead nowhere", "comfy/look.py", ", *keep.hidden(fresh, graphs=False))", ",)", KEEPERS),
+    Mutant("arrays lead nowhere", "comfy/look.py", ", *keep.contents(fresh))", ",)", KEEPERS),
     Mutant(
         "what an exception leads to stays in the cache",
         "comfy/purges.py",

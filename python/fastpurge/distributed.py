@@ -1,6 +1,5 @@
 """A sweep on every rank of a `torch.distributed` process group, with one report for all of them."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -12,6 +11,7 @@ from fastpurge.guards import Guard
 from fastpurge.meeting import Round, meeting_of
 from fastpurge.report import SweepReport, Told, human, right
 from fastpurge.request import Collect, Devices, Request, by_name, parse
+from fastpurge.roots import place_of_caller
 from fastpurge.sweeping import sweep_as
 
 if TYPE_CHECKING:
@@ -68,7 +68,6 @@ def sweep(
         [True]
 
     """
-    caller = sys._getframe(2)  # past `by_name`
     meeting = meeting_of(group)
     try:
         _check_timeout(timeout)
@@ -81,7 +80,7 @@ def sweep(
             guards=guards,
             collect=collect,
             label=label,
-            caller=f"{caller.f_code.co_filename}:{caller.f_lineno}",
+            caller="{}:{}".format(*place_of_caller()),
         )
     except Exception as error:  # an iterable of devices may raise anything
         with meeting.round(_TIMEOUT) as this:

@@ -1,6 +1,7 @@
 """Rules that spare candidates nobody named. Each is small, has a name, and can be switched off."""
 
 import collections
+import contextvars
 import functools
 import types
 from bisect import bisect_right
@@ -10,7 +11,7 @@ from typing import Any
 
 from fastpurge import _core
 from fastpurge.library_folders import libraries
-from fastpurge.running_code import CALLABLES, EXECUTING, PLAIN, root_objects
+from fastpurge.running_code import CALLABLES, EXECUTING, ITERATORS, PLAIN, root_objects
 from fastpurge.tensors import Extent
 
 
@@ -44,6 +45,7 @@ class Guard(Flag):
 
 
 _LIBRARY_DEPTH = 6
+_NAMESPACES = (types.SimpleNamespace, types.MappingProxyType, contextvars.ContextVar)
 
 
 def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
@@ -58,7 +60,7 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
     found = _core.library_state(
         scan_for,
         libraries=libraries(),
-        containers=(*PLAIN, collections.defaultdict),
+        containers=(*PLAIN, collections.defaultdict, *ITERATORS, *_NAMESPACES),
         wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
         roots=root_objects(threads=True),

@@ -1,6 +1,5 @@
 """Who holds the memory: the live tensors and arrays of the process, by device, type, owner and module."""
 
-import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -181,7 +180,7 @@ def census(top: int = 20) -> Census:
     top = parse_count("top", top, "an int", "0 or more")
     started = perf_counter()
     with Unrecorded():
-        found, reading = _count(sys._getframe(1), top), memory.read()
+        found, reading = _count(roots.caller(), top), memory.read()
     largest = sorted(found, key=lambda one: -one.nbytes)[:top]
     lost = [one for one in found if one.holder == _GARBAGE]
     return Census(

@@ -28,16 +28,19 @@ def reported_types() -> tuple[type, ...]:
     return torch.Tensor, StorageBase, *scripts.TYPES, *array_types(), *_record_types()
 
 
-def hidden(kept: Iterable[Any], *, graphs: bool) -> Iterator[object]:
-    """What kept objects hold that the closure cannot see; their autograd ``graphs`` as well, or not.
+def graphs(kept: Iterable[Any]) -> Iterator[object]:
+    """What the autograd graphs of kept tensors hold.
 
-    Gradients are apart, in `gradients`. Raises `BackwardUnderWayError` if there are graphs, and another
-    thread is inside a backward.
+    Raises `BackwardUnderWayError` if there are graphs, and another thread is inside a backward.
     """
+    with DisableTorchFunction():
+        yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
+
+
+def contents(kept: Iterable[Any]) -> Iterator[object]:
+    """What kept scripts, arrays and records hold that the closure cannot see."""
     arrays, records = array_types(), _record_types()
     with DisableTorchFunction():
-        if graphs:
-            yield from graph_of(obj for obj in kept if is_a(obj, torch.Tensor))
         for obj in kept:
             if is_a(obj, *scripts.TYPES):
                 yield from (tensor for tensor, _ in scripts.held_by(obj))

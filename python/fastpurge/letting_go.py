@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fastpurge import _core
 from fastpurge.guards import MemoryMap
-from fastpurge.keep import extents, gradients, hidden
+from fastpurge.keep import contents, extents, gradients
 from fastpurge.library_folders import libraries
 from fastpurge.named import named
 from fastpurge.report import Item, Told, human
@@ -133,7 +133,7 @@ class _Kept:
     def __init__(self, names: tuple[object, ...], alive: tuple[Any, ...]) -> None:
         self._closure = _core.closure(names, libraries=libraries())
         kept = [*names, *(obj for obj in alive if obj in self._closure)]
-        self._hidden = _core.IdSet(hidden(kept, graphs=False))
+        self._hidden = _core.IdSet(contents(kept))
         self._hidden.update(gradients(kept) or ())
         self._memory = MemoryMap(extents(kept))
 

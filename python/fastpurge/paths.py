@@ -1,6 +1,6 @@
 """Why an object is alive: the shortest path from a root to it."""
 
-import sys
+import gc
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -96,7 +96,7 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
     if not objects:
         raise TypeError("why() needs at least one object to explain")
     with Unrecorded():
-        found = explain(objects, sys._getframe(1))
+        found = explain(objects, roots.caller())
     return found[0] if len(found) == 1 else (*found,)
 
 
@@ -218,10 +218,7 @@ def find_hidden(starts: list[Root]) -> Hidden:
     """Look for what C and C++ hold of tensors and script modules, and of the arrays that roots lead to."""
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
     compiled = _core.scan(scripts.TYPES)
-    arrays = keep.array_types()
-    objs = [root.obj for root in starts]
-    found = _core.holdings(arrays, objs, through=(), strays=False) if arrays else []
-    owners = (*tensors, *compiled, *(array for array, *_ in found))
+    owners = (*tensors, *compiled, *_arrays([root.obj for root in starts]))
     hidden = Hidden([], {})
     with DisableTorchFunction():
         of_graphs = autograd.holdings_of(tensors, at_rest(tensors, starts))
@@ -231,6 +228,26 @@ def find_hidden(starts: list[Root]) -> Hidden:
                     hidden.pairs.append((holder, held))
                     hidden.labels[id(holder), id(held)] = label
     return hidden
+
+
+def _arrays(roots: list[Any]) -> list[Any]:
+    """The arrays that roots lead to, also through the elements of others."""
+    types = keep.array_types()
+    met: list[Any] = []
+    pairs: list[tuple[Any, Any]] = []
+    while types:
+        known = _core.IdSet(met)
+        fresh = [
+            one
+            for one, *_ in _core.holdings(types, roots, through=(), strays=False, hidden=pairs)
+            if one not in known
+        ]
+        met += fresh
+        more = [(holder, held) for holder, held, _ in keep.holdings_of(fresh) if gc.is_tracked(held)]
+        if not more:
+            break
+        pairs += more
+    return met
 
 
 def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:

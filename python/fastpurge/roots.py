@@ -53,6 +53,12 @@ def caller() -> FrameType | None:
     return frame
 
 
+def place_of_caller() -> tuple[str, int]:
+    """The file and the line of the code that has called this package; it may be C code in its own thread."""
+    frame = caller()
+    return ("<C code>", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
 def frame_of(namespace: dict[str, Any]) -> FrameType | None:
     """The innermost frame of this thread that runs code with these globals."""
     frame: FrameType | None = sys._getframe(1)

@@ -21,6 +21,21 @@ CALLABLES: tuple[type, ...] = (
 )
 """What a call is made of."""
 
+_EMPTY: dict[Any, Any] = {}
+_MADE: tuple[Any, ...] = (
+    *(iter([]), iter(()), iter(set()), iter(_EMPTY), iter(collections.deque()), reversed([])),
+    *(_EMPTY.values(), _EMPTY.items(), iter(_EMPTY.values()), iter(_EMPTY.items())),
+)
+ITERATORS: tuple[type, ...] = (
+    *(type(one) for one in _MADE),
+    *(enumerate, zip, map, filter, reversed),
+    *(item for item in vars(itertools).values() if isinstance(item, type)),
+    types.GeneratorType,
+    types.CoroutineType,
+    types.AsyncGeneratorType,
+)
+"""What gives one thing after the other, and views of dicts."""
+
 EXECUTING = (
     (types.GeneratorType, "gi_running"),
     (types.CoroutineType, "cr_running"),
@@ -46,12 +61,19 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
             *PLAIN,
             collections.defaultdict,
             *CALLABLES,
-            *_iterators(),
+            *ITERATORS,
+            *(types.TracebackType, types.FrameType),
             *imported.types_in(_THREADS),
             *imported.types_in(_HANDED_OUT),
             *calls,
         ),
-        container_bases=(*PLAIN, BaseException, *imported.types_in(_CONTAINERS)),
+        container_bases=(
+            *PLAIN,
+            *ITERATORS,
+            BaseException,
+            *imported.types_in(_CONTAINERS),
+            *imported.types_in(_THREADS),
+        ),
         whole=imported.types_in(_WHOLE),
         executing=EXECUTING,
         scheduled=_scheduled(calls),
@@ -78,8 +100,7 @@ def add_root_packages(*packages: str) -> None:
 
 _root_packages = {
     "fastpurge",  # what a survey has found would be in use
-    *("IPython", "ipykernel", "traitlets"),
-    *("tornado.httpserver", "tornado.ioloop", "tornado.platform", "tornado.routing", "tornado.web"),
+    *("IPython", "ipykernel"),
     *("_pytest", "execnet", "pluggy", "xdist"),
     "ray",  # a worker holds the actors that live in it
 }
@@ -89,7 +110,7 @@ _ROOTS = {
     "logging": ("Filterer", "Manager"),
     # C++ holds the Python object of a storage. It holds no tensor, and its memory is its own.
     "torch": ("TypedStorage", "UntypedStorage"),
-    "traitlets": ("HasTraits",),
+    "traitlets.config": ("Configurable",),
     "unittest": ("BaseTestSuite", "TestProgram", "TestResult"),
 }
 
@@ -124,18 +145,24 @@ _CALLS = {
     "asyncio": ("Handle", "Task", "TimerHandle"),
     "concurrent.futures.process": ("_CallItem", "_WorkItem"),
     "concurrent.futures.thread": ("_WorkItem",),
+    "uvloop.loop": ("Handle", "TimerHandle"),
 }
 
-# A thread holds what it has called, which often is a method of the program.
+# A thread holds what it has called, which often is a method of the program; one of the program's own class is
+# often what it works with.
 _THREADS = {"threading": ("Thread", "Timer")}
 
 # What a test runner hands to a test, although all else of it is a root object.
 _HANDED_OUT = {"_pytest._code.code": ("ExceptionInfo",), "pluggy._result": ("Result",)}
 
-# What work has brought about, and nobody may have asked for yet; what will be written or restored some day.
+# What work has brought about, and nobody may have asked for yet; what will be written, restored or torn down
+# some day; what a person may click on.
 _RESULTS = {
+    "_pytest.fixtures": ("FixtureDef",),
     "_pytest.monkeypatch": ("MonkeyPatch",),
+    "_pytest.runner": ("SetupState",),
     "concurrent.futures": ("Future",),
+    "ipywidgets.widgets.widget": ("CallbackDispatcher", "Widget"),
     "logging.handlers": ("BufferingHandler",),
     "multiprocessing.pool": ("ApplyResult", "IMapIterator"),
 }
@@ -158,21 +185,3 @@ def _done(of: type) -> Any:
         return None
     done = vars(of).get("done")
     return done if type(done) is types.MethodDescriptorType else None
-
-
-def _iterators() -> tuple[type, ...]:
-    empty: dict[Any, Any] = {}
-    made: list[Any] = [
-        *(iter([]), iter(()), iter(set()), iter(empty), iter(collections.deque()), reversed([])),
-        *(empty.values(), empty.items(), iter(empty.values()), iter(empty.items())),
-    ]
-    return (
-        *(type(one) for one in made),
-        *(enumerate, zip, map, filter, reversed),
-        *(item for item in vars(itertools).values() if isinstance(item, type)),
-        types.GeneratorType,
-        types.CoroutineType,
-        types.AsyncGeneratorType,
-        types.TracebackType,
-        types.FrameType,
-    )

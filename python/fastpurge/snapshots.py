@@ -4,6 +4,7 @@ A rule for this file and for `survey.py`: while a snapshot is taken that looks f
 local variable there may hold a candidate, or a plain container of candidates. This is running code too.
 """
 
+import gc
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ class View:
         self.asked = [one for one, yes in pairs if not yes]
 
 
-_IDLE_ROUNDS = 2
+_IDLE_ROUNDS, _MOST_ROUNDS = 2, 200
 _set_class = cast(Any, object.__dict__["__class__"]).__set__
 
 
@@ -48,7 +49,7 @@ class Search:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
-        self.graphs = self.is_sorting = self._gradients_unread = False
+        self.graphs = self.is_sorting = self._gradients_unread = self._found_contents = False
         self.running_code: _core.RunningCode | None = None
         self._named = named(request.keep)
         self._roots: list[Any] = []
@@ -79,16 +80,24 @@ class Search:
     def settle(self, view: View) -> View:
         """Take snapshots until one brings no hidden root to light that was not known.
 
-        While other threads compute there is always a new one. So it also ends when twice in a row what
-        came to light protected no candidate: a chain of hidden things that leads to one has candidates
-        for its links, or is not longer than that.
+        While other threads compute there is always a new one: what they have just computed. So then it also
+        ends when twice in a row what came to light was nothing else: it led to no candidate, and was all of a
+        graph. A chain of hidden things that leads to a candidate has tensors for its links, which were
+        candidates, or arrays, records and scripts, whose contents are no graph.
         """
-        idle = 0
-        while view.asked and idle < _IDLE_ROUNDS and self.add_hidden(view.snapshot.kept):
-            after = self._view()
-            left = _core.IdSet(after.asked)
-            idle = 0 if any(one not in left for one in view.asked) else idle + 1
-            view = after
+        unkept = _core.IdSet(one for one in view.snapshot.candidates if one in self._there)
+        idle = rounds = 0
+        while view.asked and self.add_hidden(view.snapshot.kept):
+            view = self._view()
+            before = len(unkept)
+            unkept = _core.IdSet(one for one in view.snapshot.candidates if one in unkept)
+            idle = 0 if self._found_contents or len(unkept) < before else idle + 1
+            if self.is_alone:
+                continue
+            if idle == _IDLE_ROUNDS:
+                break
+            if (rounds := rounds + 1) > _MOST_ROUNDS:
+                raise RuntimeError("other threads change what is kept faster than it can be read")
         return view
 
     def add(self, roots: Iterable[Any]) -> bool:
@@ -108,7 +117,9 @@ class Search:
         """Make roots of what kept objects hold out of the closure's sight; whether any was new."""
         gradients = keep.gradients(kept)
         self._gradients_unread |= gradients is None
-        return self.add(chain(keep.hidden(kept, graphs=self.graphs), gradients or ()))
+        contents = [one for one in keep.contents(kept) if one not in self._known]
+        self._found_contents = any(map(gc.is_tracked, contents))
+        return self.add(chain(keep.graphs(kept) if self.graphs else (), contents, gradients or ()))
 
     def may_be_gradients(self, candidates: list[Candidate]) -> list[bool]:
         """Which of them may be the gradient of something kept, because there was no way to ask."""

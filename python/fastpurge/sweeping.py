@@ -22,6 +22,7 @@ from fastpurge.recorders import Unrecorded, never_compiled
 from fastpurge.release import release
 from fastpurge.report import Item, SweepReport, Told, human, tell_items, tell_reasons
 from fastpurge.request import Collect, Devices, Request, by_name, parse
+from fastpurge.roots import place_of_caller
 from fastpurge.survey import Survey, survey
 from fastpurge.weakly_kept import WeaklyKept
 
@@ -78,7 +79,7 @@ def sweep(
         guards=guards,
         collect=collect,
         label=label,
-        caller=_caller(),
+        caller="{}:{}".format(*place_of_caller()),
     )
     return sweep_as(request)
 
@@ -135,7 +136,7 @@ def plan(
         guards=guards,
         collect=collect,
         label=label,
-        caller=_caller(),
+        caller="{}:{}".format(*place_of_caller()),
     )
     kept = WeaklyKept(keep, is_temporary=sys.getrefcount(keep) <= _OF_A_TEMPORARY)
     started = perf_counter()
@@ -264,12 +265,6 @@ def _trace_largest(planned: list[Candidate]) -> None:
 def _restrict(found: Survey, only: _References) -> None:
     chosen = _core.IdSet(obj for obj in (ref() for ref in only) if obj is not None)
     found.planned = [candidate for candidate in found.planned if candidate.obj in chosen]
-
-
-def _caller() -> str:
-    """File and line of the code that called `sweep` or `plan`."""
-    frame = sys._getframe(3)  # past `by_name`
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class UnderWay(RuntimeError):  # noqa: N818 - a state, not a mistake

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import sys
 import threading
 import warnings
 import weakref
@@ -20,6 +19,7 @@ from fastpurge.pressure import Amount, Gauge, Mark
 from fastpurge.report import SweepReport
 from fastpurge.request import Collect, Devices, Request, by_name
 from fastpurge.request import parse as parse_request
+from fastpurge.roots import place_of_caller
 from fastpurge.sweeping import UnderWay, sweep_as, who_sweeps
 from fastpurge.tensors import is_a, reason_of
 from fastpurge.tracebacks import let_go
@@ -93,8 +93,7 @@ def watch(
     _check_callable("keep", keep)
     if on_sweep is not None:
         _check_callable("on_sweep", on_sweep)
-    caller = sys._getframe(2)  # past `by_name`
-    place = (caller.f_code.co_filename, caller.f_lineno)
+    place = place_of_caller()
     request = parse_request(
         keep=(),
         devices=devices,

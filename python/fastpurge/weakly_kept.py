@@ -18,7 +18,7 @@ import torch
 
 from fastpurge import _core
 from fastpurge.imported import namespace
-from fastpurge.keep import array_types, hidden
+from fastpurge.keep import array_types, contents
 from fastpurge.named import is_exactly, named
 from fastpurge.tensors import is_a
 
@@ -146,7 +146,7 @@ def _handed_on(obj: object) -> Iterable[object]:
         function = cast(FunctionType, obj)
         return (*(function.__closure__ or ()), function.__defaults__, function.__kwdefaults__)
     if is_a(obj, *array_types()):
-        return hidden((obj,), graphs=False)
+        return contents((obj,))
     if is_exactly(obj, (*_CONTAINERS, *_CALLABLES)) or not _has_weak_references(of):
         return gc.get_referents(obj)
     return ()

@@ -84,6 +84,32 @@ def test_a_kept_compiled_model_goes_on_and_others_can_be_compiled(backend: str, 
     assert [name for name, holds in result.items() if not holds] == []
 
 
+FROZEN = """
+import torch, torch._inductor.config, fastpurge
+from fastpurge import is_purged
+
+torch._inductor.config.freezing = True
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3)).eval()
+compiled, x, leak = torch.compile(model), torch.ones(1, 3, 16, 16), [torch.ones(9)]
+with torch.no_grad():
+    expected = compiled(x)
+    fastpurge.sweep(keep=[model, compiled, x, expected])
+    assert is_purged(leak[0])
+    assert torch.equal(compiled(x), expected)
+"""
+
+
+def test_weights_that_were_frozen_into_compiled_code_stay(tmp_path: Any) -> None:
+    # Inductor writes them into a module of its own, in the folder of its cache.
+    if not shutil.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FROZEN], capture_output=True, text=True, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+
+
 INVALIDATED = """
 import gc, torch, fastpurge
 from fastpurge import is_purged

@@ -6,6 +6,7 @@ import array
 import ctypes
 import functools
 import mmap
+import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -58,8 +59,41 @@ def _record(held: object) -> Any:
 def test_the_array_of_a_record_is_kept_with_it(program: Any) -> None:
     program.record = _record(None)
     program.other = program.record.base["held"][0] = torch.ones(4)
-    fastpurge.sweep(keep=program.record)
+    fastpurge.sweep(keep=program.record, guards=Guard.NONE)
     assert program.record.base["held"][0].sum() == 4
+
+
+class Node:
+    """Of a tree that has its nodes in arrays."""
+
+    def __init__(self, depth: int) -> None:
+        self.children = _object_array(Node(depth - 1), None) if depth else None
+        self.value = None if depth else torch.ones(4)
+
+    def leaf(self) -> Any:
+        return self.value if self.children is None else self.children[0].leaf()
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_tree_in_arrays_is_kept_down_to_its_leaves(threads: int, program: Any) -> None:
+    def compute() -> None:
+        weight = torch.ones(3, requires_grad=True)
+        while not stop.is_set():
+            (weight * 2).sum().backward()
+
+    stop = threading.Event()
+    others = [threading.Thread(target=compute) for _ in range(threads)]
+    for one in others:
+        one.start()
+    program.tree = Node(30)
+    try:
+        assert [item.shape for item in fastpurge.plan(keep=program.tree).items if item.shape == (4,)] == []
+        fastpurge.sweep(keep=program.tree)
+    finally:
+        stop.set()
+        for one in others:
+            one.join()
+    assert program.tree.leaf().sum() == 4
 
 
 def _record_of_its_own(held: object) -> Any:

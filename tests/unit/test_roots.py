@@ -61,3 +61,30 @@ def test_a_class_body_that_is_being_executed_stays_whole() -> None:
         assert Class().__class__ is int
         assert "__main__.cache[0]" in [item.held_by for item in Class.report.released], Class.report
     """)
+
+
+def test_what_c_code_calls_with_no_python_code_beneath_it() -> None:
+    _run("""
+        import _thread, atexit, functools, itertools, sys, time, torch, fastpurge
+
+        cache, failed = [torch.ones(1000)], []
+        sys.unraisablehook = lambda of: failed.append(of.exc_value)
+        for call, arguments in (
+            (fastpurge.plan, {"keep": ()}),
+            (fastpurge.sweep, {"keep": ()}),
+            (fastpurge.census, {}),
+            (fastpurge.trim, {}),
+        ):
+            done = []
+            calls = itertools.starmap(functools.partial(call, **arguments), [()])
+            _thread.start_new_thread(done.extend, (calls,))
+            while not done and not failed:
+                time.sleep(0.01)
+            assert failed == []
+        assert fastpurge.is_purged(cache[0])
+        try:
+            cache[0] + 1
+        except fastpurge.PurgedError as error:
+            assert "<C code>" in str(error), error
+        atexit.register(fastpurge.sweep, keep=())
+    """)

@@ -155,6 +155,7 @@ def test_what_is_in_a_list_that_is_being_sorted_stays(
     if at == "survey":
         thread.start()
         started.wait()
+        assert fastpurge.plan(keep=[program.samples]).items == ()
     else:
         monkeypatch.setattr(_core, "exchange", sort_first)
     report = fastpurge.sweep(keep=[program.samples])

@@ -525,3 +525,14 @@ def test_it_can_be_printed_shown_and_stored(program: Any) -> None:
     ]
     assert "forgetful_program.root[" in found._repr_html_()
     assert found.to_dict()["path"] == found.path
+
+
+def test_a_path_leads_through_arrays_in_each_other(program: Any) -> None:
+    class Node:
+        def __init__(self, child: Any) -> None:
+            self.children = np.empty(1, dtype=object)
+            self.children[0] = child
+
+    tensor = torch.ones(3)
+    program.tree = Node(Node(Node([tensor])))
+    assert why(tensor).path == "forgetful_program.tree.children[...].children[...].children[...][0]"

@@ -197,3 +197,32 @@ def test_a_manager_that_is_a_container_as_well_restores(base: tuple[Any, ...]) -
     with Manager(*base[1:]):
         fastpurge.sweep(keep=())
     assert restored == [4]
+
+
+class _Overriding(type):
+    """Of classes that a with-block can be entered with."""
+
+    value: Any
+    saved: Any
+
+    def __enter__(cls) -> None:
+        cls.saved, cls.value = cls.value, None
+
+    def __exit__(cls, *_: object) -> None:
+        cls.value = cls.saved
+
+
+class Settings(metaclass=_Overriding):
+    """Of the program: what its class has is nobody's, but while it is to be restored."""
+
+    value: Any = None
+
+
+def test_a_class_that_is_a_manager_itself_restores() -> None:
+    Settings.value = torch.ones(4)
+    with Settings:
+        fastpurge.sweep(keep=())
+    assert Settings.value.sum() == 4
+    fastpurge.sweep(keep=())
+    assert is_purged(Settings.value)
+    del Settings.value, Settings.saved

@@ -93,7 +93,7 @@ def _hidden_by(snapshot: _core.Snapshot, looked_behind: list[Any]) -> list[Any]:
     before = _core.IdSet(looked_behind)
     fresh = [one for one in snapshot.kept if one not in before]
     looked_behind += fresh
-    found = (*_behind(fresh), *keep.hidden(fresh, graphs=False))
+    found = (*_behind(fresh), *keep.contents(fresh))
     return [one for one in found if one not in snapshot.closure]
 
 

@@ -1,0 +1,181 @@
+"""What an event loop, a timer, a widget or a test runner will call has all it needs, whoever holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fastpurge
+import pytest
+import torch
+from fastpurge import is_purged
+
+
+def telling(told: list[bool]) -> Callable[..., None]:
+    """A function that says whether what it works with was lost; nothing else refers to that."""
+    needed = torch.ones(4)
+    return lambda *_: told.append(is_purged(needed))
+
+
+def sweep(program: Any) -> None:
+    """Sweep; what nobody needs goes."""
+    program.leak = torch.ones(5)
+    fastpurge.sweep(keep=())
+    assert is_purged(program.leak)
+
+
+class Repeat(threading.Timer):
+    """As people write it."""
+
+    def run(self) -> None:
+        while not self.finished.wait(self.interval):
+            self.function(*self.args, **self.kwargs)
+
+
+def test_a_timer_of_the_program_has_its_arguments(program: Any) -> None:
+    told: list[bool] = []
+    called = threading.Event()
+
+    def call(needed: torch.Tensor) -> None:
+        told.append(is_purged(needed))
+        called.set()
+
+    def start() -> Repeat:
+        timer = Repeat(0.02, call, (torch.ones(4),))
+        timer.start()
+        return timer
+
+    timer = start()
+    sweep(program)
+    called.clear()
+    called.wait(60)
+    timer.cancel()
+    timer.join()
+    assert set(told) == {False}
+
+
+def test_a_thread_of_the_program_has_its_arguments_before_it_starts(program: Any) -> None:
+    class Worker(threading.Thread):
+        pass
+
+    told: list[bool] = []
+    worker = Worker(target=telling(told))
+    sweep(program)
+    worker.start()
+    worker.join()
+    assert told == [False]
+
+
+def test_what_tornado_calls_over_and_over(program: Any) -> None:
+    ioloop = pytest.importorskip("tornado.ioloop")
+    told: list[bool] = []
+
+    async def main() -> None:
+        ioloop.PeriodicCallback(telling(told), 20).start()
+        await asyncio.sleep(0.01)
+        sweep(program)
+        told.clear()
+        while not told:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert set(told) == {False}
+
+
+def test_what_tornado_serves_requests_with(program: Any) -> None:
+    web, testing = pytest.importorskip("tornado.web"), pytest.importorskip("tornado.testing")
+    told: list[bool] = []
+
+    class Handler(web.RequestHandler):  # type: ignore[misc, name-defined]
+        def initialize(self, needed: torch.Tensor) -> None:
+            self.needed = needed
+
+        async def get(self) -> None:
+            needed, local = self.needed, torch.ones(6)
+            await asyncio.sleep(0.05)
+            told.append(is_purged(needed) or is_purged(local))
+
+    def serve() -> int:
+        socket, port = testing.bind_unused_port()
+        application = web.Application([("/", Handler, {"needed": torch.ones(4)})])
+        pytest.importorskip("tornado.httpserver").HTTPServer(application).add_sockets([socket])
+        return int(port)
+
+    async def main() -> None:
+        client = pytest.importorskip("tornado.httpclient").AsyncHTTPClient()
+        port = serve()
+        sweep(program)
+        request = asyncio.ensure_future(client.fetch(f"http://127.0.0.1:{port}/"))
+        await asyncio.sleep(0.02)
+        sweep(program)
+        await request
+
+    asyncio.run(main())
+    assert told == [False]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
+def test_what_uvloop_will_call(program: Any) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    told: list[bool] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(telling(told))
+        loop.call_later(0.1, telling(told))
+        loop.call_at(loop.time() + 0.1, telling(told))
+        loop.call_later(0.1, lambda needed: told.append(is_purged(needed)), torch.ones(7))
+        sweep(program)
+        await asyncio.sleep(0.2)
+
+    uvloop.run(main())
+    assert told == [False] * 4
+
+
+def test_what_a_widget_calls_when_it_is_used(program: Any) -> None:
+    ipywidgets = pytest.importorskip("ipywidgets")
+    told: list[bool] = []
+
+    def make() -> tuple[Any, Any]:
+        button, slider = ipywidgets.Button(), ipywidgets.IntSlider()
+        button.on_click(telling(told))
+        slider.observe(telling(told), names="value")
+        return button, slider
+
+    button, slider = make()
+    program.button, program.slider = make()
+    sweep(program)
+    for each in (button, program.button):
+        each.click()
+    for each in (slider, program.slider):
+        each.value = 3
+    assert told == [False] * 4
+    for each in (button, slider, program.button, program.slider):
+        each.close()  # the library keeps it until then
+
+
+@contextlib.contextmanager
+def _restoring(told: list[bool]) -> Iterator[None]:
+    restored = torch.ones(8)
+    yield
+    told.append(is_purged(restored))
+
+
+@pytest.fixture
+def suspended(request: pytest.FixtureRequest) -> Iterator[None]:
+    told: list[bool] = []
+    local, needed = torch.ones(4), [torch.ones(9)]
+    request.addfinalizer(lambda: torch.add(needed.pop(), 1))  # noqa: PT021 - that is what is tested
+    with _restoring(told):
+        yield
+    told.append(is_purged(local))
+    assert told == [False, False]
+
+
+@pytest.mark.usefixtures("suspended")
+def test_a_fixture_is_torn_down_with_what_it_has(program: Any) -> None:
+    sweep(program)
