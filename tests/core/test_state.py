@@ -221,7 +221,7 @@ def test_what_a_root_object_holds_is_state_whatever_was_met_first(
     found = _core.library_state(
         (Base,),
         libraries=Libraries(((str(tmp_path), True),), ()),
-        containers=(list,),
+        containers=(list, dict),
         wrappers=(types.FunctionType, types.CellType),
         roots=((Root,), ()),
         depth=9,
