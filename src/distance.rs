@@ -56,17 +56,6 @@ impl Distance {
     }
 }
 
-/// What is known of where an object is met.
-#[derive(Debug, PartialEq)]
-pub enum Known {
-    /// It has not been met before.
-    No,
-    /// It was met, but not everything that can be reached from here could be reached from there.
-    Further,
-    /// All that can be reached from here could be reached from where it was met before.
-    Covered,
-}
-
 /// Where objects were met: a byte for each, or a list if none of several places covers the others.
 ///
 /// A walk that forgot the first place at the second would, in a cycle, meet it at both in turn, and never end.
@@ -80,33 +69,34 @@ pub struct Met {
 const SEVERAL: u8 = 1;
 
 impl Met {
-    /// Notes where an object is met.
+    /// Notes where an object is met; `false` if all that can be reached from there could be reached from where it was
+    /// met before.
     #[inline]
-    pub fn note(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<Known, Failure> {
+    pub fn note(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<bool, Failure> {
         let byte = self.bytes.made(object)?;
         match Distance::of_code(*byte) {
-            Some(before) if before.covers(at) => return Ok(Known::Covered),
+            Some(before) if before.covers(at) => return Ok(false),
             Some(before) if !at.covers(before) => {
                 let mut places = Vec::new();
                 try_push(&mut places, before)?;
                 try_push(&mut places, at)?;
                 try_insert(&mut self.several, object as usize, places)?;
                 *byte = SEVERAL;
-                return Ok(Known::Further);
+                return Ok(true);
             }
             None if *byte == SEVERAL => {}
-            before => {
+            _ => {
                 *byte = at.code();
-                return Ok(before.map_or(Known::No, |_| Known::Further));
+                return Ok(true);
             }
         }
         let places = try_entry(&mut self.several, object as usize)?;
         if places.iter().any(|before| before.covers(at)) {
-            return Ok(Known::Covered);
+            return Ok(false);
         }
         places.retain(|&before| !at.covers(before));
         try_push(places, at)?;
-        Ok(Known::Further)
+        Ok(true)
     }
 }
 
@@ -143,12 +133,8 @@ mod tests {
             let mut distances: Vec<_> = all().collect();
             distances.sort_by_key(order);
             for distance in distances.repeat(2) {
-                let expected = match before.iter().any(|known| known.covers(distance)) {
-                    true => Known::Covered,
-                    false if before.is_empty() => Known::No,
-                    false => Known::Further,
-                };
-                assert_eq!(met.note(object, distance).unwrap(), expected);
+                let is_covered = before.iter().any(|known| known.covers(distance));
+                assert_eq!(met.note(object, distance).unwrap(), !is_covered);
                 before.push(distance);
             }
         }

@@ -10,7 +10,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
 
-use crate::distance::{Distance, Known, MOST_STEPS, Met};
+use crate::distance::{Distance, MOST_STEPS, Met};
 use crate::gc::{Failure, GcPause};
 use crate::idset::Addresses;
 use crate::interpreter::Functions;
@@ -69,6 +69,7 @@ pub fn library_state<'py>(
         recent: try_table((ptr::null_mut(), Distance::default()))?,
         level: Vec::new(),
         from: ptr::null_mut(),
+        reported: Addresses::default(),
         found: Vec::new(),
     };
     // SAFETY: what is in `sys.modules` is live until Python code runs.
@@ -118,6 +119,8 @@ struct State<'py, 'a> {
     level: Vec<(*mut ffi::PyObject, Distance)>,
     /// The name of the module that is looked into.
     from: *mut ffi::PyObject,
+    /// What was found. A class may be looked into as a library's before it is found to be called.
+    reported: Addresses,
     found: Vec<(*mut ffi::PyObject, *mut ffi::PyObject)>,
 }
 
@@ -235,6 +238,12 @@ impl State<'_, '_> {
             if kind == Kind::Opaque {
                 return Ok(());
             }
+            if kind == Kind::Found {
+                return match self.reported.insert(value)? {
+                    true => try_push(&mut self.found, (value, self.from)),
+                    false => Ok(()),
+                };
+            }
             let values = self.functions.values_of(value, ffi::Py_TYPE(value));
             if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
                 return Ok(()); // most of what modules and classes hold
@@ -245,14 +254,7 @@ impl State<'_, '_> {
             } else {
                 at
             };
-            let known = self.seen.note(value, at)?;
-            if kind == Kind::Found {
-                return match known {
-                    Known::No => try_push(&mut self.found, (value, self.from)),
-                    _ => Ok(()),
-                };
-            }
-            if known == Known::Covered {
+            if !self.seen.note(value, at)? {
                 return Ok(());
             }
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);

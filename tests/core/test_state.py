@@ -227,3 +227,14 @@ def test_what_a_root_object_holds_is_state_whatever_was_met_first(
         depth=9,
     )
     assert [obj for obj, _ in found] == root.history
+
+
+@pytest.mark.parametrize("first", ["dict", "function"])
+def test_a_class_that_a_function_made_is_found_whatever_was_met_first(
+    first: str, package: Any, state: Callable[[], list[Any]]
+) -> None:
+    made = type("made", (), {"__module__": package.__name__, "__qualname__": "make.<locals>.made"})
+    places = {"dict": {"k": made}, "function": lambda: made}
+    for place in dict.fromkeys((first, *places)):
+        setattr(package, place, places[place])
+    assert state() == [made]
