@@ -152,9 +152,6 @@ MUTANTS = (
         "tests/unit/test_compiled.py",
     ),
     Mutant("tracing not suspended", "recorders.py", "_set_tracing_state(None)", "pass", TRACING),
-    Mutant(
-        "transforms not suspended", "recorders.py", "torch._C._DisableFuncTorch()", "ExitStack()", RECORDERS
-    ),
     Mutant("modes not suspended", "recorders.py", "in take():", "in ():", RECORDERS),
     Mutant("compiled by its caller", "recorders.py", "._torchdynamo_disable = True", ".x = True", TRACING),
     Mutant(

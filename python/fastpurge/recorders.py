@@ -94,7 +94,6 @@ class Unrecorded:
             if (trace := torch._C._get_tracing_state()) is not None:
                 resume.callback(_set_tracing_state, trace)
                 _set_tracing_state(None)
-            resume.enter_context(torch._C._DisableFuncTorch())
             modes = _suspended_here()
             for take, push in _MODES:
                 for mode in take():

@@ -167,6 +167,9 @@ def test_sweeps_go_on_after_one_in_a_compiled_function() -> None:
         forget()
         fastpurge.sweep(keep=[x, f])
         assert fastpurge.is_purged(HELD[0])
+
+    from torch._dynamo.utils import counters
+    assert counters["graph_break"] and all("disable" in why for why in counters["graph_break"])
     """
     run(PROGRAM, after)
 
