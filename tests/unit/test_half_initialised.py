@@ -134,12 +134,12 @@ def test_a_module_that_another_thread_is_making_does_not_end_a_sweep(kind: Any, 
 
 def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # As a torch would that is made otherwise than those that are known here.
-    def hidden(*_: object, **__: object) -> Any:
+    def contents(*_: object) -> Any:
         raise AttributeError("no such accessor")
 
     program.leak = torch.ones(100)
     with monkeypatch.context() as patched:
-        patched.setattr(keep, "hidden", hidden)
+        patched.setattr(keep, "contents", contents)
         planned = fastpurge.plan(keep=())
         report = fastpurge.sweep(keep=())
     assert planned.items == report.released == ()
