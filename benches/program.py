@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 import fastpurge
-from fastpurge.demo import compute, make_model, plain_python_scan
+from fastpurge.frontends.demo import compute, make_model, plain_python_scan
 
 from benches.measuring import Figures, show
 from benches.ratios import best

@@ -17,8 +17,9 @@ from typing import Literal
 
 import fastpurge
 import torch
-from fastpurge import Guard, _core, guards
-from fastpurge.library_folders import libraries
+from fastpurge import Guard, _core
+from fastpurge.engine import guards
+from fastpurge.python_facts.library_folders import libraries
 
 from benches.measuring import run
 

@@ -19,46 +19,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastpurge import distributed as distributed
-    from fastpurge.guards import Guard
-    from fastpurge.inventory import Census, census
-    from fastpurge.letting_go import Held, LetGo
-    from fastpurge.memory import DeviceMemory, MemoryReading, TrimReport, trim
-    from fastpurge.notebook import load_ipython_extension as load_ipython_extension
-    from fastpurge.paths import Why, why
-    from fastpurge.report import Item, SweepReport
-    from fastpurge.safe_points import SafePoint, safe_point
-    from fastpurge.sweeping import SweepPlan, plan, sweep
-    from fastpurge.tombstones import PurgedError, is_purged
-    from fastpurge.tracebacks import let_go
-    from fastpurge.watching import Watch, watch
+    from fastpurge.allocators.memory import DeviceMemory, MemoryReading, TrimReport, trim
+    from fastpurge.automatic.safe_points import SafePoint, safe_point
+    from fastpurge.automatic.watch import Watch, watch
+    from fastpurge.engine.guards import Guard
+    from fastpurge.engine.sweep import SweepPlan, plan, sweep
+    from fastpurge.engine.tombstones import PurgedError, is_purged
+    from fastpurge.exceptions.let_go import let_go
+    from fastpurge.exceptions.let_go_result import Held, LetGo
+    from fastpurge.frontends.notebook import load_ipython_extension as load_ipython_extension
+    from fastpurge.inspection.census import Census, census
+    from fastpurge.inspection.why import Why, why
+    from fastpurge.reporting.report import Item, SweepReport
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
 _HOMES = {
-    "Census": "inventory",
-    "DeviceMemory": "memory",
-    "Guard": "guards",
-    "Held": "letting_go",
-    "Item": "report",
-    "LetGo": "letting_go",
-    "MemoryReading": "memory",
-    "PurgedError": "tombstones",
-    "SafePoint": "safe_points",
-    "SweepPlan": "sweeping",
-    "SweepReport": "report",
-    "TrimReport": "memory",
-    "Watch": "watching",
-    "Why": "paths",
-    "census": "inventory",
-    "is_purged": "tombstones",
-    "let_go": "tracebacks",
-    "load_ipython_extension": "notebook",  # what `%load_ext fastpurge` calls, and nobody else
-    "plan": "sweeping",
-    "safe_point": "safe_points",
-    "sweep": "sweeping",
-    "trim": "memory",
-    "watch": "watching",
-    "why": "paths",
+    "Census": "inspection.census",
+    "DeviceMemory": "allocators.memory",
+    "Guard": "engine.guards",
+    "Held": "exceptions.let_go_result",
+    "Item": "reporting.report",
+    "LetGo": "exceptions.let_go_result",
+    "MemoryReading": "allocators.memory",
+    "PurgedError": "engine.tombstones",
+    "SafePoint": "automatic.safe_points",
+    "SweepPlan": "engine.sweep",
+    "SweepReport": "reporting.report",
+    "TrimReport": "allocators.memory",
+    "Watch": "automatic.watch",
+    "Why": "inspection.why",
+    "census": "inspection.census",
+    "is_purged": "engine.tombstones",
+    "let_go": "exceptions.let_go",
+    "load_ipython_extension": "frontends.notebook",  # what `%load_ext fastpurge` calls, and nobody else
+    "plan": "engine.sweep",
+    "safe_point": "automatic.safe_points",
+    "sweep": "engine.sweep",
+    "trim": "allocators.memory",
+    "watch": "automatic.watch",
+    "why": "inspection.why",
 }
 
 __all__ = [

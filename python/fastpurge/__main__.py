@@ -2,6 +2,6 @@
 
 import sys
 
-from fastpurge.cli import main
+from fastpurge.frontends.cli import main
 
 sys.exit(main())

@@ -81,9 +81,14 @@ def test_what_only_a_prompt_needed_is_no_reason_and_what_stays_is_none_to_purge_
 
 
 def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    from fastpurge.comfy import automatic, between
+    from fastpurge.comfy.server import automatic, between_prompts
 
-    errors = [OSError("not now"), between.Busy("a prompt is running"), OSError("not now"), OSError("never")]
+    errors = [
+        OSError("not now"),
+        between_prompts.Busy("a prompt is running"),
+        OSError("not now"),
+        OSError("never"),
+    ]
 
     def look() -> None:
         raise errors.pop(0)
@@ -110,7 +115,7 @@ def test_a_value_that_cannot_be_read_is_said_and_the_server_starts(
 def test_what_is_no_amount_starts_nothing(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fastpurge.comfy import automatic
+    from fastpurge.comfy.server import automatic
 
     before = threading.active_count()
     monkeypatch.setenv("FASTPURGE_WATCH", value)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from fastpurge.comfy import between, routes
+from fastpurge.comfy.server import between_prompts, routes
 
 
 class Queue:
@@ -62,11 +62,11 @@ def worker(queue: Queue) -> Iterator[threading.Thread]:
 
 
 def test_it_is_done_by_the_thread_that_runs_prompts(queue: Queue, worker: threading.Thread) -> None:
-    assert [between.do(threading.current_thread) for _ in range(3)] == [worker] * 3
+    assert [between_prompts.do(threading.current_thread) for _ in range(3)] == [worker] * 3
     assert queue.get_flags() == {}
     assert queue.rounds > 3
     get_flags = queue.get_flags
-    between.do(lambda: None)
+    between_prompts.do(lambda: None)
     assert queue.get_flags is get_flags  # one wrapper, however often
 
 
@@ -79,8 +79,8 @@ def test_an_error_comes_out_where_it_was_asked_for_and_prompts_go_on(
             raise error("meant to fail")
 
         with pytest.raises(error, match="meant to fail"):
-            between.do(fail)
-    assert between.do(lambda: 5) == 5
+            between_prompts.do(fail)
+    assert between_prompts.do(lambda: 5) == 5
 
 
 def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_later(
@@ -88,10 +88,10 @@ def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_la
 ) -> None:
     done: list[int] = []
     queue.currently_running[0] = "a prompt"
-    with pytest.raises(between.Busy, match="a prompt is running"):
-        between.do(lambda: done.append(1))
+    with pytest.raises(between_prompts.Busy, match="a prompt is running"):
+        between_prompts.do(lambda: done.append(1))
     with ThreadPoolExecutor(1) as pool:
-        patient = pool.submit(between.do, lambda: done.append(2), wait=math.inf)
+        patient = pool.submit(between_prompts.do, lambda: done.append(2), wait=math.inf)
         while not _is_taken():
             pass
         queue.currently_running.clear()
@@ -101,8 +101,8 @@ def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_la
 
 def _is_taken() -> bool:
     try:
-        between.do(lambda: None)
-    except between.Busy as busy:
+        between_prompts.do(lambda: None)
+    except between_prompts.Busy as busy:
         return str(busy) == "another purge is under way"
     return False
 
@@ -110,17 +110,17 @@ def _is_taken() -> bool:
 def test_a_thread_that_does_not_come_round_is_not_waited_for_for_ever(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between, "_COMES_ROUND", 0.05)
-    with pytest.raises(between.Busy, match="does not come round"):
-        between.do(lambda: None)
+    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.05)
+    with pytest.raises(between_prompts.Busy, match="does not come round"):
+        between_prompts.do(lambda: None)
     queue.get_flags()  # it comes at last, and finds nothing to do
 
 
 def test_what_has_begun_is_waited_for_however_long_it_takes(
     queue: Queue, worker: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between, "_COMES_ROUND", 0.5)
-    assert between.do(lambda: threading.Event().wait(1)) is False
+    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.5)
+    assert between_prompts.do(lambda: threading.Event().wait(1)) is False
 
 
 def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
@@ -150,7 +150,7 @@ def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
     with pytest.raises(
         RuntimeError, match="the queue of prompts is made otherwise in this version of ComfyUI"
     ):
-        between.do(lambda: None)
+        between_prompts.do(lambda: None)
     assert "get_flags" not in vars(queue)
 
 
@@ -172,5 +172,5 @@ def test_arguments_are_checked_before_anything_is_touched(
     queue: Queue, arguments: dict[str, Any], error: str
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
-        between.purge(**arguments)
+        between_prompts.purge(**arguments)
     assert "get_flags" not in vars(queue)

@@ -382,7 +382,7 @@ def test_the_page_of_the_routes_does_what_it_says(server: Server) -> None:
 
 
 def test_who_does_not_wait_for_the_answer_leaves_no_error_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastpurge.comfy.routes import _off_the_loop
+    from fastpurge.comfy.server.routes import _off_the_loop
 
     begun, go, threads = threading.Event(), threading.Event(), []
     errors: list[object] = []

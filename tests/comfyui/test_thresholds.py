@@ -10,9 +10,9 @@ import types
 
 import pytest
 import torch
-from fastpurge import pressure
-from fastpurge.comfy import thresholds
-from fastpurge.comfy.nodes import PurgeAll, PurgePass, PurgeRAM, PurgeVRAM
+from fastpurge.allocators import pressure
+from fastpurge.comfy.nodes import thresholds
+from fastpurge.comfy.nodes.purge_nodes import PurgeAll, PurgePass, PurgeRAM, PurgeVRAM
 
 RAM, VRAM = 40.0, 60.0
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from fastpurge import is_purged
-from fastpurge.comfy import nodes
+from fastpurge.comfy.nodes import purge_nodes
 
 BIG = 5 << 20  # floats: more than is looked at at all
 
@@ -123,7 +123,7 @@ class Running:
     outputs: BasicCache
 
     def purge(self, **inputs: Any) -> dict[str, Any]:
-        node = nodes.PurgePass()
+        node = purge_nodes.PurgePass()
         wired = self.outputs.cache["key", "wired"][0]
         return node.purge(dynprompt=[self.execution.dynprompt], unique_id=["purge"], data=wired, **inputs)
 
@@ -195,12 +195,12 @@ def test_an_interrupt_in_a_purge_hands_the_data_on_and_stops_the_next_node(
 
 def test_a_comfyui_that_is_not_understood_is_left_alone(running: Running) -> None:
     stranger = Graph(running.execution.dynprompt.prompt)
-    answer = nodes.PurgeRAM().purge(dynprompt=[stranger], unique_id=["purge"])
+    answer = purge_nodes.PurgeRAM().purge(dynprompt=[stranger], unique_id=["purge"])
     assert answer["ui"]["text"][0].startswith("failed: RuntimeError: the running prompt was not found")
     assert len(running.outputs.cache) == 3
 
 
 def test_a_terminal_node_is_changed_every_time() -> None:
-    first, second = nodes.PurgeAll.IS_CHANGED(), nodes.PurgeAll.IS_CHANGED()
+    first, second = purge_nodes.PurgeAll.IS_CHANGED(), purge_nodes.PurgeAll.IS_CHANGED()
     assert math.isnan(first)
     assert [first] != [second]  # as one object they would be equal, and cached

@@ -125,7 +125,7 @@ def test_from_the_source_comes_the_same_wheel(names: set[str]) -> None:
 
 def test_the_wheel_from_the_source_runs(metadata: Message) -> None:
     _only("rebuilt/*.whl")
-    program = "import fastpurge._core, fastpurge.cli; fastpurge.cli.main(['--version'])"
+    program = "import fastpurge._core, fastpurge.frontends.cli; fastpurge.frontends.cli.main(['--version'])"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
     )

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
-from fastpurge import cli
+from fastpurge.frontends import cli
 from packaging.requirements import Requirement
 
 from tests.docs.blocks import ROOT, Block

@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
-from fastpurge.comfy import memory_report, nodes
+from fastpurge.comfy.nodes import memory_report, purge_nodes
 
 from tests.docs.blocks import ROOT
 
 ROWS = re.findall(r"^\| (🧹.*)$", (ROOT / "docs" / "reference" / "nodes.md").read_text(), re.MULTILINE)
-NAMES = nodes.NODE_DISPLAY_NAME_MAPPINGS | memory_report.NODE_DISPLAY_NAME_MAPPINGS
-CLASSES: dict[str, Any] = nodes.NODE_CLASS_MAPPINGS | memory_report.NODE_CLASS_MAPPINGS
+NAMES = purge_nodes.NODE_DISPLAY_NAME_MAPPINGS | memory_report.NODE_DISPLAY_NAME_MAPPINGS
+CLASSES: dict[str, Any] = purge_nodes.NODE_CLASS_MAPPINGS | memory_report.NODE_CLASS_MAPPINGS
 
 
 @pytest.mark.parametrize("key", CLASSES)

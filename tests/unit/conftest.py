@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import fastpurge
 import pytest
-from fastpurge import safe_point, safe_points
+from fastpurge import safe_point
+from fastpurge.automatic import safe_points
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,7 +27,7 @@ import torch._dynamo  # what DistributedDataParallel imports
 import torch.distributed as dist
 import torch.distributed.tensor  # and this as well
 from fastpurge.distributed import DistributedSweepError, sweep
-from fastpurge.meeting import meeting_of
+from fastpurge.distributed.store_gather import meeting_of
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
 from torch.nn.parallel import DistributedDataParallel
 

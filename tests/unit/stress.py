@@ -26,7 +26,7 @@ import fastpurge
 import numpy as np
 import psutil
 import torch
-from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
 THREADS = 8
 

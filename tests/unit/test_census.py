@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fastpurge import census
-from fastpurge.inventory import Census, Ranges, Share
+from fastpurge.inspection.census import Census, Ranges, Share
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fastpurge
 import pytest
-from fastpurge import cli
+from fastpurge.frontends import cli
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import fastpurge
 import numpy as np
 import pytest
 import torch
-from fastpurge import _core, doctor
-from fastpurge.comfy.custom_nodes import KEYS
-from fastpurge.comfy.install import install
+from fastpurge import _core
+from fastpurge.comfy.install.installed_packs import KEYS
+from fastpurge.comfy.install.pack_folder import install
+from fastpurge.frontends import doctor
 
 PACKAGE = Path(fastpurge.__file__).parent
 
@@ -171,7 +172,7 @@ def test_a_folder_that_is_no_comfyui_is_named(tmp_path: Path) -> None:
 
 
 def test_the_keys_are_those_of_the_nodes() -> None:
-    from fastpurge.comfy.nodes import NODE_CLASS_MAPPINGS
+    from fastpurge.comfy.nodes.purge_nodes import NODE_CLASS_MAPPINGS
 
     assert tuple(NODE_CLASS_MAPPINGS) == KEYS
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import fastpurge
-import fastpurge.keep
+import fastpurge.torch_facts.hidden_references
 import pytest
 import torch
 from fastpurge import Guard, is_purged
@@ -183,7 +183,7 @@ class TestBackwardOfAnotherThread:
         program.gradient = weight.grad
         program.view = program.gradient[part]
         program.forgotten = torch.ones(10)
-        ask = fastpurge.keep.owned
+        ask = fastpurge.torch_facts.hidden_references.owned
         asked: list[bool] = []
 
         def between_two_backwards(*owners: Any) -> Iterator[object]:
@@ -192,7 +192,7 @@ class TestBackwardOfAnotherThread:
             yield from ask(*owners)
             backward.enter_context(backward_under_way())
 
-        monkeypatch.setattr(fastpurge.keep, "owned", between_two_backwards)
+        monkeypatch.setattr(fastpurge.torch_facts.hidden_references, "owned", between_two_backwards)
         with ExitStack() as backward:
             backward.enter_context(backward_under_way())
             fastpurge.sweep(keep=[weight])

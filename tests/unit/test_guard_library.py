@@ -15,7 +15,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Guard, guards, is_purged
+from fastpurge import Guard, is_purged
+from fastpurge.engine import guards
 from torch.nn.modules import module
 from torch.optim import optimizer
 

@@ -14,7 +14,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, is_purged
-from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
 CALLS = {
     "function": "def run(): BODY\nrun()",

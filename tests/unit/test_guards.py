@@ -7,7 +7,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Guard, _core, guards, survey
+from fastpurge import Guard, _core
+from fastpurge.engine import guards, survey
 
 
 class TestAlias:

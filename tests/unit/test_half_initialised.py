@@ -10,7 +10,9 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import imported, is_purged, keep
+from fastpurge import is_purged
+from fastpurge.python_facts import imported_modules
+from fastpurge.torch_facts import hidden_references
 from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -139,7 +141,7 @@ def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pyte
 
     program.leak = torch.ones(100)
     with monkeypatch.context() as patched:
-        patched.setattr(keep, "contents", contents)
+        patched.setattr(hidden_references, "contents", contents)
         planned = fastpurge.plan(keep=())
         report = fastpurge.sweep(keep=())
     assert planned.items == report.released == ()
@@ -152,9 +154,9 @@ def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pyte
 
 
 def test_a_module_without_a_namespace_has_nothing() -> None:
-    assert imported.namespace(types.ModuleType.__new__(types.ModuleType)) == {}
-    assert imported.attribute("no.such.module", "anything") is None
-    assert imported.types_in({"torch": ("Tensor", "ones", "no_such_type")}) == (torch.Tensor,)
+    assert imported_modules.namespace(types.ModuleType.__new__(types.ModuleType)) == {}
+    assert imported_modules.attribute("no.such.module", "anything") is None
+    assert imported_modules.types_in({"torch": ("Tensor", "ones", "no_such_type")}) == (torch.Tensor,)
 
 
 MODULES_COME_AND_GO = """

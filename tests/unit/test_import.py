@@ -41,7 +41,7 @@ def test_a_call_in_the_midst_of_its_import_is_a_clear_error() -> None:
 import sys
 class Finder:
     def find_spec(self, name, *others):
-        if name == "fastpurge.survey":
+        if name == "fastpurge.engine.survey":
             try:
                 fastpurge.sweep(keep=())
             except RuntimeError as error:
@@ -62,7 +62,7 @@ from importlib.machinery import SourceFileLoader
 begun, end = threading.Event(), threading.Event()
 execute = SourceFileLoader.exec_module
 def execute_slowly(self, module):
-    if module.__name__ == "fastpurge.survey" and not begun.is_set():
+    if module.__name__ == "fastpurge.engine.survey" and not begun.is_set():
         begun.set()
         end.wait(float(sys.argv[1]))
     execute(self, module)

@@ -14,7 +14,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge.tracebacks import let_go_of
+from fastpurge.exceptions.let_go import let_go_of
 
 MiB = 2**20
 born: list[weakref.ref[torch.Tensor]] = []
@@ -488,7 +488,7 @@ def test_with_too_little_memory_to_tell_it_lets_go_first(monkeypatch: pytest.Mon
 
     error = caught(run_out_of_memory)
     assert alive() == 2
-    monkeypatch.setattr("fastpurge.tracebacks.Living", short)
+    monkeypatch.setattr("fastpurge.exceptions.let_go.Living", short)
     gone = fastpurge.let_go(error)
     assert alive() == 0
     assert gone.held == ()

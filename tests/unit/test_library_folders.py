@@ -15,8 +15,9 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import is_purged, library_folders
-from fastpurge.library_folders import judge_folder, libraries
+from fastpurge import is_purged
+from fastpurge.python_facts import library_folders
+from fastpurge.python_facts.library_folders import judge_folder, libraries
 
 from tests.unit.packages import SOURCE, package
 

@@ -9,8 +9,8 @@ import fastpurge
 import psutil
 import pytest
 import torch
-from fastpurge import memory
-from fastpurge.memory import DeviceMemory, MemoryReading
+from fastpurge.allocators import memory
+from fastpurge.allocators.memory import DeviceMemory, MemoryReading
 
 
 def test_a_reading_is_the_resident_set() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import guards, keep, survey
+from fastpurge.engine import guards, survey
+from fastpurge.torch_facts import hidden_references
 
 SIZE = 1000
 
@@ -70,7 +71,7 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
 ) -> None:
     # The reference to itself that its owner gave it is the thread's by the time of the exchange.
     program.leaf = torch.ones(SIZE, requires_grad=True)
-    owned, (orders, answers) = keep.owned, (queue.SimpleQueue[str](), queue.SimpleQueue[float]())
+    owned, (orders, answers) = hidden_references.owned, (queue.SimpleQueue[str](), queue.SimpleQueue[float]())
 
     def work() -> None:
         value: Any = torch.full((SIZE,), 7.0)
@@ -94,7 +95,7 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        monkeypatch.setattr(keep, "owned", owned_for_a_moment)
+        monkeypatch.setattr(hidden_references, "owned", owned_for_a_moment)
         fastpurge.sweep(keep=[program.leaf])
         ask("put")
         assert ask("take") == 7 * SIZE
@@ -145,7 +146,7 @@ def test_what_moves_while_a_sweep_looks_is_spared(
     program.monkeypatch = monkeypatch
     program.kept = {"leaf": torch.ones(SIZE, requires_grad=True)}
     thread = Thread(put, program)
-    place: Any = keep if looked_at == "extents" else survey
+    place: Any = hidden_references if looked_at == "extents" else survey
     look = getattr(place, looked_at)
 
     def move_first(*arguments: Any, **named: Any) -> Any:

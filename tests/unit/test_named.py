@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from fastpurge import is_purged
-from fastpurge.tracebacks import let_go
+from fastpurge.exceptions.let_go import let_go
 
 
 class Model(torch.nn.Module):

@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import fastpurge
 import pytest
 import torch
-from fastpurge import plots
-from fastpurge.memory import DeviceMemory, MemoryReading
-from fastpurge.report import Item
+from fastpurge.allocators.memory import DeviceMemory, MemoryReading
+from fastpurge.reporting import plots
+from fastpurge.reporting.report import Item
 from matplotlib.figure import Figure
 
 MiB = 2**20
@@ -128,7 +128,7 @@ def test_a_report_is_shown_without_its_picture_if_matplotlib_cannot_draw(
 
     report = fastpurge.sweep(keep=())
     assert "<svg" in report._repr_html_()
-    monkeypatch.setattr("fastpurge.plots.figure_of", fail)
+    monkeypatch.setattr("fastpurge.reporting.plots.figure_of", fail)
     assert "<svg" not in report._repr_html_()
     assert "<pre" in report._repr_html_()
 

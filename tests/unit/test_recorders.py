@@ -10,7 +10,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import is_purged
-from fastpurge.recorders import Unrecorded
+from fastpurge.torch_facts.recorders import Unrecorded
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode

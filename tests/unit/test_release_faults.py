@@ -12,7 +12,8 @@ from typing import Any, cast
 import fastpurge
 import pytest
 import torch
-from fastpurge import is_purged, memory
+from fastpurge import is_purged
+from fastpurge.allocators import memory
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -8,7 +8,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import Guard
-from fastpurge.request import parse
+from fastpurge.engine.request import parse
 
 BAD: dict[str, tuple[Any, list[Any]]] = {
     "models": (TypeError, ["yes", 1, None]),

@@ -10,7 +10,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import Watch, is_purged, safe_point, safe_points
+from fastpurge import Watch, is_purged, safe_point
+from fastpurge.automatic import safe_points
 
 from tests.unit.watched import (
     SOON,

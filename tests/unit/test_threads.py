@@ -16,7 +16,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import _core, is_purged
-from fastpurge.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
 from tests.flat import rising
 

@@ -17,8 +17,11 @@ import fastpurge
 import psutil
 import pytest
 import torch
-from fastpurge import Watch, is_purged, pressure, safe_point, safe_points, watching
-from fastpurge.pressure import Mark
+from fastpurge import Watch, is_purged, safe_point
+from fastpurge.allocators import pressure
+from fastpurge.allocators.pressure import Mark
+from fastpurge.automatic import safe_points
+from fastpurge.automatic import watch as watch_module
 
 from tests.unit.watched import (
     MIB,
@@ -370,7 +373,7 @@ def test_a_watch_can_be_stopped_by_what_it_calls(program: Any, by: str) -> None:
 def test_the_reports_of_the_last_sweeps_are_there_and_no_more(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watching, "_REPORTS", 2)
+    monkeypatch.setattr(watch_module, "_REPORTS", 2)
     held = resident()
     # A default tenth below, of a gigabyte held, moves the mark up by more than what is leaked.
     above, below = held + 20 * MIB, held + 10 * MIB
@@ -439,8 +442,8 @@ def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_a
 def test_the_interpreter_ends_after_the_sweep_that_is_under_way_however_long_it_takes() -> None:
     # Torch aborts the process if a thread is ended in it.
     program = """
-        import threading, time, torch, fastpurge, fastpurge.watching
-        fastpurge.watching._PATIENCE = 0.01
+        import threading, time, torch, fastpurge, fastpurge.automatic.watch
+        fastpurge.automatic.watch._PATIENCE = 0.01
         begun = threading.Event()
         class TakesLong:
             def __del__(self):

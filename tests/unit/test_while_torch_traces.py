@@ -110,7 +110,7 @@ def test_the_first_import_while_torch_traces_is_not_in_the_graph() -> None:
         pass
 
     expected = result()
-    assert "fastpurge.tensors" not in sys.modules
+    assert "fastpurge.torch_facts.tensors" not in sys.modules
 
     def call(y):
         import fastpurge
@@ -180,7 +180,7 @@ def test_a_plan_does_not_import_the_compiler() -> None:
 
 def test_tracing_goes_on_whatever_is_raised() -> None:
     raising = """
-    from fastpurge.recorders import Unrecorded
+    from fastpurge.torch_facts.recorders import Unrecorded
 
     def call(y):
         global met

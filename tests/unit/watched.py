@@ -11,8 +11,9 @@ from typing import Any
 import fastpurge
 import psutil
 import torch
-from fastpurge import Watch, watching
-from fastpurge.pressure import Gauge
+from fastpurge import Watch
+from fastpurge.allocators.pressure import Gauge
+from fastpurge.automatic import watch as watch_module
 
 MIB = 1 << 20
 SOON = 0.01
@@ -29,7 +30,7 @@ def mebibytes(count: int) -> torch.Tensor:
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, [(watch, watch.last_error) for watch in watching._running]
+        assert time.monotonic() < deadline, [(watch, watch.last_error) for watch in watch_module._running]
         time.sleep(0.002)
 
 

@@ -1,0 +1,183 @@
+"""How full memory is, and from which mark on that is too much."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from fastpurge.torch_facts.recorders import Unrecorded
+
+Amount = str | int
+"""A share of all there is, such as ``"90%"``, or a number of bytes."""
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
+_LEAST = 1 << 20
+_BELOW = 0.9  # of `above`, if nothing else is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Gauge:
+    """What is measured: a reading, in percent or in bytes, and the most that it can be."""
+
+    read: Callable[[], float]
+    most: float
+
+
+class Mark:
+    """The reading above which a sweep is due. It moves, so that none is made over and over for nothing.
+
+    A sweep that does not get memory below ``below`` raises it: the next is due when memory has grown by
+    ``above`` minus ``below`` over what that sweep has left, or by half of what is free then if that is less.
+    When memory falls below ``below``, by whatever it is, ``above`` counts again.
+    """
+
+    def __init__(self, above: float, below: float, most: float = inf) -> None:
+        self.above = above
+        self.below = below
+        self._most = most
+        self._at = above
+
+    def is_passed(self, reading: float) -> bool:
+        """Whether a sweep is due."""
+        if reading < self.below:
+            self._at = self.above
+        return reading > self._at
+
+    def note_swept(self, left: float) -> None:
+        """Note what a sweep has left."""
+        growth = min(self.above - self.below, (self._most - left) / 2)
+        self._at = self.above if left < self.below else max(self.above, left + growth)
+
+
+def parse(above: Amount, below: Amount | None, device: "str | torch.device | None") -> tuple[Gauge, Mark]:
+    """Check what is to be measured and from where on it is too much.
+
+    Raises:
+        TypeError: an argument has the wrong type.
+        ValueError: an argument has the right type and no meaning, or no such device is there.
+
+    """
+    is_share, most_wanted = _parse_amount("above", above)
+    low = _BELOW * most_wanted
+    if below is not None:
+        is_same, low = _parse_amount("below", below)
+        if is_same is not is_share:
+            raise ValueError(f"below must be of the kind of above ({above!r}), not {below!r}")
+        if low >= most_wanted:
+            raise ValueError(f"below must be less than above ({above!r}), not {below!r}")
+    gauge = _gauge(_parse_device(device), is_share=is_share)
+    return gauge, Mark(most_wanted, low, gauge.most)
+
+
+def ram_share() -> float:
+    """RAM in use, in percent: of the machine, or of the control group if that is closer to its limit."""
+    memory = psutil.virtual_memory()
+    return max(100 * (1 - memory.available / memory.total), *cgroup_shares())
+
+
+def can_be_measured(device: torch.device) -> bool:
+    """Whether it has memory of its own, and torch can say how full that is."""
+    return hasattr(getattr(torch, device.type, None), "mem_get_info")
+
+
+def device_share(device: torch.device) -> float:
+    """Memory in use of a device, in percent, by all programs; of several, of the fullest.
+
+    0 for one that torch has not used here: to ask it would take memory on it.
+    """
+    backend = getattr(torch, device.type)
+    infos = [backend.mem_get_info(index) for index in _used(backend, device)]
+    return max((100 * (1 - free / total) for free, total in infos), default=0.0)
+
+
+def cgroup_shares(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Iterator[float]:
+    """Memory in use in percent of each limit that containers have set (cgroup v2), file caches left out.
+
+    The kernel takes file caches back before it kills; `docker stats` leaves them out, too. 0 without a limit.
+    """
+    yield 0.0
+    with suppress(OSError, StopIteration):  # no Linux; no cgroup v2
+        lines = membership.read_text().splitlines()
+        path = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
+        for folder in (root / path, *(root / path).parents):
+            if folder.is_relative_to(root):
+                with suppress(OSError, ValueError, ZeroDivisionError):  # no controller; "max": no limit
+                    limit = int((folder / "memory.max").read_text())
+                    yield 100 * _used_by_cgroup(folder) / limit
+
+
+def _used_by_cgroup(folder: Path) -> int:
+    statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    return int((folder / "memory.current").read_text()) - int(statistics["inactive_file"])
+
+
+def _parse_amount(name: str, amount: object) -> tuple[bool, float]:
+    """Whether it is a share, and how much."""
+    if isinstance(amount, bool) or not isinstance(amount, str | int):
+        raise TypeError(
+            f"{name} must be a share such as '90%' or a number of bytes (int), not {type(amount).__name__}"
+        )
+    if isinstance(amount, int):
+        if amount < _LEAST:  # a percentage, most likely
+            raise ValueError(
+                f"{name} must be {_LEAST:,} bytes or more, or a share such as '90%', not {amount}"
+            )
+        return False, amount
+    found = _PERCENT.fullmatch(amount.strip())
+    if found is None or not 0 < float(found[1]) < 100:  # noqa: PLR2004 - percent
+        raise ValueError(f"{name} must be a share between 0% and 100%, such as '90%', not {amount!r}")
+    return True, float(found[1])
+
+
+def _parse_device(device: object) -> torch.device:
+    if device is None:
+        return torch.device("cpu")
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device must be None, a str or a torch.device, not {type(device).__name__}")
+    try:
+        with Unrecorded():
+            parsed = torch.device(device)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {device!r} is not a device ({reason})") from None
+    if parsed.type != "cpu":
+        backend: Any = getattr(torch, parsed.type, None)
+        if not can_be_measured(parsed):
+            raise ValueError(f"device: torch cannot say how full {str(parsed)!r} is")
+        if (parsed.index or 0) >= backend.device_count():
+            raise ValueError(f"device: {str(parsed)!r} is not here; torch finds {backend.device_count()}")
+    return parsed
+
+
+def _gauge(device: torch.device, *, is_share: bool) -> Gauge:
+    if device.type == "cpu":
+        return Gauge(ram_share, 100) if is_share else Gauge(_resident, inf)
+    if is_share:
+        return Gauge(lambda: device_share(device), 100)
+    return Gauge(lambda: _reserved(device), inf)
+
+
+def _resident() -> float:
+    return psutil.Process().memory_info().rss
+
+
+def _reserved(device: torch.device) -> float:
+    """What the driver has handed over to this process; of several devices, the most."""
+    backend = getattr(torch, device.type)
+    return max((backend.memory_reserved(index) for index in _used(backend, device)), default=0)
+
+
+def _used(backend: Any, device: torch.device) -> list[int]:
+    """Those devices that are meant and that torch holds memory on."""
+    if not backend.is_initialized():
+        return []
+    asked = range(backend.device_count()) if device.index is None else [device.index]
+    return [index for index in asked if backend.memory_reserved(index)]

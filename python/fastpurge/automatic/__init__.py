@@ -1,0 +1,1 @@
+"""Sweeping without being called: thresholds, and points where no thread computes."""

@@ -1,0 +1,1 @@
+"""How the pack gets into a ComfyUI. Imports neither ComfyUI nor torch."""

@@ -1,0 +1,105 @@
+"""The node that reports: who holds the memory, in words and as a picture, and what is free, in numbers."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+import fastpurge
+from fastpurge.comfy.nodes import free_memory
+from fastpurge.comfy.nodes.census_image import draw
+from fastpurge.comfy.nodes.purge_nodes import ANY
+from fastpurge.reporting.report import human
+from fastpurge.torch_facts.tensors import reason_of
+
+_log = logging.getLogger("fastpurge")
+
+
+class MemoryReport:
+    """Say who holds the memory. What is wired in is handed on unchanged; a list is one value."""
+
+    CATEGORY = "fastpurge"
+    DESCRIPTION = (
+        "Says who holds the memory, and how much is free: now, and before the last purge of this prompt. "
+        "Touches nothing. Wire a value through, to say when."
+    )
+    FUNCTION = "report"
+    OUTPUT_NODE = True
+    INPUT_IS_LIST = True
+    RETURN_TYPES = (ANY, "STRING", "IMAGE", "INT", "INT", "INT", "INT")
+    RETURN_NAMES = (
+        "anything",
+        "report",
+        "picture",
+        "free_ram_before",
+        "free_ram_after",
+        "free_vram_before",
+        "free_vram_after",
+    )
+    OUTPUT_IS_LIST = (True, *[False] * 6)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the API's name
+        """One wire through, how much to name, and when to run."""
+        return {
+            "required": {
+                "top": (
+                    "INT",
+                    {"default": 10, "min": 0, "max": 100, "tooltip": "How many of the largest to name."},
+                ),
+                "every_queue": (
+                    "BOOLEAN",
+                    {
+                        "default": False,
+                        "tooltip": "Report on every queue, and run again all that is wired to this node. "
+                        "Off: only if something that leads to it has changed.",
+                    },
+                ),
+            },
+            "optional": {"anything": (ANY,)},
+            "hidden": {"dynprompt": "DYNPROMPT"},
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, every_queue: Any = (False,), **_: Any) -> float:  # noqa: N802 - the API's name
+        """A new NaN, which equals nothing, if it is to run on every queue."""
+        return float("nan") if every_queue[0] else 0.0
+
+    def report(
+        self, top: list[int], every_queue: list[bool], dynprompt: Any = None, anything: Any = None
+    ) -> dict[str, Any]:
+        """Count what is alive, read what is free, and hand on what came in."""
+        del every_queue  # the cache has asked
+        wired = anything if anything is not None else [None]
+        try:
+            shown, result = _report(top[0], dynprompt[0])
+        except Exception as error:  # noqa: BLE001 - an error in the report is no reason to lose the data
+            _log.exception("a memory report failed; what is wired through it was handed on")
+            shown = {"text": [f"failed: {reason_of(error)}"], "census": []}
+            result = ("", torch.zeros(1, 64, 64, 3), 0, 0, 0, 0)
+        return {"ui": shown, "result": (wired, *result)}
+
+
+def _report(top: int, graph: Any) -> tuple[dict[str, list[Any]], tuple[Any, ...]]:
+    """What is shown and goes into the history, and the outputs."""
+    after = free_memory.read()
+    before = free_memory.before(graph) or after
+    census = fastpurge.census(top=top)
+    picture = torch.from_numpy(np.asarray(draw(census, after), dtype=np.float32) / 255)[None]
+    lines = [after.tell(), f"{human(census.nbytes)} in {census.count:,} live tensors and arrays"]
+    shown: dict[str, list[Any]] = {"text": lines, "census": [_largest(census.to_dict())]}
+    return shown, (str(census), picture, before.ram, after.ram, before.vram, after.vram)
+
+
+_SHARES = 20
+
+
+def _largest(census: dict[str, Any]) -> dict[str, Any]:
+    """A census with no more shares than fit into a history."""
+    return {name: of[:_SHARES] if name.startswith("by_") else of for name, of in census.items()}
+
+
+NODE_CLASS_MAPPINGS = {"FastPurge_MemoryReport": MemoryReport}
+
+NODE_DISPLAY_NAME_MAPPINGS = {"FastPurge_MemoryReport": "🧹Memory Report"}

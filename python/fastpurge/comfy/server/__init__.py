@@ -1,0 +1,1 @@
+"""Purges between prompts: on request over HTTP, and when memory is full."""

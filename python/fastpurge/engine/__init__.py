@@ -1,0 +1,1 @@
+"""The flow of a sweep: keep, closure, scan, guards, plan, release."""

@@ -1,0 +1,91 @@
+"""What a sweep might release: the tensors and modules that were asked for, as a report tells them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from fastpurge.engine.request import Request
+from fastpurge.engine.tombstones import has_room_for_tombstone, is_purged
+from fastpurge.reporting.report import Item
+from fastpurge.torch_facts.tensors import (
+    Extent,
+    facts_of,
+    is_a,
+    is_lent,
+    is_undefined,
+    is_wrapper,
+    reason_of,
+    tensors_within,
+    type_name,
+)
+
+
+@dataclass(slots=True)
+class Candidate:
+    """A live tensor or module outside the closure of keep."""
+
+    obj: Any
+    item: Item
+    extent: Extent | None = None
+
+
+def consider(obj: Any, request: Request) -> Candidate | None:
+    """A candidate, with the reason if it cannot be released; or ``None``: it was not asked for."""
+    if is_purged(obj):
+        return None
+    candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
+    if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
+        if candidate.extent is None and is_wrapper(obj):
+            return None  # a DTensor: what it wraps has the memory, and becomes tombstones in its hands
+        reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
+        candidate.item = replace(candidate.item, reason=reason)
+    return candidate
+
+
+def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | None:
+    try:
+        facts = facts_of(tensor)
+    except BaseException as error:  # a subclass or layout that cannot say what it is
+        if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        if is_undefined(tensor):
+            return None
+        error.__traceback__ = None  # its frames hold this survey, and the tensor's class may hold the error
+        return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
+    if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
+        return None
+    item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
+    return Candidate(tensor, item, facts.extent)
+
+
+def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | None:
+    """A module is asked for if all its tensors are, and they are large enough together."""
+    candidate = Candidate(module, Item("module", type_name(module)))
+    if request.devices is None and not request.min_bytes:
+        return candidate
+    sizes: dict[Extent | int, int] = {}
+    for tensor in tensors_within(module):
+        try:
+            facts = facts_of(tensor)
+        except Exception:  # noqa: BLE001 - cannot say where it is: not known to be asked for
+            return None
+        if not request.covers(facts.device):
+            return None
+        sizes[facts.extent or id(tensor)] = facts.nbytes
+    return candidate if sizes and sum(sizes.values()) >= request.min_bytes else None
+
+
+def count_storages_once(candidates: list[Candidate]) -> None:
+    """Have the first of those on the same memory tell its size, and the others none."""
+    seen: set[Extent] = set()
+    for one in candidates:
+        if one.extent in seen:
+            one.item = replace(one.item, nbytes=0)
+        elif one.extent is not None:
+            seen.add(one.extent)
+
+
+def may_be_lent(candidate: Candidate) -> bool:
+    """Whether a NumPy array may stand on the memory of a candidate."""
+    return candidate.extent is not None and is_lent(candidate.obj)

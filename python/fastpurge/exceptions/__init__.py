@@ -1,0 +1,1 @@
+"""Releasing what exceptions and their tracebacks hold."""

@@ -1,0 +1,1 @@
+"""Who holds the memory, and why an object is alive. Nothing here changes anything."""

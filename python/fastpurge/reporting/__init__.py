@@ -1,0 +1,1 @@
+"""What a sweep did, as objects, text, JSON and plots."""

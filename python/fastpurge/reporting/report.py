@@ -1,0 +1,258 @@
+"""What a plan and a sweep have to say. Computes nothing about the heap; only tells."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil._common
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from fastpurge.allocators.memory import MemoryReading
+
+_WIDTH = 100
+_LARGEST = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One tensor or module, as it was.
+
+    Attributes:
+        kind: ``"tensor"`` or ``"module"``.
+        type_name: the name of its class.
+        shape: its shape; ``None`` for a module, and for a nested tensor, which has no single one.
+        dtype: such as ``"float32"``; ``None`` for a module.
+        device: such as ``"cuda:0"``; ``None`` for a module.
+        nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
+            counts 0: its tensors are items of their own.
+        reason: why it was skipped, or released and not overwritten although that was asked for; ``None``
+            if neither.
+        held_by: code that led to it, of the largest that were released, as `fastpurge.why` says it.
+
+    """
+
+    kind: Literal["tensor", "module"]
+    type_name: str
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    device: str | None = None
+    nbytes: int = 0
+    reason: str | None = None
+    held_by: str | None = None
+
+    def describe(self) -> str:
+        """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
+        if self.dtype is None:
+            return f"{self.kind} {self.type_name}"
+        shape = "" if self.shape is None else f" of shape {self.shape}"  # a nested tensor has no single one
+        return f"{self.dtype} {self.type_name}{shape} on {self.device}"
+
+
+class Told:
+    """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
+        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
+
+    def __str__(self) -> str:
+        return render(self._tell())
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        return render_html(self._tell())
+
+    def _tell(self) -> RenderableType:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport(Told):
+    """What a sweep did.
+
+    Attributes:
+        label: who swept.
+        freed_bytes: bytes given back, as measured: the sum of ``freed_by_device``.
+        freed_by_device: ``"cpu"`` is the drop of the resident set; other devices, what their allocator
+            gave back to the driver.
+        released: what became tombstones.
+        skipped: what was to be released and could not be, each with its ``reason``.
+        spared: bytes that each guard spared, by the guard's name;
+            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
+            code is known to hold it.
+        objects_scanned: how many objects the heap held.
+        seconds: how long the sweep took, in all.
+        before: memory before the sweep.
+        after: memory after it.
+
+    """
+
+    label: str
+    released: tuple[Item, ...]
+    skipped: tuple[Item, ...]
+    spared: dict[str, int]
+    objects_scanned: int
+    seconds: float
+    before: "MemoryReading"
+    after: "MemoryReading"
+    freed_by_device: dict[str, int] = field(init=False)
+    freed_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass sets its derived fields this way (the `dataclasses` documentation).
+        object.__setattr__(self, "freed_by_device", self.before.freed_until(self.after))
+        object.__setattr__(self, "freed_bytes", sum(self.freed_by_device.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values that `json.dumps` takes."""
+        return asdict(self)
+
+    def plot(self) -> "Figure":
+        """Draw memory before and after by device, and the largest of what was released.
+
+        The figure has no background and belongs to no backend: a notebook shows it, and
+        ``figure.savefig("report.svg")`` writes it.
+
+        Raises:
+            ImportError: matplotlib is not installed; the message says how to get it.
+
+        Examples:
+            >>> import fastpurge
+            >>> report = fastpurge.sweep(keep=())
+            >>> report.plot().savefig("report.png", dpi=200)
+
+        """
+        from fastpurge.reporting.plots import figure_of
+
+        return figure_of(self.before, self.after, self.released)
+
+    def _repr_html_(self) -> str:
+        # `super()` would not do in a class with slots, which `dataclass` makes anew.
+        return Told._repr_html_(self) + self._picture()
+
+    def _picture(self) -> str:
+        """The plot as inline SVG; nothing where matplotlib is not installed."""
+        from fastpurge.reporting.plots import svg_of
+
+        try:
+            return svg_of(self.plot())
+        except Exception:  # noqa: BLE001 - matplotlib can be set up to fail in many ways; the tables are there
+            return ""
+
+    def _tell(self) -> RenderableType:
+        return Group(
+            _headline(
+                f"fastpurge freed {human(self.freed_bytes)} in {self.seconds * 1e3:.1f} ms ({self.label})"
+            ),
+            self._memory_table(),
+            tell_items("released", self.released),
+            _tell_holders(self.released),
+            _tell_unwiped(self.released),
+            tell_reasons(self.skipped, self.spared),
+            f"{self.objects_scanned:,} objects scanned",
+        )
+
+    def _memory_table(self) -> Table:
+        table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
+        for device, (before, after) in self.before.sizes_until(self.after).items():
+            name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
+            table.add_row(name, human(before), human(after), human(before - after))
+        return table
+
+
+def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
+    """A table of items, alike ones in one row, the largest first."""
+    rows: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
+    for item in items:
+        shape = "" if item.shape is None else str(item.shape)
+        row = rows[(item.kind, item.type_name, shape, item.dtype or "", item.device or "")]
+        row[0] += 1
+        row[1] += item.nbytes
+    count, size = (sum(row[at] for row in rows.values()) for at in (0, 1))
+    if not count:
+        return Text(f"nothing {title}")
+    table = Table(title, "type", "shape", "dtype", "device", right("count"), right("size"), show_footer=True)
+    ranked = sorted(rows.items(), key=lambda row: (-row[1][1], -row[1][0], row[0]))
+    for cells, (number, nbytes) in ranked[:_LARGEST]:
+        table.add_row(*cells, f"{number:,}", human(nbytes) if cells[0] == "tensor" else "")
+    if rest := ranked[_LARGEST:]:
+        number, nbytes = (sum(row[1][at] for row in rest) for at in (0, 1))
+        table.add_row(f"{len(rest)} more rows", "", "", "", "", f"{number:,}", human(nbytes))
+    table.columns[-2].footer, table.columns[-1].footer = f"{count:,}", human(size)
+    return table
+
+
+def _tell_holders(released: Iterable[Item]) -> RenderableType:
+    """Who held the largest."""
+    traced = [item for item in released if item.held_by is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+    return Text("\n".join(lines)) if lines else Group()
+
+
+def _tell_unwiped(released: Iterable[Item]) -> RenderableType:
+    """What was to be overwritten and was not."""
+    lines = [f"{item.describe()} was {item.reason}" for item in released if item.reason is not None]
+    return Text("\n".join(lines)) if lines else Group()
+
+
+def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
+    """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
+    lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items()]
+    lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]
+    return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")
+
+
+def human(nbytes: int) -> str:
+    """Bytes as a person reads them.
+
+    >>> human(3 * 2**29)
+    '1.5G'
+    """
+    sign = "-" if nbytes < 0 else ""
+    size: str = psutil._common.bytes2human(abs(nbytes))
+    return sign + size
+
+
+def render(content: RenderableType) -> str:
+    """Plain text, no colours, the same on every terminal and in every notebook."""
+    console = _console(color_system=None)
+    with console.capture() as capture:
+        console.print(content)
+    return capture.get().rstrip()
+
+
+def render_html(content: RenderableType) -> str:
+    """The same as `render`, as HTML for a notebook."""
+    # What is captured is not recorded (`Console._write_buffer`), so it is printed to nowhere.
+    console = _console(record=True, file=StringIO())
+    console.print(content)
+    # Box-drawing characters meet only at the line height of the font.
+    code_format = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
+    return console.export_html(inline_styles=True, code_format=code_format)
+
+
+def _console(**options: Any) -> Console:
+    # Neither a terminal nor a notebook: there it would show things by itself. Names may have brackets.
+    plain: dict[str, Any] = {"no_color": True, "markup": False}
+    plain |= {"force_terminal": False, "force_jupyter": False}
+    return Console(width=_WIDTH, **plain, **options)
+
+
+def _headline(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def right(name: str) -> Column:
+    """A column of numbers."""
+    return Column(name, justify="right")

@@ -1,0 +1,210 @@
+"""Facts about tensors and modules, read past whatever their classes override.
+
+Every accessor here is the one of `TensorBase` or of `nn.Module` itself: a subclass's property,
+`__getattr__` or `__torch_function__` is not asked. What a subclass can still intercept, by
+`__torch_dispatch__` with a custom size or device policy, may raise; callers expect that.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch._C import DisableTorchFunction, TensorBase
+
+from fastpurge.torch_facts.recorders import Unrecorded
+
+_type_name = cast(Any, type.__dict__["__qualname__"]).__get__
+_mro = cast(Any, type.__dict__["__mro__"]).__get__
+_class_dict = cast(Any, type.__dict__["__dict__"]).__get__
+_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
+_shape = cast(Any, TensorBase.shape).__get__
+_dtype = cast(Any, TensorBase.dtype).__get__
+_device = cast(Any, TensorBase.device).__get__
+_layout = cast(Any, TensorBase.layout).__get__
+use_count: Any = cast(Any, TensorBase)._use_count
+"""How many own a tensor in C++, its Python object among them. Call it with torch functions disabled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of memory: addresses ``start`` to ``end`` (exclusive) on a device."""
+
+    device: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """What a report says of a tensor. ``extent`` is ``None`` without a storage of its own."""
+
+    type_name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    device: torch.device
+    extent: Extent | None
+    nbytes: int
+
+
+def is_a(obj: object, *types: type) -> bool:
+    """`isinstance` by the C type alone: an object's ``__class__`` is not asked."""
+    return issubclass(type(obj), types)
+
+
+def type_name(obj: object) -> str:
+    """The name of an object's class, as the class statement gave it."""
+    # `__qualname__` may be an instance of a subclass of str, which would format itself.
+    return str.__str__(_type_name(type(obj)))
+
+
+def reason_of(error: BaseException) -> str:
+    """An exception in one line. An exception of somebody's own class may not be able to say what it is."""
+    name = type_name(error)
+    try:
+        text = str(error)
+    except BaseException:  # noqa: BLE001 - whatever it raises is its own affair
+        return name
+    return f"{name}: {text}".splitlines()[0]
+
+
+def facts_of(tensor: torch.Tensor) -> TensorFacts:
+    """Read a tensor's facts. Raises whatever the tensor raises: some cannot say their shape."""
+    with DisableTorchFunction():
+        device = _device(tensor)
+        storage = storage_of(tensor)
+        extent = extent_of_storage(storage, device) if storage is not None else None
+        return TensorFacts(
+            type_name=type_name(tensor),
+            shape=_shape_of(tensor),
+            dtype=str(_dtype(tensor)).removeprefix("torch."),
+            device=device,
+            extent=extent,
+            nbytes=extent.end - extent.start if extent else _nbytes_without_storage(tensor),
+        )
+
+
+def _shape_of(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The shape; -1 for a ragged or symbolic size, ``None`` where the layout has no single shape."""
+    try:
+        return tuple(size if type(size) is int else -1 for size in _shape(tensor))
+    except RuntimeError:
+        return None
+
+
+def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    """The storage of a tensor, or ``None`` where the layout or the subclass has none."""
+    try:
+        with DisableTorchFunction():
+            # Before torch 2.10 C++ takes the storage first, and waits for the GIL to take the rest
+            # (`TensorImpl::release_resources`). To ask for it then is to follow a null pointer.
+            return TensorBase.untyped_storage(tensor) if use_count(tensor) else None
+    except Exception:  # noqa: BLE001 - what a layout or a subclass raises
+        return None
+
+
+def has_cpp_owner(obj: object) -> bool:
+    """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
+    with DisableTorchFunction():
+        return is_a(obj, torch.Tensor) and bool(use_count(obj) > 1)
+
+
+def is_undefined(obj: object) -> bool:
+    """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
+    with DisableTorchFunction():
+        return is_a(obj, torch.Tensor) and bool(use_count(obj) == 0)
+
+
+def is_wrapper(obj: object) -> bool:
+    """Whether an object is of a subclass that wraps other tensors, by the protocol of torch.compile.
+
+    (`is_traceable_wrapper_subclass` in torch/utils/_python_dispatch.py, which asks the object itself.)
+    """
+    return is_a(obj, torch.Tensor) and any("__tensor_flatten__" in _class_dict(of) for of in _mro(type(obj)))
+
+
+def is_lent(tensor: torch.Tensor) -> bool:
+    """Whether a NumPy array may stand on a tensor: `Tensor.numpy` makes its storage unresizable."""
+    storage = storage_of(tensor)
+    return storage is not None and storage.device.type == "cpu" and not storage.resizable()
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory of the host that devices read."""
+    try:
+        with DisableTorchFunction():
+            return TensorBase.is_pinned(tensor)
+    except Exception:  # noqa: BLE001 - a layout or a subclass that has no answer: nobody can tell
+        return True
+
+
+def _hold_themselves_if_owned() -> bool:
+    with Unrecorded():
+        base, other = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
+        view = base.view(0)  # holds its base in C++
+        held = sys.getrefcount(base) > sys.getrefcount(other)
+        del view
+        return held
+
+
+OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
+"""Whether a tensor with an owner in C++ holds a reference to its own Python object
+(https://github.com/pytorch/pytorch/pull/167564). Before, a tensor that C++ alone owned was the owner of its
+Python object, by a flag that `torch._C._swap_tensor_impl` leaves behind: to exchange it corrupts memory."""
+
+
+def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
+    """The memory a storage covers; ``None`` if it has none (empty, meta, a wrapper subclass)."""
+    if storage.device.type == "meta":  # to ask a fake tensor where it lies is an error, or will be
+        return None
+    try:
+        start, nbytes = storage.data_ptr(), storage.nbytes()
+    except Exception:  # noqa: BLE001 - what a kind of storage raises
+        return None
+    return Extent(str(device), start, start + nbytes) if start and nbytes else None
+
+
+def _nbytes_without_storage(tensor: torch.Tensor) -> int:
+    if _layout(tensor) is torch.sparse_coo:
+        parts = [TensorBase._indices(tensor), TensorBase._values(tensor)]
+    elif _layout(tensor) in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    elif _layout(tensor) in (torch.sparse_csc, torch.sparse_bsc):
+        parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    else:
+        return 0
+    return sum(part.nbytes for part in parts)
+
+
+def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+    """The instance dict of a module."""
+    attributes: dict[str, Any] = _module_dict(module)
+    return attributes
+
+
+def modules_within(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The module and its sub-modules, each once, read from the instance dicts."""
+    seen = {id(module)}
+    pending = [module]
+    while pending:
+        yield (at := pending.pop())
+        for child in _values_of(at, "_modules"):
+            if child is not None and id(child) not in seen:
+                seen.add(id(child))
+                pending.append(child)
+
+
+def tensors_within(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """The parameters and buffers of a module and its sub-modules."""
+    for at in modules_within(module):
+        for tensor in chain(_values_of(at, "_parameters"), _values_of(at, "_buffers")):
+            if tensor is not None:
+                yield tensor
+
+
+def _values_of(module: torch.nn.Module, name: str) -> list[Any]:
+    # A module whose __init__ has not run has none of these; a subclass may have put anything there.
+    held = attributes_of(module).get(name)
+    return list(dict.values(held)) if isinstance(held, dict) else []
