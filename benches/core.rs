@@ -5,10 +5,10 @@
 
 use std::hint::black_box;
 
-use _core::idset::Addresses;
-use _core::library::Libraries;
-use _core::scan::{closure, scan};
-use _core::types::{TypeTable, Wanted};
+use _core::graph::scan::{closure, scan};
+use _core::heap::address_sets::Addresses;
+use _core::heap::type_facts::{TypeTable, Wanted};
+use _core::libraries::library_folders::Libraries;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pyo3::ffi;
 use pyo3::prelude::*;

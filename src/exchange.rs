@@ -11,14 +11,15 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
-use crate::gc::{Failure, GcPause};
-use crate::idset::IdSet;
-use crate::library::Libraries;
-use crate::objects::{checked, list, number, or_none, taken, tuple};
-use crate::reading::other_threads;
-use crate::room::{try_collect, try_repeat, try_room};
-use crate::running::RunningCode;
-use crate::scan::Question;
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_repeat, try_room};
+use crate::cpython::fallible_objects::{checked, list, number, or_none, taken, tuple};
+use crate::cpython::gc_pause::GcPause;
+use crate::cpython::read_unless_inside::other_threads;
+use crate::graph::running_code::RunningCode;
+use crate::graph::scan::Question;
+use crate::heap::address_sets::IdSet;
+use crate::libraries::library_folders::Libraries;
 
 /// Exchanges class, attributes and implementation of each object with those of its blank, if all of
 /// them are still unprotected: takes a last snapshot, and changes all of them in the same go or none.

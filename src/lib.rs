@@ -1,32 +1,15 @@
 //! `fastpurge._core`: what the package asks of the interpreter.
 //!
-//! The crate knows objects, types and identities. It has never heard of torch.
+//! The crate knows objects, types and identities. It knows no framework.
 #![deny(unsafe_code)]
 
 // What benches/core.rs measures is public.
-mod callbacks;
-mod counts;
-mod distance;
+mod cpython;
 mod exchange;
-mod external;
-mod frames;
-mod gc;
-mod heap;
-pub mod idset;
-mod interpreter;
-pub mod library;
-mod objects;
-mod pages;
-mod paths;
-mod prefetch;
-mod reach;
-mod reading;
-mod room;
-mod running;
-pub mod scan;
-mod state;
-mod strays;
-pub mod types;
+pub mod graph;
+pub mod heap;
+pub mod libraries;
+mod trim;
 
 use pyo3::prelude::*;
 
@@ -38,35 +21,35 @@ mod _core {
     use super::{Bound, PyModule, PyResult};
 
     #[pymodule_export]
-    use crate::callbacks::callbacks;
+    use crate::cpython::frame_locals::frame_locals;
+    #[pymodule_export]
+    use crate::cpython::read_unless_inside::read_unless_inside;
     #[pymodule_export]
     use crate::exchange::exchange;
     #[pymodule_export]
-    use crate::frames::frame_locals;
+    use crate::graph::callbacks::callbacks;
     #[pymodule_export]
-    use crate::gc::object_stream;
+    use crate::graph::referrer_paths::{holdings, paths};
     #[pymodule_export]
-    use crate::heap::trim_heap;
+    use crate::graph::running_code::RunningCode;
     #[pymodule_export]
-    use crate::idset::IdSet;
+    use crate::graph::scan::{Snapshot, closure, reached, scan, snapshot};
     #[pymodule_export]
-    use crate::library::Libraries;
+    use crate::heap::address_sets::IdSet;
     #[pymodule_export]
-    use crate::paths::{holdings, paths};
+    use crate::heap::object_stream::object_stream;
     #[pymodule_export]
-    use crate::reading::read_unless_inside;
+    use crate::libraries::library_folders::Libraries;
     #[pymodule_export]
-    use crate::running::RunningCode;
+    use crate::libraries::library_globals::library_state;
     #[pymodule_export]
-    use crate::scan::{Snapshot, closure, reached, scan, snapshot};
-    #[pymodule_export]
-    use crate::state::library_state;
+    use crate::trim::trim_heap;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::gc::require_gil(module.py())?;
-        crate::gc::Stream::prepare(module.py());
-        crate::objects::prepare(module.py());
+        crate::cpython::gc_pause::require_gil(module.py())?;
+        crate::heap::object_stream::Stream::prepare(module.py());
+        crate::cpython::fallible_objects::prepare(module.py());
         Ok(())
     }
 }

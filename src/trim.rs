@@ -3,7 +3,7 @@
 
 use pyo3::prelude::*;
 
-use crate::objects::{or_none, text};
+use crate::cpython::fallible_objects::{or_none, text};
 
 /// Asks the C allocator to return free memory, and says what was asked.
 ///

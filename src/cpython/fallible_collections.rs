@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::Failure;
+use crate::cpython::failure::Failure;
 
 #[inline]
 pub fn try_push<T>(list: &mut Vec<T>, item: T) -> Result<(), Failure> {

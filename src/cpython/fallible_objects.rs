@@ -15,22 +15,12 @@ use pyo3::panic::PanicException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
-use crate::gc::Failure;
-use crate::room::{try_copy, try_push};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_copy, try_push};
 
 /// Makes what PyO3 makes when it takes the first exception, and panics if it cannot.
 pub fn prepare(py: Python<'_>) {
     py.get_type::<PanicException>();
-}
-
-/// `MemoryError`, with a message if there is memory for one.
-pub fn memory_error(py: Python<'_>) -> PyErr {
-    // SAFETY: attached; the message is a C string, and what is made is let go.
-    unsafe {
-        let message = c"fastpurge ran out of memory while walking the heap";
-        ffi::PyErr_SetString(ffi::PyExc_MemoryError, message.as_ptr());
-    }
-    PyErr::fetch(py)
 }
 
 /// Takes what a C function gave: a new reference, or null with an exception.

@@ -7,10 +7,10 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use crate::gc::GcPause;
-use crate::interpreter::c_function;
-use crate::objects::{attribute, checked, dict};
-use crate::room::try_push;
+use crate::cpython::fallible_collections::try_push;
+use crate::cpython::fallible_objects::{attribute, checked, dict};
+use crate::cpython::gc_pause::GcPause;
+use crate::cpython::unstable_functions::c_function;
 
 /// `CO_OPTIMIZED`: the code of a function, whose locals are not in a dict (Include/cpython/code.h).
 const OPTIMIZED: u32 = 1;

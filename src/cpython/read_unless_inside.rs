@@ -4,9 +4,10 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::gc::{Failure, GcPause};
-use crate::objects::{ask, attribute, call, caller_of, list, or_none, pair};
-use crate::room::{try_collect, try_extend, try_push};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_extend, try_push};
+use crate::cpython::fallible_objects::{ask, attribute, call, caller_of, list, or_none, pair};
+use crate::cpython::gc_pause::GcPause;
 
 /// Calls functions in C, each with an object, unless another thread is inside a function: that of a code object.
 ///

@@ -11,12 +11,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::external::{executes, executing_types};
-use crate::gc::{GcPause, Stream};
-use crate::interpreter::Functions;
-use crate::objects::{ask, attribute, caller_of, list, types_in};
-use crate::room::{try_collect, try_entry, try_extend, try_insert, try_push};
-use crate::types::{TypeTable, Wanted};
+use crate::cpython::fallible_collections::{
+    try_collect, try_entry, try_extend, try_insert, try_push,
+};
+use crate::cpython::fallible_objects::{ask, attribute, caller_of, list, types_in};
+use crate::cpython::gc_pause::GcPause;
+use crate::cpython::unstable_functions::Functions;
+use crate::graph::external_references::{executes, executing_types};
+use crate::heap::object_stream::Stream;
+use crate::heap::type_facts::{TypeTable, Wanted};
 
 /// The functions, bound methods and instances of other types that C code holds, and that are not what
 /// a function running now is.

@@ -13,13 +13,13 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
-use crate::counts::{BATCH, Counts};
-use crate::gc::Failure;
-use crate::idset::Addresses;
-use crate::objects::{ask, caller_of, pair};
-use crate::prefetch::prefetch_contents;
-use crate::room::try_push;
-use crate::types::TypeTable;
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::try_push;
+use crate::cpython::fallible_objects::{ask, caller_of, pair};
+use crate::heap::address_sets::Addresses;
+use crate::heap::prefetch::prefetch_contents;
+use crate::heap::reference_counts::{BATCH, Counts};
+use crate::heap::type_facts::TypeTable;
 
 /// References whose holders are known without a walk, or that are not to be followed.
 #[derive(Clone, Copy)]

@@ -8,13 +8,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::gc::{Failure, GcPause, Stream};
-use crate::idset::Addresses;
-use crate::objects::{list, number, or_none, text, tuple, types_in};
-use crate::prefetch::{prefetch, prefetch_contents};
-use crate::room::{try_collect, try_entry, try_insert, try_push};
-use crate::strays::Strays;
-use crate::types::{TypeTable, Wanted, each_referent};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_entry, try_insert, try_push};
+use crate::cpython::fallible_objects::{list, number, or_none, text, tuple, types_in};
+use crate::cpython::gc_pause::GcPause;
+use crate::graph::unreachable::Strays;
+use crate::heap::address_sets::Addresses;
+use crate::heap::object_stream::Stream;
+use crate::heap::prefetch::{prefetch, prefetch_contents};
+use crate::heap::type_facts::{TypeTable, Wanted, each_referent};
 
 /// How many referents are on their way at a time, as in a closure.
 const AHEAD: usize = 16;

@@ -13,15 +13,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
-use crate::counts::Counts;
-use crate::external::{Accounted, Count, Executing, executing_types};
-use crate::gc::Failure;
-use crate::idset::Addresses;
-use crate::interpreter::c_function;
-use crate::objects::{pair, text, types_in};
-use crate::reach::{Reach, RootObjects};
-use crate::room::{try_collect, try_insert, try_push};
-use crate::types::{Facts, Role, TypeTable, Wanted, each_referent};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_insert, try_push};
+use crate::cpython::fallible_objects::{pair, text, types_in};
+use crate::cpython::unstable_functions::c_function;
+use crate::graph::closure::Reach;
+use crate::graph::external_references::{Accounted, Count, Executing, executing_types};
+use crate::heap::address_sets::Addresses;
+use crate::heap::reference_counts::Counts;
+use crate::heap::type_facts::{Facts, Role, TypeTable, Wanted, each_referent};
+use crate::libraries::root_objects::RootObjects;
 
 /// How external references are followed.
 #[pyclass(module = "fastpurge._core", frozen)]

@@ -6,16 +6,19 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::counts::Counts;
-use crate::external::{Accounted, running_frames};
-use crate::gc::{Failure, GcPause, Stream};
-use crate::idset::{Addresses, IdSet};
-use crate::library::{Judge, Libraries, imported_modules};
-use crate::objects::{list, number, types_in};
-use crate::reach::Reach;
-use crate::room::{try_collect, try_push};
-use crate::running::RunningCode;
-use crate::types::{Role, TypeTable, Wanted};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_push};
+use crate::cpython::fallible_objects::{list, number, types_in};
+use crate::cpython::gc_pause::GcPause;
+use crate::graph::closure::Reach;
+use crate::graph::external_references::{Accounted, running_frames};
+use crate::graph::running_code::RunningCode;
+use crate::heap::address_sets::{Addresses, IdSet};
+use crate::heap::object_stream::Stream;
+use crate::heap::reference_counts::Counts;
+use crate::heap::type_facts::{Role, TypeTable, Wanted};
+use crate::libraries::library_folders::Libraries;
+use crate::libraries::library_types::{Judge, imported_modules};
 
 /// What was kept and what was not, at one moment.
 #[pyclass(module = "fastpurge._core", frozen, get_all)]

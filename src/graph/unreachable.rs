@@ -8,10 +8,13 @@ use pyo3::PyResult;
 use pyo3::ffi;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::{Failure, Stream};
-use crate::idset::Addresses;
-use crate::room::{try_add, try_collect, try_entry, try_extend, try_insert, try_push, try_repeat};
-use crate::types::{Facts, TypeTable, each_shown, each_unshown};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{
+    try_add, try_collect, try_entry, try_extend, try_insert, try_push, try_repeat,
+};
+use crate::heap::address_sets::Addresses;
+use crate::heap::object_stream::Stream;
+use crate::heap::type_facts::{Facts, TypeTable, each_shown, each_unshown};
 
 /// An object of a reported type, and what holds it.
 pub struct Holder {

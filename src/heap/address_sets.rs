@@ -3,9 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::gc::Failure;
-use crate::objects::text;
-use crate::pages::Pages;
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_objects::text;
+use crate::heap::address_table::Pages;
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
 const ALIGNMENT: usize = 8;

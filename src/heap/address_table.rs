@@ -5,8 +5,8 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::gc::Failure;
-use crate::room::{try_collect, try_push, try_repeat};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_push, try_repeat};
 
 const NO_PAGE: usize = usize::MAX;
 const NO_BLOCK: u32 = u32::MAX;

@@ -5,66 +5,21 @@
 //! one abi3 wheel uses it where it is. Elsewhere `gc.get_objects()` gives the same objects as a list.
 #![allow(unsafe_code)]
 
-use std::any::Any;
 use std::cell::OnceCell;
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyString};
 
-use crate::interpreter::c_function;
-use crate::objects::{attribute, import, memory_error, text};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_objects::{attribute, import, text};
+use crate::cpython::unstable_functions::c_function;
 
 pub type GcVisitor = unsafe extern "C" fn(*mut ffi::PyObject, *mut c_void) -> c_int;
 pub type VisitObjects = unsafe extern "C" fn(GcVisitor, *mut c_void);
-
-/// Why a walk stopped early.
-#[derive(Debug)]
-pub enum Failure {
-    OutOfMemory,
-    /// A Rust panic, caught before it could cross a C frame; it goes on once that frame is left.
-    Panic(Box<dyn Any + Send>),
-}
-
-impl From<Failure> for PyErr {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            // What walks is attached. An error that PyO3 would make later could not be made for want of memory.
-            Failure::OutOfMemory => Python::attach(memory_error),
-            Failure::Panic(panic) => resume_unwind(panic),
-        }
-    }
-}
-
-/// Keeps the cyclic collector from running, and with it every finalizer, until dropped.
-pub struct GcPause<'py> {
-    was_enabled: bool,
-    _py: Python<'py>,
-}
-
-impl<'py> GcPause<'py> {
-    pub fn new(py: Python<'py>) -> Self {
-        // SAFETY: `py` proves that this thread is attached, the one thing PyGC_Disable asks.
-        let was_enabled = unsafe { ffi::PyGC_Disable() } != 0;
-        Self {
-            was_enabled,
-            _py: py,
-        }
-    }
-}
-
-impl Drop for GcPause<'_> {
-    fn drop(&mut self) {
-        if self.was_enabled {
-            // SAFETY: `_py` proves that this thread is still attached.
-            unsafe { ffi::PyGC_Enable() };
-        }
-    }
-}
 
 struct Walk<F> {
     each: F,
@@ -187,23 +142,6 @@ fn visit_objects(py: Python<'_>) -> Option<VisitObjects> {
     })
 }
 
-/// Refuses an interpreter whose GIL is off.
-///
-/// A module that says that it uses the GIL switches it on in a free-threaded build, unless the user has
-/// forced it off (PYTHON_GIL=0). Then objects may die during a walk, and nothing here would be sound.
-pub fn require_gil(py: Python<'_>) -> PyResult<()> {
-    let sys = py.import("sys")?;
-    let Some(is_enabled) = sys.getattr_opt("_is_gil_enabled")? else {
-        return Ok(()); // before 3.13 there is no other way
-    };
-    if is_enabled.call0()?.is_truthy()? {
-        return Ok(());
-    }
-    Err(PyImportError::new_err(
-        "fastpurge needs the GIL, and it is switched off (PYTHON_GIL=0 or -X gil=0)",
-    ))
-}
-
 /// Which object stream this interpreter gives: ``"visitor"`` (nothing is built) or ``"list"``.
 #[pyfunction]
 pub fn object_stream(py: Python<'_>) -> PyResult<Bound<'_, PyString>> {
@@ -265,27 +203,6 @@ mod tests {
             assert_eq!(message.downcast_ref(), Some(&"in the visitor"));
             // The interpreter is whole: its collector was switched back on by the visitor.
             assert!(stream.walk(|_| Ok(())).unwrap() > 1000);
-        });
-    }
-
-    #[test]
-    fn a_pause_restores_what_it_found() {
-        Python::attach(|py| {
-            let gc = py.import("gc").unwrap();
-            let enabled = || {
-                gc.call_method0("isenabled")
-                    .unwrap()
-                    .extract::<bool>()
-                    .unwrap()
-            };
-            assert!(enabled());
-            {
-                let _outer = GcPause::new(py);
-                assert!(!enabled());
-                drop(GcPause::new(py));
-                assert!(!enabled());
-            }
-            assert!(enabled());
         });
     }
 }

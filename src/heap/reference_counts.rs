@@ -2,10 +2,10 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::gc::Failure;
-use crate::pages::{GRANULE, ObjectBytes, PAGE};
-use crate::prefetch::prefetch;
-use crate::room::{try_collect, try_entry};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_entry};
+use crate::heap::address_table::{GRANULE, ObjectBytes, PAGE};
+use crate::heap::prefetch::prefetch;
 
 /// The byte of an object with more references than a byte can say. That of another one is 0 if it is not counted,
 /// and else one more than the references to it.

@@ -8,8 +8,8 @@ use std::ptr;
 use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
-use crate::gc::Failure;
-use crate::room::try_table;
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::try_table;
 
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
-use crate::gc::Failure;
-use crate::pages::ObjectBytes;
-use crate::room::{try_entry, try_insert, try_push};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_entry, try_insert, try_push};
+use crate::heap::address_table::ObjectBytes;
 
 /// How far from a module something was met.
 #[derive(Clone, Copy, Default, PartialEq)]

@@ -10,16 +10,18 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
 
-use crate::distance::{Distance, MOST_STEPS, Met};
-use crate::gc::{Failure, GcPause};
-use crate::idset::Addresses;
-use crate::interpreter::Functions;
-use crate::library::{Entry, Judge, Libraries, imported_modules};
-use crate::objects::{list, tuple, types_in, utf8};
-use crate::prefetch::prefetch;
-use crate::reach::RootObjects;
-use crate::room::{try_collect, try_push, try_table};
-use crate::types::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_collect, try_push, try_table};
+use crate::cpython::fallible_objects::{list, tuple, types_in, utf8};
+use crate::cpython::gc_pause::GcPause;
+use crate::cpython::unstable_functions::Functions;
+use crate::heap::address_sets::Addresses;
+use crate::heap::prefetch::prefetch;
+use crate::heap::type_facts::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
+use crate::libraries::distance::{Distance, MOST_STEPS, Met};
+use crate::libraries::library_folders::Libraries;
+use crate::libraries::library_types::{Entry, Judge, imported_modules};
+use crate::libraries::root_objects::RootObjects;
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
 /// through what holds them there, down to a depth; each with the name of a module that leads to it.

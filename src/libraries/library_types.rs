@@ -1,11 +1,9 @@
 //! Which types belong to a library, and which to the program.
 //!
-//! A closure stops at a library's types: through `torch.nn.Linear` it would reach the library, not
+//! A closure stops at a library's types: through the class of one of its objects it would reach the library, not
 //! what the caller keeps. It enters the program's own classes, whose attributes may hold tensors.
 #![allow(unsafe_code)]
 
-use std::mem::transmute;
-use std::path::MAIN_SEPARATOR;
 use std::ptr;
 
 use pyo3::ffi;
@@ -13,26 +11,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::gc::Failure;
-use crate::objects::{
+use crate::cpython::failure::Failure;
+use crate::cpython::fallible_collections::{try_copy, try_insert, try_push};
+use crate::cpython::fallible_objects::{
     attribute, list, none_unless_out_of_memory, pair, string_of, taken, text, utf8,
 };
-use crate::room::{try_add, try_copy, try_insert, try_push};
-use crate::types::each_item;
-
-/// What counts as a library: folders, and the names of modules that have no file.
-///
-/// `folders` maps a folder to whether what lies in it is a library; the deepest folder decides, and
-/// outside all of them is the program. `builtin_names` are the top-level modules without a file that
-/// are libraries all the same; one that ends in `*` stands for all that begin so.
-#[pyclass(module = "fastpurge._core", frozen)]
-#[derive(Default)]
-pub struct Libraries {
-    /// Without a separator at the end, the longest first. One may be a single file as well.
-    folders: Vec<(String, bool)>,
-    builtin_names: FxHashSet<String>,
-    builtin_prefixes: Vec<String>,
-}
+use crate::cpython::type_attributes::{TypeGetter, type_repr};
+use crate::heap::type_facts::each_item;
+use crate::libraries::library_folders::Libraries;
 
 #[pymethods]
 impl Libraries {
@@ -74,110 +60,6 @@ impl Libraries {
             }
         }
         list(py, found, Ok)
-    }
-}
-
-impl Libraries {
-    fn add_folder(&mut self, folder: &str, is_library: bool) -> Result<(), Failure> {
-        let path = try_copy(folder.trim_end_matches(MAIN_SEPARATOR))?;
-        try_push(&mut self.folders, (path, is_library))?;
-        let longest_first = |(folder, _): &(String, bool)| std::cmp::Reverse(folder.len());
-        self.folders.sort_unstable_by_key(longest_first);
-        Ok(())
-    }
-
-    fn add_builtin(&mut self, name: &str) -> Result<(), Failure> {
-        match name.strip_suffix('*') {
-            Some(prefix) => try_push(&mut self.builtin_prefixes, try_copy(prefix)?),
-            None => try_add(&mut self.builtin_names, try_copy(name)?).map(drop),
-        }
-    }
-
-    fn has_builtin(&self, name: &str) -> bool {
-        let begins_so = |prefix: &String| name.starts_with(prefix.as_str());
-        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(begins_so)
-    }
-
-    /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path. None if
-    /// it lies in no folder that is known.
-    fn holds(&self, file: &str) -> Option<bool> {
-        let folder = self.folders.iter().find(|(folder, _)| {
-            let rest = file.strip_prefix(folder.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
-        });
-        folder.map(|&(_, is_library)| is_library)
-    }
-}
-
-/// A descriptor in the dict of `type` itself, which no metaclass can override, with its getter.
-struct TypeGetter<'py> {
-    descriptor: Bound<'py, PyAny>,
-    get: ffi::descrgetfunc,
-}
-
-impl<'py> TypeGetter<'py> {
-    fn new(py: Python<'py>, name: &str) -> PyResult<Self> {
-        // SAFETY: `type` lives as long as the interpreter; no attribute of another metaclass is asked for.
-        let dict = unsafe {
-            let of_types = (&raw mut ffi::PyType_Type).cast::<ffi::PyObject>();
-            taken(
-                py,
-                ffi::PyObject_GetAttrString(of_types, c"__dict__".as_ptr()),
-            )?
-        };
-        // SAFETY: both are live.
-        let descriptor = unsafe {
-            taken(
-                py,
-                ffi::PyObject_GetItem(dict.as_ptr(), text(py, name)?.as_ptr()),
-            )?
-        };
-        // SAFETY: the slot of a live type; `tp_descr_get` is what the slot id names, and a getset
-        // descriptor always has it (Objects/descrobject.c).
-        let get = unsafe {
-            transmute::<*mut std::ffi::c_void, Option<ffi::descrgetfunc>>(ffi::PyType_GetSlot(
-                descriptor.get_type().as_type_ptr(),
-                ffi::Py_tp_descr_get,
-            ))
-        };
-        Ok(Self {
-            descriptor,
-            get: get.expect("a getset descriptor has tp_descr_get"),
-        })
-    }
-
-    /// What the getter gives for a type, if it is a str.
-    ///
-    /// # Safety
-    /// `of` is a live type object.
-    unsafe fn get(&self, of: *mut ffi::PyObject) -> Result<Option<Bound<'py, PyString>>, Failure> {
-        // SAFETY: by this function's contract.
-        let value = unsafe { self.any(of) }?;
-        Ok(value.and_then(|value| value.cast_into_exact::<PyString>().ok()))
-    }
-
-    /// # Safety
-    /// As for `get`.
-    unsafe fn any(&self, of: *mut ffi::PyObject) -> Result<Option<Bound<'py, PyAny>>, Failure> {
-        // SAFETY: a descriptor of `type`, called on an instance of it: this reads the type in C
-        // (`type_module` and `type_qualname` in Objects/typeobject.c).
-        let value = unsafe {
-            let metatype = ffi::Py_TYPE(of).cast::<ffi::PyObject>();
-            let value = (self.get)(self.descriptor.as_ptr(), of, metatype);
-            taken(self.descriptor.py(), value)
-        };
-        match value {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => none_unless_out_of_memory(self.descriptor.py(), &error),
-        }
-    }
-}
-
-fn type_repr() -> ffi::reprfunc {
-    // SAFETY: `type` lives as long as the interpreter, has this slot, and the slot id names its type.
-    unsafe {
-        let slot = ffi::PyType_GetSlot(&raw mut ffi::PyType_Type, ffi::Py_tp_repr);
-        transmute::<*mut std::ffi::c_void, ffi::reprfunc>(slot)
     }
 }
 
@@ -451,28 +333,6 @@ mod tests {
         }
         libraries.add_builtin("sys").unwrap();
         libraries
-    }
-
-    #[test]
-    fn the_deepest_folder_decides() {
-        let libraries = libraries();
-        assert_eq!(libraries.holds("/env/lib/json/__init__.py"), Some(true));
-        assert_eq!(
-            libraries.holds("/env/lib/site-packages/app/nodes.py"),
-            Some(false)
-        );
-        assert_eq!(libraries.holds("/home/me/script.py"), Some(false));
-        assert_eq!(
-            libraries.holds("/home/me/.venv/lib/torch/nn.py"),
-            Some(true)
-        );
-        assert_eq!(libraries.holds("/home/me/six.py"), Some(true));
-    }
-
-    #[test]
-    fn a_folder_is_not_a_prefix_of_letters() {
-        assert_eq!(libraries().holds("/env/library/thing.py"), None);
-        assert_eq!(libraries().holds("relative/env/lib/thing.py"), None);
     }
 
     #[test]

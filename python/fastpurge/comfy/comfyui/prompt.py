@@ -229,7 +229,7 @@ def _of_execution(*names: str) -> tuple[type, ...]:
     return (*(one for one in found if isinstance(one, type)),)
 
 
-# The attribute of executors and queues, and what `between.py` gives a queue.
+# The attribute of executors and queues, and what `between_prompts.py` gives a queue.
 _LEADING_TO_THE_SERVER = ("server", "get_flags", "fastpurge_gaps")
 
 

@@ -1,0 +1,10 @@
+//! What is asked of the interpreter: with running out of memory as an error, and of functions outside the stable ABI.
+
+pub mod failure;
+pub mod fallible_collections;
+pub mod fallible_objects;
+pub mod frame_locals;
+pub mod gc_pause;
+pub mod read_unless_inside;
+pub mod type_attributes;
+pub mod unstable_functions;

@@ -1,0 +1,9 @@
+//! What leads to what: the closure, external references, referrer paths.
+
+pub mod callbacks;
+pub mod closure;
+pub mod external_references;
+pub mod referrer_paths;
+pub mod running_code;
+pub mod scan;
+pub mod unreachable;

@@ -1,0 +1,8 @@
+//! Objects as they lie in memory: the object stream, facts of types, tables by address.
+
+pub mod address_sets;
+pub mod address_table;
+pub mod object_stream;
+pub mod prefetch;
+pub mod reference_counts;
+pub mod type_facts;
