@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from fastpurge.frontends.notebook import load_ipython_extension as load_ipython_extension
     from fastpurge.inspection.census import Census, census
     from fastpurge.inspection.why import Why, why
-    from fastpurge.reporting.report import Item, SweepReport
+    from fastpurge.reporting.items import Item
+    from fastpurge.reporting.report import SweepReport
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
@@ -39,7 +40,7 @@ _HOMES = {
     "DeviceMemory": "allocators.memory",
     "Guard": "engine.guards",
     "Held": "exceptions.let_go_result",
-    "Item": "reporting.report",
+    "Item": "reporting.items",
     "LetGo": "exceptions.let_go_result",
     "MemoryReading": "allocators.memory",
     "PurgedError": "engine.tombstones",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastpurge.allocators.memory import DeviceMemory, MemoryReading
 from fastpurge.reporting import plots
-from fastpurge.reporting.report import Item
+from fastpurge.reporting.items import Item
 from matplotlib.figure import Figure
 
 MiB = 2**20

@@ -12,7 +12,8 @@ from fastpurge.engine.guards import Guard
 from fastpurge.engine.request import Collect, Devices, Request, by_name, parse
 from fastpurge.engine.sweep import sweep_as
 from fastpurge.inspection.roots import place_of_caller
-from fastpurge.reporting.report import SweepReport, Told, human, right
+from fastpurge.reporting.report import SweepReport
+from fastpurge.reporting.text import Told, human, right
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -7,7 +7,7 @@ import torch
 
 from fastpurge.engine.request import Request
 from fastpurge.engine.tombstones import has_room_for_tombstone, is_purged
-from fastpurge.reporting.report import Item
+from fastpurge.reporting.items import Item
 from fastpurge.torch_facts.tensors import (
     Extent,
     facts_of,

@@ -18,7 +18,7 @@ from torch._C import DisableTorchFunction, TensorBase
 from fastpurge.engine.candidates import Candidate
 from fastpurge.engine.survey import Survey
 from fastpurge.engine.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
-from fastpurge.reporting.report import Item
+from fastpurge.reporting.items import Item
 from fastpurge.torch_facts import address_readers
 from fastpurge.torch_facts.tensors import Extent, extent_of_storage, is_undefined, reason_of, storage_of
 

@@ -18,7 +18,7 @@ from fastpurge.engine.guards import Guard, MemoryMap
 from fastpurge.engine.request import Request
 from fastpurge.engine.snapshots import Search, View
 from fastpurge.python_facts.running_code import running_code
-from fastpurge.reporting.report import Item
+from fastpurge.reporting.items import Item
 from fastpurge.torch_facts import address_readers, compiled, cpp_owners, hidden_references
 from fastpurge.torch_facts.autograd import BackwardUnderWayError
 from fastpurge.torch_facts.recorders import suspended_modes

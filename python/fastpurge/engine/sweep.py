@@ -24,7 +24,9 @@ from fastpurge.engine.survey import Survey, survey
 from fastpurge.engine.weakly_kept import WeaklyKept
 from fastpurge.inspection.roots import place_of_caller
 from fastpurge.inspection.why import holders
-from fastpurge.reporting.report import Item, SweepReport, Told, human, tell_items, tell_reasons
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.report import SweepReport, tell_items, tell_reasons
+from fastpurge.reporting.text import Told, human
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
 

@@ -16,7 +16,8 @@ from fastpurge.engine.guards import MemoryMap
 from fastpurge.engine.keep_argument import named
 from fastpurge.engine.tombstones import is_purged
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.reporting.report import Item, Told, human
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.text import Told, human
 from fastpurge.torch_facts.hidden_references import contents, extents, gradients
 from fastpurge.torch_facts.tensors import Extent, facts_of, is_a, type_name
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import fastpurge
 from fastpurge.reporting.plots import save
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 
 _FORGOTTEN_BYTES = 300 * 2**20
 

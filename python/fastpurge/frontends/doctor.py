@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fastpurge import _core
 from fastpurge.comfy.install import installed_packs
-from fastpurge.reporting.report import human, render
+from fastpurge.reporting.text import human, render
 
 _OLDEST_TORCH = (2, 4)
 _NEEDED = ("torch-fastpurge", "torch", "psutil", "rich")

@@ -24,7 +24,7 @@ from fastpurge.inspection.roots import Root
 from fastpurge.inspection.why import at_rest, explain, find_hidden
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.running_code import PLAIN
-from fastpurge.reporting.report import Told, human, right
+from fastpurge.reporting.text import Told, human, right
 from fastpurge.torch_facts import cpp_owners, hidden_references
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import Extent, facts_of, is_a, type_name

@@ -17,7 +17,8 @@ from fastpurge.inspection import roots
 from fastpurge.inspection.path_expressions import Labels, shown, spell
 from fastpurge.inspection.roots import Root
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.reporting.report import Item, Told, human
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.text import Told, human
 from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, script_modules
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import facts_of, is_a, type_name

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastpurge.allocators.memory import MemoryReading
-from fastpurge.reporting.report import Item, human
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.text import human
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,78 +3,21 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import psutil._common
-from rich.console import Console, Group, RenderableType
-from rich.table import Column, Table
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
+
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.text import Told, human, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastpurge.allocators.memory import MemoryReading
 
-_WIDTH = 100
 _LARGEST = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One tensor or module, as it was.
-
-    Attributes:
-        kind: ``"tensor"`` or ``"module"``.
-        type_name: the name of its class.
-        shape: its shape; ``None`` for a module, and for a nested tensor, which has no single one.
-        dtype: such as ``"float32"``; ``None`` for a module.
-        device: such as ``"cuda:0"``; ``None`` for a module.
-        nbytes: size of its storage in bytes, counted at the first item that stands on it. A module
-            counts 0: its tensors are items of their own.
-        reason: why it was skipped, or released and not overwritten although that was asked for; ``None``
-            if neither.
-        held_by: code that led to it, of the largest that were released, as `fastpurge.why` says it.
-
-    """
-
-    kind: Literal["tensor", "module"]
-    type_name: str
-    shape: tuple[int, ...] | None = None
-    dtype: str | None = None
-    device: str | None = None
-    nbytes: int = 0
-    reason: str | None = None
-    held_by: str | None = None
-
-    def describe(self) -> str:
-        """Say in words what it is, as in "float32 Tensor of shape (3, 4) on cpu"."""
-        if self.dtype is None:
-            return f"{self.kind} {self.type_name}"
-        shape = "" if self.shape is None else f" of shape {self.shape}"  # a nested tensor has no single one
-        return f"{self.dtype} {self.type_name}{shape} on {self.device}"
-
-
-class Told:
-    """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
-
-    __slots__ = ()
-
-    def __init_subclass__(cls) -> None:
-        # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
-        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
-
-    def __str__(self) -> str:
-        return render(self._tell())
-
-    def _repr_pretty_(self, printer: Any, _: bool) -> None:
-        printer.text(str(self))
-
-    def _repr_html_(self) -> str:
-        return render_html(self._tell())
-
-    def _tell(self) -> RenderableType:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,46 +156,5 @@ def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> Renderab
     return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")
 
 
-def human(nbytes: int) -> str:
-    """Bytes as a person reads them.
-
-    >>> human(3 * 2**29)
-    '1.5G'
-    """
-    sign = "-" if nbytes < 0 else ""
-    size: str = psutil._common.bytes2human(abs(nbytes))
-    return sign + size
-
-
-def render(content: RenderableType) -> str:
-    """Plain text, no colours, the same on every terminal and in every notebook."""
-    console = _console(color_system=None)
-    with console.capture() as capture:
-        console.print(content)
-    return capture.get().rstrip()
-
-
-def render_html(content: RenderableType) -> str:
-    """The same as `render`, as HTML for a notebook."""
-    # What is captured is not recorded (`Console._write_buffer`), so it is printed to nowhere.
-    console = _console(record=True, file=StringIO())
-    console.print(content)
-    # Box-drawing characters meet only at the line height of the font.
-    code_format = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
-    return console.export_html(inline_styles=True, code_format=code_format)
-
-
-def _console(**options: Any) -> Console:
-    # Neither a terminal nor a notebook: there it would show things by itself. Names may have brackets.
-    plain: dict[str, Any] = {"no_color": True, "markup": False}
-    plain |= {"force_terminal": False, "force_jupyter": False}
-    return Console(width=_WIDTH, **plain, **options)
-
-
 def _headline(text: str) -> Text:
     return Text(text, style="bold")
-
-
-def right(name: str) -> Column:
-    """A column of numbers."""
-    return Column(name, justify="right")

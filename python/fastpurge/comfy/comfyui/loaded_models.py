@@ -11,7 +11,7 @@ import torch
 from fastpurge import _core
 from fastpurge.comfy.comfyui.unkept_tensors import Unkept, known, nbytes_of
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 from fastpurge.torch_facts.tensors import attributes_of, is_a, type_name
 
 _EVERYTHING = 1e30

@@ -4,7 +4,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fastpurge.comfy.nodes.free_memory import Free
 from fastpurge.inspection.census import Census, Share
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 
 _WIDTH = 768
 _MARGIN = 24

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import psutil
 import torch
 
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import fastpurge
 from fastpurge.comfy.nodes import free_memory
 from fastpurge.comfy.nodes.census_image import draw
 from fastpurge.comfy.nodes.purge_nodes import ANY
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 from fastpurge.torch_facts.tensors import reason_of
 
 _log = logging.getLogger("fastpurge")

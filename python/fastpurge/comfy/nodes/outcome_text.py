@@ -6,7 +6,8 @@ from typing import Any
 from fastpurge.allocators.memory import MemoryReading
 from fastpurge.comfy.comfyui.pack_storage import Left
 from fastpurge.comfy.nodes.purges import Outcome
-from fastpurge.reporting.report import Item, human
+from fastpurge.reporting.items import Item
+from fastpurge.reporting.text import human
 
 _LARGEST = 10
 

@@ -11,7 +11,7 @@ from fastpurge.comfy.comfyui.prompt import over
 from fastpurge.comfy.nodes.outcome_text import tell
 from fastpurge.comfy.nodes.purges import purge_ram
 from fastpurge.comfy.server import between_prompts
-from fastpurge.reporting.report import human
+from fastpurge.reporting.text import human
 from fastpurge.torch_facts.tensors import reason_of
 
 VARIABLE = "FASTPURGE_WATCH"
