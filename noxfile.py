@@ -255,7 +255,7 @@ def suites(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def lint(session: nox.Session) -> None:
-    """Style, types, the stub of the core against the core, and the workflows."""
+    """Style, types, the stub of the core against the core, who imports whom, and the workflows."""
     session.run("cargo", "fmt", "--check", external=True)
     session.run(*("cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"), external=True)
     session.run("ruff", "format", "--check", ".", external=True)
@@ -263,6 +263,8 @@ def lint(session: nox.Session) -> None:
     session.run("mypy", external=True)
     session.run("stubtest", "fastpurge._core", external=True)
     session.run("python", "tests/mutants.py", "--check", external=True)
+    session.run("lint-imports", "--no-logo", external=True)
+    session.run("python", "tests/tree.py", external=True)
     workflows = [str(file) for file in Path(".github/workflows").iterdir()]
     schema = ["--builtin-schema", "vendor.github-workflows"]
     session.run("check-jsonschema", *schema, *workflows, external=True)

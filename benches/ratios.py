@@ -18,7 +18,7 @@ from typing import Literal
 import fastpurge
 import torch
 from fastpurge import Guard, _core
-from fastpurge.engine import guards
+from fastpurge.python_facts import library_globals
 from fastpurge.python_facts.library_folders import libraries
 
 from benches.measuring import run
@@ -195,8 +195,8 @@ def measure(objects: int) -> dict[str, float]:
     times["idle sweep beside them"] = best(lambda: fastpurge.sweep(keep=[kept]))
     times["torch's own cost of those"] = min(swap(2000) for _ in range(3)) * 1e3
     times |= guard_times(kept)
-    times["library state"] = best(lambda: guards.library_state(TYPES), 3)
-    where_known = best(lambda: guards.library_state(TYPES, where_known=True), 3)
+    times["library state"] = best(lambda: library_globals.library_state(TYPES), 3)
+    where_known = best(lambda: library_globals.library_state(TYPES, where_known=True), 3)
     times["library state where it is known to be"] = where_known
     if sys.platform == "linux":
         times["peak of an idle sweep (MiB)"] = peak_of_a_sweep()

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from fastpurge.automatic.watch import Watch, watch
     from fastpurge.engine.guards import Guard
     from fastpurge.engine.sweep import SweepPlan, plan, sweep
-    from fastpurge.engine.tombstones import PurgedError, is_purged
     from fastpurge.exceptions.let_go import let_go
     from fastpurge.exceptions.let_go_result import Held, LetGo
     from fastpurge.frontends.notebook import load_ipython_extension as load_ipython_extension
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from fastpurge.inspection.why import Why, why
     from fastpurge.reporting.items import Item
     from fastpurge.reporting.report import SweepReport
+    from fastpurge.tombstones import PurgedError, is_purged
 
 # Where each public name lives. The modules are imported on first use, so that `import fastpurge`
 # costs nothing and imports neither torch nor numpy.
@@ -43,7 +43,7 @@ _HOMES = {
     "Item": "reporting.items",
     "LetGo": "exceptions.let_go_result",
     "MemoryReading": "allocators.memory",
-    "PurgedError": "engine.tombstones",
+    "PurgedError": "tombstones",
     "SafePoint": "automatic.safe_points",
     "SweepPlan": "engine.sweep",
     "SweepReport": "reporting.report",
@@ -51,7 +51,7 @@ _HOMES = {
     "Watch": "automatic.watch",
     "Why": "inspection.why",
     "census": "inspection.census",
-    "is_purged": "engine.tombstones",
+    "is_purged": "tombstones",
     "let_go": "exceptions.let_go",
     "load_ipython_extension": "frontends.notebook",  # what `%load_ext fastpurge` calls, and nobody else
     "plan": "engine.sweep",

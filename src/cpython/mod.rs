@@ -1,5 +1,6 @@
 //! What is asked of the interpreter: with running out of memory as an error, and of functions outside the stable ABI.
 
+pub mod context_managers;
 pub mod failure;
 pub mod fallible_collections;
 pub mod fallible_objects;

@@ -10,13 +10,13 @@ use std::ptr;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyTuple, PyType};
 use rustc_hash::FxHashMap;
 
+use crate::cpython::context_managers::ContextManagers;
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_collect, try_insert, try_push};
-use crate::cpython::fallible_objects::{pair, text, types_in};
-use crate::cpython::unstable_functions::c_function;
+use crate::cpython::fallible_objects::{pair, types_in};
 use crate::graph::closure::Reach;
 use crate::graph::external_references::{Accounted, Count, Executing, executing_types};
 use crate::heap::address_sets::Addresses;
@@ -374,37 +374,5 @@ unsafe fn enter_results(
         if done.len() == before {
             return Ok(());
         }
-    }
-}
-
-/// Tells the types whose instances a with-block can be entered with.
-struct ContextManagers<'py> {
-    look_up: Option<TypeLookup>,
-    names: [Bound<'py, PyString>; 2],
-}
-
-/// `_PyType_Lookup` (Include/cpython/object.h): walks the MRO, and runs no code of a metaclass.
-type TypeLookup =
-    unsafe extern "C" fn(*mut ffi::PyTypeObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
-
-impl<'py> ContextManagers<'py> {
-    fn new(py: Python<'py>) -> PyResult<Self> {
-        Ok(Self {
-            // SAFETY: the type is that of the declaration.
-            look_up: unsafe { c_function(py, c"_PyType_Lookup") },
-            names: [text(py, "__exit__")?, text(py, "__aexit__")?],
-        })
-    }
-
-    /// # Safety
-    /// `of` is a live type and the thread is attached.
-    unsafe fn has(&self, of: *mut ffi::PyTypeObject) -> bool {
-        // What cannot be told may be one.
-        self.look_up.is_none_or(|look_up| {
-            // SAFETY: by this function's contract; the result is borrowed, and only compared.
-            let found =
-                |name: &Bound<'_, PyString>| unsafe { !look_up(of, name.as_ptr()).is_null() };
-            self.names.iter().any(found)
-        })
     }
 }

@@ -82,10 +82,7 @@ mod tests {
             Some(false)
         );
         assert_eq!(libraries.holds("/home/me/script.py"), Some(false));
-        assert_eq!(
-            libraries.holds("/home/me/.venv/lib/json/nn.py"),
-            Some(true)
-        );
+        assert_eq!(libraries.holds("/home/me/.venv/lib/json/nn.py"), Some(true));
         assert_eq!(libraries.holds("/home/me/six.py"), Some(true));
     }
 

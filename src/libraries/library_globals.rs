@@ -17,8 +17,9 @@ use crate::cpython::gc_pause::GcPause;
 use crate::cpython::unstable_functions::Functions;
 use crate::heap::address_sets::Addresses;
 use crate::heap::prefetch::prefetch;
-use crate::heap::type_facts::{Facts, Role, TypeTable, Wanted, each_item, each_referent};
+use crate::heap::type_facts::{TypeTable, Wanted, each_item, each_referent};
 use crate::libraries::distance::{Distance, MOST_STEPS, Met};
+use crate::libraries::kinds::{Kind, Kinds};
 use crate::libraries::library_folders::Libraries;
 use crate::libraries::library_types::{Entry, Judge, imported_modules};
 use crate::libraries::root_objects::RootObjects;
@@ -52,21 +53,23 @@ pub fn library_state<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
     let mut state = State {
-        judge: Judge::new(py, libraries)?,
-        types: TypeTable::new(Wanted {
-            scanned: types_in(Some(types))?,
-            containers: types_in(Some(containers))?,
-            wrappers: types_in(wrappers)?,
-            caches: types_in(caches)?,
-            ..Wanted::default()
-        })?,
+        kinds: Kinds {
+            judge: Judge::new(py, libraries)?,
+            types: TypeTable::new(Wanted {
+                scanned: types_in(Some(types))?,
+                containers: types_in(Some(containers))?,
+                wrappers: types_in(wrappers)?,
+                caches: types_in(caches)?,
+                ..Wanted::default()
+            })?,
+            roots: roots.map_or_else(
+                || Ok(RootObjects::default()),
+                |(types, packages)| RootObjects::new(&types, &packages),
+            )?,
+            depth: depth.min(MOST_STEPS),
+            namespaces: Addresses::default(),
+        },
         functions: Functions::new(py),
-        roots: roots.map_or_else(
-            || Ok(RootObjects::default()),
-            |(types, packages)| RootObjects::new(&types, &packages),
-        )?,
-        depth: depth.min(MOST_STEPS),
-        namespaces: Addresses::default(),
         seen: Met::default(),
         recent: try_table((ptr::null_mut(), Distance::default()))?,
         level: Vec::new(),
@@ -83,19 +86,6 @@ pub fn library_state<'py>(
     list(py, found, |pair| tuple(py, pair))
 }
 
-/// How an object that libraries hold is looked through.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Opaque,
-    Found,
-    Container,
-    Wrapper,
-    Cache,
-    Class,
-    Instance,
-    Root,
-}
-
 /// Bytes that come from memory together.
 const LINE: usize = 64;
 
@@ -105,14 +95,8 @@ const BATCH: usize = 64;
 const RECENT: usize = 4096;
 
 struct State<'py, 'a> {
-    judge: Judge<'py, 'a>,
-    types: TypeTable,
+    kinds: Kinds<'py, 'a>,
     functions: Functions,
-    /// What leads to more than a call needs.
-    roots: RootObjects,
-    depth: u8,
-    /// The namespaces of modules: each is taken as that of a library, or not at all.
-    namespaces: Addresses,
     /// Where each was met last.
     seen: Met,
     /// What was met last, by a part of its address.
@@ -137,7 +121,9 @@ impl State<'_, '_> {
         // SAFETY: by this function's contract.
         unsafe {
             for &(_, module) in modules {
-                self.namespaces.insert(ffi::PyModule_GetDict(module))?;
+                self.kinds
+                    .namespaces
+                    .insert(ffi::PyModule_GetDict(module))?;
             }
             for &(name, module) in modules {
                 // Names are compared as strings, in C.
@@ -146,12 +132,12 @@ impl State<'_, '_> {
                 {
                     continue;
                 }
-                let text = Bound::from_borrowed_ptr(self.judge.py, name);
+                let text = Bound::from_borrowed_ptr(self.kinds.judge.py, name);
                 let text = text.cast_into_unchecked::<PyString>();
                 let Some(text) = utf8(&text)? else {
                     continue;
                 };
-                if self.judge.is_library_name(text)? {
+                if self.kinds.judge.is_library_name(text)? {
                     self.from = name;
                     self.take_module(module)?;
                     self.run()?;
@@ -172,7 +158,7 @@ impl State<'_, '_> {
         unsafe {
             let namespace = ffi::PyModule_GetDict(module);
             self.take_values(namespace, here)?;
-            let Some(traverse) = self.types.of(module).traverse else {
+            let Some(traverse) = self.kinds.types.of(module).traverse else {
                 return Ok(());
             };
             each_referent(module, traverse, |referent| match referent == namespace {
@@ -236,7 +222,7 @@ impl State<'_, '_> {
     unsafe fn look_at(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            let kind = self.kind_of(value, at)?;
+            let kind = self.kinds.of(value, at)?;
             if kind == Kind::Opaque {
                 return Ok(());
             }
@@ -279,7 +265,7 @@ impl State<'_, '_> {
                 }
                 return Ok(());
             }
-            match (kind, self.types.of(value).traverse) {
+            match (kind, self.kinds.types.of(value).traverse) {
                 (_, None) => Ok(()),
                 (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
                 (Kind::Cache, Some(traverse)) => self.look_into_cache(value, traverse, next),
@@ -338,118 +324,4 @@ impl State<'_, '_> {
         }
         Ok(())
     }
-
-    /// # Safety
-    /// As for `look_at`.
-    #[inline]
-    unsafe fn kind_of(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<Kind, Failure> {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let facts = self.types.of(value);
-            let of = ffi::Py_TYPE(value);
-            if facts.scanned {
-                return Ok(Kind::Found);
-            }
-            // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
-            let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
-            if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
-                return Ok(Kind::Opaque);
-            }
-            if facts.role == Role::Type {
-                return self.kind_of_class(value, facts, at);
-            }
-            if facts.role == Role::Module || self.namespaces.contains(value) {
-                return Ok(Kind::Opaque);
-            }
-            if facts.container {
-                return Ok(Kind::Container);
-            }
-            if facts.wrapper {
-                return Ok(Kind::Wrapper);
-            }
-            if facts.cache {
-                return Ok(Kind::Cache);
-            }
-            if is_exception(of) {
-                return Ok(Kind::Opaque);
-            }
-            if self.roots.have(of, &mut self.judge)? {
-                let is_looked_into = !at.past_wrapper
-                    && !at.past_instance
-                    && self.judge.is_library_type(of.cast())?;
-                return Ok(if is_looked_into {
-                    Kind::Root
-                } else {
-                    Kind::Opaque
-                });
-            }
-            if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
-                // Iterators, namespaces, generators.
-                let followed = at.past_wrapper;
-                return Ok(if followed {
-                    Kind::Container
-                } else {
-                    Kind::Opaque
-                });
-            }
-            // What a library is to call may lead to an object of the program, or be one, which is needed whole.
-            Ok(
-                match (self.judge.is_library_type(of.cast())?, at.past_wrapper) {
-                    (true, true) => Kind::Instance,
-                    (true, false) if !at.past_instance => Kind::Instance,
-                    (false, true) => Kind::Found,
-                    (false, false) if !at.uncalled && is_callable(of) => Kind::Found,
-                    _ => Kind::Opaque,
-                },
-            )
-        }
-    }
-
-    /// # Safety
-    /// As for `look_at`, for a type.
-    unsafe fn kind_of_class(
-        &mut self,
-        class: *mut ffi::PyObject,
-        facts: Facts,
-        at: Distance,
-    ) -> Result<Kind, Failure> {
-        // SAFETY: by this function's contract.
-        unsafe {
-            if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
-                return Ok(Kind::Opaque);
-            }
-            // What is to be called needs classes of the program, and those that a function has made; the others are
-            // looked into as what their module has.
-            if at.past_wrapper {
-                let is_boundary = self.judge.is_boundary_type(class)?;
-                return Ok(if is_boundary {
-                    Kind::Opaque
-                } else {
-                    Kind::Found
-                });
-            }
-            let is_library = self.judge.is_library_type(class)?;
-            Ok(if is_library {
-                Kind::Class
-            } else {
-                Kind::Opaque
-            })
-        }
-    }
-}
-
-/// # Safety
-/// `of` is a live type.
-unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
-    // SAFETY: by this function's contract; the slot of a heap type is its class's `__call__`.
-    !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
-}
-
-/// Whether a type is one of exceptions: those in `sys.last_value` are nobody's state.
-///
-/// # Safety
-/// `of` is a live type.
-unsafe fn is_exception(of: *mut ffi::PyTypeObject) -> bool {
-    // SAFETY: by this function's contract.
-    unsafe { ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS != 0 }
 }

@@ -16,7 +16,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, is_purged
-from fastpurge.engine import guards
+from fastpurge.python_facts import library_globals
 from torch.nn.modules import module
 from torch.optim import optimizer
 
@@ -197,13 +197,13 @@ class TestLibrary:
         self, library: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = fastpurge.sweep(keep=())
-        library_state = guards.library_state
+        library_state = library_globals.library_state
 
         def where_known(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
             assert where_known, "asked everywhere"
             return library_state(scan_for, where_known=True)
 
-        monkeypatch.setattr(guards, "library_state", where_known)
+        monkeypatch.setattr(library_globals, "library_state", where_known)
         second = fastpurge.sweep(keep=())
         assert second.spared["library"] == first.spared["library"]
         assert library.fastpurge_value.sum() == library.FastpurgeClass.value.sum() == 10
@@ -337,7 +337,7 @@ class TestLibrary:
         assert not isinstance(
             type.__dict__["__dict__"].__get__(type(extension.get_version))["__module__"], str
         )
-        found = guards.library_state((torch.Tensor,))
+        found = library_globals.library_state((torch.Tensor,))
         assert not any(type(one) is type(extension.get_version) for one in found)
 
     @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])

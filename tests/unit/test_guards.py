@@ -8,7 +8,8 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, _core
-from fastpurge.engine import guards, survey
+from fastpurge.engine import survey
+from fastpurge.python_facts import library_globals
 
 
 class TestAlias:
@@ -39,7 +40,7 @@ def test_guards_are_not_asked_when_nothing_is_there_to_spare(
     def everywhere(_: object, *, where_known: bool = False) -> list[Any]:
         return [] if where_known else pytest.fail("asked")
 
-    monkeypatch.setattr(guards, "library_state", everywhere)
+    monkeypatch.setattr(library_globals, "library_state", everywhere)
     monkeypatch.setattr(survey, "running_code", lambda: pytest.fail("asked"))
     fastpurge.sweep(keep=(), min_bytes=1 << 40)
 

@@ -11,7 +11,8 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge.engine import guards, survey
+from fastpurge.engine import survey
+from fastpurge.python_facts import library_globals
 from fastpurge.torch_facts import hidden_references
 
 SIZE = 1000
@@ -116,7 +117,7 @@ def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
     scale, program.forgotten = torch.ones(SIZE), torch.ones(SIZE)
     program.kept.register_hook(lambda gradient: gradient * scale)
     thread = Thread(into_a_library, program)
-    in_use, read = guards.library_state, iter(range(100))
+    in_use, read = library_globals.library_state, iter(range(100))
     has_looked = []
 
     def running_code(**named: Any) -> Any:
@@ -131,7 +132,7 @@ def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
 
     survey_running_code = vars(survey)["running_code"]
     monkeypatch.setattr(survey, "running_code", running_code)
-    monkeypatch.setattr(guards, "library_state", move_afterwards)
+    monkeypatch.setattr(library_globals, "library_state", move_afterwards)
     fastpurge.sweep(keep=[program.kept])
     thread.move()
     value: Any = thread.value()

@@ -14,16 +14,17 @@ import torch
 
 from fastpurge.allocators import pressure
 from fastpurge.allocators.pressure import Amount, Gauge, Mark
+from fastpurge.arguments import by_name
 from fastpurge.automatic import safe_points
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
-from fastpurge.engine.request import Collect, Devices, Request, by_name
+from fastpurge.engine.request import Collect, Devices, Request
 from fastpurge.engine.request import parse as parse_request
 from fastpurge.engine.sweep import UnderWay, sweep_as, who_sweeps
 from fastpurge.exceptions.let_go import let_go
 from fastpurge.inspection.roots import place_of_caller
+from fastpurge.python_facts.object_types import is_a, reason_of
 from fastpurge.reporting.report import SweepReport
-from fastpurge.torch_facts.tensors import is_a, reason_of
 
 _REPORTS = 16
 _UNMARKED = 5  # readings in a row; a program that loads its models first comes to its safe points later

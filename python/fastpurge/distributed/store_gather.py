@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 
-from fastpurge.torch_facts.tensors import reason_of
+from fastpurge.python_facts.object_types import reason_of
 
 c10d: Any = getattr(dist, "distributed_c10d", None)  # some builds of torch have none
 

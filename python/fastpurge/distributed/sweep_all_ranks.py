@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, overload
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from fastpurge.arguments import by_name
 from fastpurge.distributed.store_gather import Round, meeting_of
 from fastpurge.engine.guards import Guard
-from fastpurge.engine.request import Collect, Devices, Request, by_name, parse
+from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.sweep import sweep_as
 from fastpurge.inspection.roots import place_of_caller
 from fastpurge.reporting.report import SweepReport

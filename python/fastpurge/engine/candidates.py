@@ -6,19 +6,10 @@ from typing import Any
 import torch
 
 from fastpurge.engine.request import Request
-from fastpurge.engine.tombstones import has_room_for_tombstone, is_purged
+from fastpurge.python_facts.object_types import is_a, reason_of, type_name
 from fastpurge.reporting.items import Item
-from fastpurge.torch_facts.tensors import (
-    Extent,
-    facts_of,
-    is_a,
-    is_lent,
-    is_undefined,
-    is_wrapper,
-    reason_of,
-    tensors_within,
-    type_name,
-)
+from fastpurge.tombstones import has_room_for_tombstone, is_purged
+from fastpurge.torch_facts.tensors import Extent, facts_of, is_lent, is_undefined, is_wrapper, tensors_within
 
 
 @dataclass(slots=True)

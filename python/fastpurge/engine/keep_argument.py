@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge.python_facts.imported_modules import types_in
-from fastpurge.torch_facts.tensors import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, type_name
 
 
 def named(keep: object) -> tuple[object, ...]:

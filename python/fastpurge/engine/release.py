@@ -17,10 +17,11 @@ from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge.engine.candidates import Candidate
 from fastpurge.engine.survey import Survey
-from fastpurge.engine.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
+from fastpurge.python_facts.object_types import reason_of
 from fastpurge.reporting.items import Item
+from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
 from fastpurge.torch_facts import address_readers
-from fastpurge.torch_facts.tensors import Extent, extent_of_storage, is_undefined, reason_of, storage_of
+from fastpurge.torch_facts.tensors import Extent, extent_of_storage, is_undefined, storage_of
 
 _hook_fields = [
     cast(Any, TensorBase._backward_hooks),

@@ -1,16 +1,16 @@
 """What the caller asked for, checked before anything is touched."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import Literal, cast
 
 import torch
 
+from fastpurge.arguments import check_bool, parse_count, show
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
-from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.torch_facts.recorders import Unrecorded
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
 """One device or several; ``None`` means all."""
@@ -58,8 +58,8 @@ def parse(
 
     """
     check_keep(keep)
-    _check_bool("models", models)
-    _check_bool("wipe", wipe)
+    check_bool("models", models)
+    check_bool("wipe", wipe)
     min_bytes = parse_count("min_bytes", min_bytes, "an int (bytes)", "0 or more (bytes)")
     if not is_a(guards, Guard):
         names = ", ".join(f"Guard.{guard.name}" for guard in Guard)
@@ -69,7 +69,7 @@ def parse(
     if is_a(collect, str):
         collect = cast(Collect, str.__str__(cast(str, collect)))
     if not is_a(collect, str, bool) or collect not in (True, False, "auto"):
-        raise ValueError(f"collect must be True, False or 'auto', not {_show(collect)}")
+        raise ValueError(f"collect must be True, False or 'auto', not {show(collect)}")
     if label is not None and not is_a(label, str):
         raise TypeError(f"label must be a str or None, not {type_name(label)}")
     return Request(
@@ -82,53 +82,6 @@ def parse(
         collect=collect,
         label=caller if label is None else str.__str__(label) or caller,
     )
-
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def by_name(instead: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Make a function that takes no positional arguments say what to write ``instead``.
-
-    It is called as it is from compiled code as well: see `never_compiled`.
-    """
-
-    def decorate(call: Callable[_P, _R]) -> Callable[_P, _R]:
-        @never_compiled
-        @wraps(never_compiled(call))
-        def checked(*positional: _P.args, **named: _P.kwargs) -> _R:
-            if positional:
-                name = call.__name__
-                raise TypeError(f"{name}() takes no positional arguments: write {name}({instead})")
-            return call(**named)  # type: ignore[call-arg]
-
-        return checked
-
-    return decorate
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not is_a(value, bool):
-        raise TypeError(f"{name} must be True or False, not {type_name(value)}")
-
-
-def parse_count(name: str, value: int, kind: str, meaning: str) -> int:
-    """A number that is not negative, as a plain int. Raises `TypeError` and `ValueError` as `parse` does."""
-    if is_a(value, bool) or not is_a(value, int):
-        raise TypeError(f"{name} must be {kind}, not {type_name(value)}")
-    plain = int.__index__(value)
-    if plain < 0:
-        raise ValueError(f"{name} must be {meaning}, not {_show(plain)}")
-    return plain
-
-
-def _show(value: object) -> str:
-    """A value as an error tells it, if it is one that can; its type otherwise."""
-    try:
-        return repr(value) if type(value) in (str, int, float, type(None)) else type_name(value)
-    except ValueError:  # an int of too many digits (`sys.set_int_max_str_digits`)
-        return type_name(value)
 
 
 def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:

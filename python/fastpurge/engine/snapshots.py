@@ -15,11 +15,11 @@ import torch
 from torch._C import DisableTorchFunction
 
 from fastpurge import _core
-from fastpurge.engine import guards
 from fastpurge.engine.candidates import Candidate, consider
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import named
 from fastpurge.engine.request import Request
+from fastpurge.python_facts import library_globals
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.running_code import running_code
 from fastpurge.torch_facts import hidden_references
@@ -60,7 +60,7 @@ class Search:
         self.is_alone = len(sys._current_frames()) == 1  # as it stays: this thread starts none
         # Most often libraries keep what they kept before, and then one look is enough.
         library = Guard.LIBRARY in request.guards
-        state = guards.library_state(self.scan_for, where_known=True) if library else []
+        state = library_globals.library_state(self.scan_for, where_known=True) if library else []
         # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
         self._first = self._snapshot(guarded=state)
         self._there = self._unused = _core.IdSet(chain(self._first.candidates, self._first.spared))

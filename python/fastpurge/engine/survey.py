@@ -12,17 +12,19 @@ from typing import Any
 import torch
 
 from fastpurge import _core
-from fastpurge.engine import guards
 from fastpurge.engine.candidates import Candidate, count_storages_once, may_be_lent
-from fastpurge.engine.guards import Guard, MemoryMap
+from fastpurge.engine.guards import Guard
 from fastpurge.engine.request import Request
 from fastpurge.engine.snapshots import Search, View
+from fastpurge.python_facts import library_globals
+from fastpurge.python_facts.object_types import is_a, reason_of
 from fastpurge.python_facts.running_code import running_code
 from fastpurge.reporting.items import Item
-from fastpurge.torch_facts import address_readers, compiled, cpp_owners, hidden_references
+from fastpurge.torch_facts import address_readers, compiled, cpp_callbacks, cpp_owners, hidden_references
 from fastpurge.torch_facts.autograd import BackwardUnderWayError
+from fastpurge.torch_facts.memory_ranges import MemoryMap
 from fastpurge.torch_facts.recorders import suspended_modes
-from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES, is_a, reason_of
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
 
 @dataclass(slots=True)
@@ -145,11 +147,11 @@ def _spare_graphs(search: Search, view: View) -> bool:
 def _spare_callbacks(search: Search, view: View) -> bool:
     """Of no use if no graph is in use: then the callbacks are those of a graph that may go as well."""
     in_use = hidden_references.any_graph(view.snapshot.kept, view.snapshot.running)
-    return in_use and search.add(guards.callbacks())
+    return in_use and search.add(cpp_callbacks.callbacks())
 
 
 def _spare_library_state(search: Search, view: View) -> bool:
-    unkept, found = _core.IdSet(view.snapshot.candidates), guards.library_state(search.scan_for)
+    unkept, found = _core.IdSet(view.snapshot.candidates), library_globals.library_state(search.scan_for)
     state = (obj for obj in found if obj in unkept or not is_a(obj, torch.Tensor, torch.nn.Module))
     return search.add(chain(state, compiled.captured()))
 

@@ -16,10 +16,11 @@ from rich.console import Group, RenderableType
 
 from fastpurge import _core
 from fastpurge.allocators import memory
+from fastpurge.arguments import by_name
 from fastpurge.engine.candidates import Candidate
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.release import release
-from fastpurge.engine.request import Collect, Devices, Request, by_name, parse
+from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.survey import Survey, survey
 from fastpurge.engine.weakly_kept import WeaklyKept
 from fastpurge.inspection.roots import place_of_caller

@@ -19,8 +19,8 @@ import torch
 from fastpurge import _core
 from fastpurge.engine.keep_argument import is_exactly, named
 from fastpurge.python_facts.imported_modules import namespace
+from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts.hidden_references import array_types, contents
-from fastpurge.torch_facts.tensors import is_a
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ from typing import Any, cast
 from fastpurge import _core
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.exceptions.let_go_result import Held, LetGo, Living, leading_outside
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import is_a, type_name
 
 Root = BaseException | types.TracebackType | types.FrameType
 """Where frames are found."""

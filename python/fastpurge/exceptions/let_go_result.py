@@ -12,14 +12,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fastpurge import _core
-from fastpurge.engine.guards import MemoryMap
 from fastpurge.engine.keep_argument import named
-from fastpurge.engine.tombstones import is_purged
 from fastpurge.python_facts.library_folders import libraries
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.reporting.items import Item
 from fastpurge.reporting.text import Told, human
+from fastpurge.tombstones import is_purged
 from fastpurge.torch_facts.hidden_references import contents, extents, gradients
-from fastpurge.torch_facts.tensors import Extent, facts_of, is_a, type_name
+from fastpurge.torch_facts.memory_ranges import MemoryMap
+from fastpurge.torch_facts.tensors import Extent, facts_of
 
 _TYPES = (torch.Tensor, torch.nn.Module)
 

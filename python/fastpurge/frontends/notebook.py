@@ -26,9 +26,9 @@ from fastpurge.exceptions.let_go_result import Held, LetGo, Living, leading_outs
 from fastpurge.inspection import roots
 from fastpurge.inspection.census import Census
 from fastpurge.inspection.why import Why, explain
+from fastpurge.python_facts.object_types import is_a
 from fastpurge.reporting.report import SweepReport
 from fastpurge.torch_facts.recorders import Unrecorded
-from fastpurge.torch_facts.tensors import is_a
 
 _HOW = "say what to keep: %sweep keep model, x; or keep nothing but what the guards spare: %sweep keep ()"
 _KEEP = re.compile(r"(?:^|\s)keep(?=[\s(\[{*]|$)")

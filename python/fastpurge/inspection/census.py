@@ -16,18 +16,19 @@ from rich.text import Text
 from fastpurge import _core
 from fastpurge.allocators import memory
 from fastpurge.allocators.memory import MemoryReading
-from fastpurge.engine.request import parse_count
-from fastpurge.engine.tombstones import is_purged
+from fastpurge.arguments import parse_count
 from fastpurge.inspection import roots
 from fastpurge.inspection.path_expressions import shown
 from fastpurge.inspection.roots import Root
 from fastpurge.inspection.why import at_rest, explain, find_hidden
 from fastpurge.python_facts.library_folders import libraries
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.python_facts.running_code import PLAIN
 from fastpurge.reporting.text import Told, human, right
+from fastpurge.tombstones import is_purged
 from fastpurge.torch_facts import cpp_owners, hidden_references
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import Extent, facts_of, is_a, type_name
+from fastpurge.torch_facts.tensors import Extent, facts_of
 
 _GROUPS = 10
 

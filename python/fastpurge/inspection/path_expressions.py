@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge import _core
-from fastpurge.torch_facts.tensors import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, type_name
 
 _SHORT = 40
 _PLAIN_KEYS = (str, int, float, bool, bytes, type(None))

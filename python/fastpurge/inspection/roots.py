@@ -10,7 +10,7 @@ from typing import Any
 from fastpurge import _core
 from fastpurge.python_facts import imported_modules
 from fastpurge.python_facts.imported_modules import namespace
-from fastpurge.torch_facts.tensors import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, type_name
 
 
 @dataclass(slots=True, eq=False)  # frozen, one of thousands takes three times as long to make

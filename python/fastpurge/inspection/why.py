@@ -17,11 +17,12 @@ from fastpurge.inspection import roots
 from fastpurge.inspection.path_expressions import Labels, shown, spell
 from fastpurge.inspection.roots import Root
 from fastpurge.python_facts.library_folders import libraries
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.reporting.items import Item
 from fastpurge.reporting.text import Told, human
 from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, script_modules
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import facts_of, is_a, type_name
+from fastpurge.torch_facts.tensors import facts_of
 
 _OUTSIDE = (
     "held from where the heap does not show it: by C or C++ code, or by a running function that has "

@@ -26,7 +26,7 @@ import torch
 
 from fastpurge._core import Libraries
 from fastpurge.python_facts.imported_modules import modules, namespace
-from fastpurge.torch_facts.tensors import is_a
+from fastpurge.python_facts.object_types import is_a
 
 _NAMED = ("site-packages", "dist-packages")
 _METADATA = (".dist-info", ".egg-info")

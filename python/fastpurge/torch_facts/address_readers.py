@@ -16,7 +16,8 @@ import torch
 from fastpurge import _core
 from fastpurge.python_facts import imported_modules
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.torch_facts.tensors import is_a, is_pinned
+from fastpurge.python_facts.object_types import is_a
+from fastpurge.torch_facts.tensors import is_pinned
 
 # The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
 _BORROWERS = {

@@ -12,11 +12,11 @@ import torch
 from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge import _core
-from fastpurge.engine import guards
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.torch_facts import script_modules
+from fastpurge.python_facts.object_types import is_a
+from fastpurge.torch_facts import cpp_callbacks, script_modules
 from fastpurge.torch_facts.autograd import BackwardUnderWayError, graph_of
-from fastpurge.torch_facts.tensors import has_cpp_owner, is_a, is_lent
+from fastpurge.torch_facts.tensors import has_cpp_owner, is_lent
 
 TORCHSCRIPT = "torchscript"
 HOOKS = "autograd hooks"
@@ -56,7 +56,7 @@ def reason_for(obj: object) -> str | None:
         return None
     if any(signal.getsignal(number) is obj for number in signal.valid_signals()):
         return _CALLED_AT_A_SIGNAL
-    if not any(one is obj for one in guards.callbacks()):
+    if not any(one is obj for one in cpp_callbacks.callbacks()):
         return None
     return _AMONG_HOOKS if type(obj) is collections.OrderedDict else _TO_BE_CALLED
 
@@ -73,7 +73,7 @@ def _hooks(graphs: list[torch.Tensor]) -> Iterator[object]:
         yield from (one for one in graph_of(graphs) if not is_a(one, torch.Tensor))
     # By far most often there are none, and then it takes one walk to find that out.
     if any(map(_may_be_hooks, _core.scan((collections.OrderedDict,)))):
-        yield from filter(_may_be_hooks, guards.callbacks())
+        yield from filter(_may_be_hooks, cpp_callbacks.callbacks())
 
 
 def _may_be_hooks(obj: object) -> bool:

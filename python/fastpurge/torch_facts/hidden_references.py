@@ -15,9 +15,10 @@ from torch.jit._script import RecursiveScriptModule
 from torch.nn.parallel import DistributedDataParallel
 
 from fastpurge.python_facts.imported_modules import types_in
+from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts import script_modules
 from fastpurge.torch_facts.autograd import BackwardUnderWayError, gradients_of, graph_of
-from fastpurge.torch_facts.tensors import Extent, extent_of_storage, is_a, storage_of, tensors_within
+from fastpurge.torch_facts.tensors import Extent, extent_of_storage, storage_of, tensors_within
 
 _base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__

@@ -8,7 +8,8 @@ from torch._C import ScriptFunction
 from torch.jit._script import RecursiveScriptModule
 
 from fastpurge.python_facts import imported_modules
-from fastpurge.torch_facts.tensors import attributes_of, is_a
+from fastpurge.python_facts.object_types import is_a
+from fastpurge.torch_facts.tensors import attributes_of
 
 TYPES: tuple[type, ...] = (RecursiveScriptModule, ScriptFunction)
 _graph = cast(Any, ScriptFunction).graph.fget

@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch._C import DisableTorchFunction, TensorBase
 
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.torch_facts.recorders import Unrecorded
 
-_type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 _mro = cast(Any, type.__dict__["__mro__"]).__get__
 _class_dict = cast(Any, type.__dict__["__dict__"]).__get__
 _module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
@@ -47,27 +47,6 @@ class TensorFacts:
     device: torch.device
     extent: Extent | None
     nbytes: int
-
-
-def is_a(obj: object, *types: type) -> bool:
-    """`isinstance` by the C type alone: an object's ``__class__`` is not asked."""
-    return issubclass(type(obj), types)
-
-
-def type_name(obj: object) -> str:
-    """The name of an object's class, as the class statement gave it."""
-    # `__qualname__` may be an instance of a subclass of str, which would format itself.
-    return str.__str__(_type_name(type(obj)))
-
-
-def reason_of(error: BaseException) -> str:
-    """An exception in one line. An exception of somebody's own class may not be able to say what it is."""
-    name = type_name(error)
-    try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001 - whatever it raises is its own affair
-        return name
-    return f"{name}: {text}".splitlines()[0]
 
 
 def facts_of(tensor: torch.Tensor) -> TensorFacts:

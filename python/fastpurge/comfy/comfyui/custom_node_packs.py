@@ -14,7 +14,7 @@ from typing import Any, cast
 from fastpurge.inspection.path_expressions import attributes_of
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.torch_facts.tensors import is_a
+from fastpurge.python_facts.object_types import is_a
 
 _mro_of = cast(Any, type.__dict__["__mro__"]).__get__
 _module_of = cast(Any, type.__dict__["__module__"]).__get__

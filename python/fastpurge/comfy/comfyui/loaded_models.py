@@ -11,8 +11,9 @@ import torch
 from fastpurge import _core
 from fastpurge.comfy.comfyui.unkept_tensors import Unkept, known, nbytes_of
 from fastpurge.python_facts.library_folders import libraries
+from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.reporting.text import human
-from fastpurge.torch_facts.tensors import attributes_of, is_a, type_name
+from fastpurge.torch_facts.tensors import attributes_of
 
 _EVERYTHING = 1e30
 

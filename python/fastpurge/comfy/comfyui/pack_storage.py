@@ -19,7 +19,7 @@ from fastpurge.comfy.comfyui.custom_node_packs import Packs
 from fastpurge.comfy.comfyui.unkept_tensors import Unkept, nbytes_of
 from fastpurge.inspection.path_expressions import spell
 from fastpurge.python_facts.imported_modules import namespace
-from fastpurge.torch_facts.tensors import is_a
+from fastpurge.python_facts.object_types import is_a
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from fastpurge import _core
 from fastpurge.comfy.comfyui import caches
-from fastpurge.engine.tombstones import PurgedModule, PurgedTensor
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.torch_facts.tensors import is_a
+from fastpurge.python_facts.object_types import is_a
+from fastpurge.tombstones import PurgedModule, PurgedTensor
 
 _T = TypeVar("_T")
 

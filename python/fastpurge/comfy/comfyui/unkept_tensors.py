@@ -11,8 +11,9 @@ import torch
 
 from fastpurge import _core
 from fastpurge.python_facts.library_folders import libraries
+from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts import hidden_references
-from fastpurge.torch_facts.tensors import TensorFacts, facts_of, is_a, tensors_within
+from fastpurge.torch_facts.tensors import TensorFacts, facts_of, tensors_within
 
 _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 _text_of: dict[type, Callable[[Any], str]] = {of: of.__repr__ for of in _PROXIES}

@@ -10,8 +10,8 @@ import fastpurge
 from fastpurge.comfy.nodes import free_memory
 from fastpurge.comfy.nodes.census_image import draw
 from fastpurge.comfy.nodes.purge_nodes import ANY
+from fastpurge.python_facts.object_types import reason_of
 from fastpurge.reporting.text import human
-from fastpurge.torch_facts.tensors import reason_of
 
 _log = logging.getLogger("fastpurge")
 

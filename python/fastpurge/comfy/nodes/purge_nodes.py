@@ -13,7 +13,7 @@ from fastpurge.comfy.nodes import free_memory
 from fastpurge.comfy.nodes.outcome_text import tell, to_dict
 from fastpurge.comfy.nodes.purges import Outcome, purge_all, purge_ram, purge_vram
 from fastpurge.comfy.nodes.thresholds import Memory, why_not
-from fastpurge.torch_facts.tensors import reason_of
+from fastpurge.python_facts.object_types import reason_of
 
 _log = logging.getLogger("fastpurge")
 _FOUR = ("data0", "data1", "data2", "data3")

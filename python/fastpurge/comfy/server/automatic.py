@@ -11,8 +11,8 @@ from fastpurge.comfy.comfyui.prompt import over
 from fastpurge.comfy.nodes.outcome_text import tell
 from fastpurge.comfy.nodes.purges import purge_ram
 from fastpurge.comfy.server import between_prompts
+from fastpurge.python_facts.object_types import reason_of
 from fastpurge.reporting.text import human
-from fastpurge.torch_facts.tensors import reason_of
 
 VARIABLE = "FASTPURGE_WATCH"
 

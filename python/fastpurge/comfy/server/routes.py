@@ -21,7 +21,7 @@ from aiohttp import web
 import fastpurge
 from fastpurge.comfy.nodes.outcome_text import tell, to_dict
 from fastpurge.comfy.server import between_prompts, request_checks
-from fastpurge.torch_facts.tensors import reason_of
+from fastpurge.python_facts.object_types import reason_of
 
 SWEEP = "/fastpurge/sweep"
 CENSUS = "/fastpurge/census"

@@ -1,0 +1,23 @@
+"""What C code is to call."""
+
+import collections
+import functools
+import types
+from typing import Any
+
+from fastpurge import _core
+from fastpurge.python_facts.running_code import EXECUTING
+
+
+def callbacks() -> list[Any]:
+    """What C code is to call: hooks of a graph, and what turns back what they packed for backward.
+
+    Autograd holds these in C++ (torch/csrc/autograd/python_hook.h) and shows them to nobody. A dict of
+    hooks is one as well.
+    """
+    return _core.callbacks(
+        function=types.FunctionType,
+        method=types.MethodType,
+        others=(functools.partial, collections.OrderedDict),
+        executing=EXECUTING,
+    )

@@ -1,0 +1,41 @@
+//! Which types are those of context managers.
+#![allow(unsafe_code)]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::cpython::fallible_objects::text;
+use crate::cpython::unstable_functions::c_function;
+
+/// Tells the types whose instances a with-block can be entered with.
+pub struct ContextManagers<'py> {
+    look_up: Option<TypeLookup>,
+    names: [Bound<'py, PyString>; 2],
+}
+
+/// `_PyType_Lookup` (Include/cpython/object.h): walks the MRO, and runs no code of a metaclass.
+type TypeLookup =
+    unsafe extern "C" fn(*mut ffi::PyTypeObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
+
+impl<'py> ContextManagers<'py> {
+    pub fn new(py: Python<'py>) -> PyResult<Self> {
+        Ok(Self {
+            // SAFETY: the type is that of the declaration.
+            look_up: unsafe { c_function(py, c"_PyType_Lookup") },
+            names: [text(py, "__exit__")?, text(py, "__aexit__")?],
+        })
+    }
+
+    /// # Safety
+    /// `of` is a live type and the thread is attached.
+    pub unsafe fn has(&self, of: *mut ffi::PyTypeObject) -> bool {
+        // What cannot be told may be one.
+        self.look_up.is_none_or(|look_up| {
+            // SAFETY: by this function's contract; the result is borrowed, and only compared.
+            let found =
+                |name: &Bound<'_, PyString>| unsafe { !look_up(of, name.as_ptr()).is_null() };
+            self.names.iter().any(found)
+        })
+    }
+}

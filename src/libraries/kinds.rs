@@ -1,0 +1,150 @@
+//! How a walk over what libraries keep treats an object: what it is, and where it was met, decide.
+#![allow(unsafe_code)]
+
+use pyo3::ffi;
+
+use crate::cpython::failure::Failure;
+use crate::heap::address_sets::Addresses;
+use crate::heap::type_facts::{Facts, Role, TypeTable};
+use crate::libraries::distance::Distance;
+use crate::libraries::library_types::Judge;
+use crate::libraries::root_objects::RootObjects;
+
+/// How an object that libraries hold is looked through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Opaque,
+    Found,
+    Container,
+    Wrapper,
+    Cache,
+    Class,
+    Instance,
+    Root,
+}
+
+pub struct Kinds<'py, 'a> {
+    pub judge: Judge<'py, 'a>,
+    pub types: TypeTable,
+    /// What leads to more than a call needs.
+    pub roots: RootObjects,
+    pub depth: u8,
+    /// The namespaces of modules: each is taken as that of a library, or not at all.
+    pub namespaces: Addresses,
+}
+
+impl Kinds<'_, '_> {
+    /// # Safety
+    /// `value` is live, the thread is attached, and no Python code runs meanwhile.
+    #[inline]
+    pub unsafe fn of(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<Kind, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let facts = self.types.of(value);
+            let of = ffi::Py_TYPE(value);
+            if facts.scanned {
+                return Ok(Kind::Found);
+            }
+            // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
+            let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
+            if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
+                return Ok(Kind::Opaque);
+            }
+            if facts.role == Role::Type {
+                return self.of_class(value, facts, at);
+            }
+            if facts.role == Role::Module || self.namespaces.contains(value) {
+                return Ok(Kind::Opaque);
+            }
+            if facts.container {
+                return Ok(Kind::Container);
+            }
+            if facts.wrapper {
+                return Ok(Kind::Wrapper);
+            }
+            if facts.cache {
+                return Ok(Kind::Cache);
+            }
+            if is_exception(of) {
+                return Ok(Kind::Opaque);
+            }
+            if self.roots.have(of, &mut self.judge)? {
+                let is_looked_into = !at.past_wrapper
+                    && !at.past_instance
+                    && self.judge.is_library_type(of.cast())?;
+                return Ok(if is_looked_into {
+                    Kind::Root
+                } else {
+                    Kind::Opaque
+                });
+            }
+            if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
+                // Iterators, namespaces, generators.
+                let followed = at.past_wrapper;
+                return Ok(if followed {
+                    Kind::Container
+                } else {
+                    Kind::Opaque
+                });
+            }
+            // What a library is to call may lead to an object of the program, or be one, which is needed whole.
+            Ok(
+                match (self.judge.is_library_type(of.cast())?, at.past_wrapper) {
+                    (true, true) => Kind::Instance,
+                    (true, false) if !at.past_instance => Kind::Instance,
+                    (false, true) => Kind::Found,
+                    (false, false) if !at.uncalled && is_callable(of) => Kind::Found,
+                    _ => Kind::Opaque,
+                },
+            )
+        }
+    }
+
+    /// # Safety
+    /// As for `of`, for a type.
+    unsafe fn of_class(
+        &mut self,
+        class: *mut ffi::PyObject,
+        facts: Facts,
+        at: Distance,
+    ) -> Result<Kind, Failure> {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
+                return Ok(Kind::Opaque);
+            }
+            // What is to be called needs classes of the program, and those that a function has made; the others are
+            // looked into as what their module has.
+            if at.past_wrapper {
+                let is_boundary = self.judge.is_boundary_type(class)?;
+                return Ok(if is_boundary {
+                    Kind::Opaque
+                } else {
+                    Kind::Found
+                });
+            }
+            let is_library = self.judge.is_library_type(class)?;
+            Ok(if is_library {
+                Kind::Class
+            } else {
+                Kind::Opaque
+            })
+        }
+    }
+}
+
+/// # Safety
+/// `of` is a live type.
+unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
+    // SAFETY: by this function's contract; the slot of a heap type is its class's `__call__`.
+    !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
+}
+
+/// Whether a type is one of exceptions: those in `sys.last_value` are nobody's state.
+///
+/// # Safety
+/// `of` is a live type.
+unsafe fn is_exception(of: *mut ffi::PyTypeObject) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe { ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_BASE_EXC_SUBCLASS != 0 }
+}
