@@ -85,6 +85,6 @@ $(BIN)/uv:
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --group lint
 	@touch $@
 
-$(READY): .venv/installed Cargo.toml Cargo.lock $(wildcard src/*.rs)
+$(READY): .venv/installed Cargo.toml Cargo.lock $(wildcard src/*.rs src/*/*.rs)
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/maturin develop --release --uv --quiet
 	@touch $@

@@ -15,7 +15,7 @@ import atheris
 import torch
 
 # What the package itself imports when it is needed.
-IMPORTED_LATE = ("sweeping", "inventory", "paths", "letting_go")
+IMPORTED_LATE = ("engine.sweep", "inspection.census", "inspection.why", "exceptions.let_go")
 
 
 def main() -> None:

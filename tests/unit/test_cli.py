@@ -71,7 +71,7 @@ def test_a_check_that_fails_is_said_and_makes_the_status_1() -> None:
     program = """
 import sys
 from pathlib import Path
-from fastpurge import cli, demo
+from fastpurge.frontends import cli, demo
 demo._FORGOTTEN_BYTES = 1 << 20
 demo._zombie_is_loud = lambda *_: False
 sys.exit(cli.main(["demo"]))

@@ -160,7 +160,8 @@ assert results == [True] * 12
 
 UNREADABLE = """
 import torch, fastpurge, sys
-from fastpurge import compiled, is_purged
+from fastpurge import is_purged
+from fastpurge.torch_facts import compiled
 
 table = torch.ones(70)
 class Program:

@@ -27,9 +27,9 @@ def test_functions_are_not_shadowed_by_modules() -> None:
     # Importing a submodule sets its name on the package; no public name may be a module's.
     program = """
 import importlib, pkgutil, fastpurge
-for module in pkgutil.iter_modules(fastpurge.__path__):
-    if module.name not in ("__main__",):
-        importlib.import_module(f"fastpurge.{module.name}")
+for module in pkgutil.walk_packages(fastpurge.__path__, "fastpurge."):
+    if not module.name.startswith(("fastpurge.__main__", "fastpurge.comfy")):
+        importlib.import_module(module.name)
 print([name for name in fastpurge.__all__ if not callable(getattr(fastpurge, name))])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -209,7 +209,7 @@ def test_sweeps_of_several_threads_wait_for_each_other(program: Any) -> None:
 def test_a_forked_child_can_sweep_while_the_parent_was_sweeping() -> None:
     program = """
         import os, threading, torch, fastpurge
-        from fastpurge import sweeping
+        from fastpurge.engine import sweep as sweeping
         inside, leave = threading.Event(), threading.Event()
         def hold():
             with sweeping._turn.taken():
