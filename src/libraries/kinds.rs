@@ -113,15 +113,9 @@ impl Kinds<'_, '_> {
             if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
                 return Ok(Kind::Opaque);
             }
-            // What is to be called needs classes of the program, and those that a function has made; the others are
-            // looked into as what their module has.
-            if at.past_wrapper {
-                let is_boundary = self.judge.is_boundary_type(class)?;
-                return Ok(if is_boundary {
-                    Kind::Opaque
-                } else {
-                    Kind::Found
-                });
+            // What is to be called needs classes of the program, and those that a function has made.
+            if at.past_wrapper && !self.judge.is_boundary_type(class)? {
+                return Ok(Kind::Found);
             }
             let is_library = self.judge.is_library_type(class)?;
             Ok(if is_library {

@@ -6,6 +6,8 @@ import array
 import ctypes
 import functools
 import mmap
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -96,6 +98,26 @@ def test_a_tree_in_arrays_is_kept_down_to_its_leaves(threads: int, program: Any)
     assert program.tree.leaf().sum() == 4
 
 
+NEW_AT_EACH_READING = """
+import numpy as np, torch, fastpurge
+leak = [torch.ones(7)]
+fields = np.dtype([("image", object), ("label", int)])
+array = np.array([(torch.ones(3), 1)], dtype=fields)
+record, plain = array[0].copy(), np.void(b"abc")
+weight = torch.ones(3, requires_grad=True)
+loss = (weight.exp().tanh().softmax(0) ** 2).sum()
+fastpurge.sweep(keep=[array, record, plain, loss])
+assert fastpurge.is_purged(leak[0])
+assert record["image"].sum() == 3
+loss.backward()
+"""
+
+
+def test_a_search_ends_although_what_is_read_is_new_each_time() -> None:
+    # With no other thread: then it goes on as long as something new comes to light.
+    subprocess.run([sys.executable, "-c", NEW_AT_EACH_READING], check=True, timeout=300)
+
+
 def _record_of_its_own(held: object) -> Any:
     return _record(held).copy()
 
@@ -108,6 +130,17 @@ def _cyclic_array(held: object) -> Any:
 
 def _nested_arrays(held: object, depth: int) -> Any:
     return held if depth == 0 else _object_array(None, _nested_arrays(held, depth - 1))
+
+
+def _structured(held: object) -> Any:
+    array = np.zeros(3, dtype=[("number", "i4"), ("pair", [("none", "O"), ("held", "O")])])
+    array["pair"]["held"][2] = held
+    return array
+
+
+def _boxed(held: object, depth: int) -> Any:
+    """In arrays and dicts by turns; the collector tracks no dict that holds an array."""
+    return held if depth == 0 else _object_array({"next": _boxed(held, depth - 1)})
 
 
 HOLDERS = {
@@ -125,8 +158,10 @@ HOLDERS = {
     "object array": lambda x: _object_array(None, x, 3),
     "object array in a list": lambda x: [_object_array(x, None).reshape(2, 1)],
     "object array that holds itself": _cyclic_array,
+    "object arrays and dicts by turns": lambda x: _boxed([x], depth=20),
     "object arrays in each other": lambda x: _nested_arrays(x, depth=20),
     "record": _record,
+    "structured array": _structured,
     "record of its own": lambda x: [_record_of_its_own(x)],
     "own class": lambda x: type("Own", (), {"held": x})(),
 }

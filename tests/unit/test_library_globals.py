@@ -7,6 +7,7 @@ import importlib
 import itertools
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,22 @@ def _suspended() -> Iterator[torch.Tensor]:
     return generator
 
 
+def _context(x: torch.Tensor) -> contextvars.Context:
+    context = contextvars.Context()
+    context.run(contextvars.ContextVar[torch.Tensor]("x").set, x)
+    return context
+
+
+def _weakly(x: torch.Tensor) -> object:
+    return weakref.ref(Path, lambda _: x)
+
+
 PLACES: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], Any]]] = {
     "namespace": (lambda x: types.SimpleNamespace(x=x), lambda of: of.x),
     "proxy of a dict": (lambda x: types.MappingProxyType({"x": x}), lambda of: of["x"]),
     "default of a context variable": (lambda x: contextvars.ContextVar("x", default=x), lambda of: of.get()),
+    "context": (_context, lambda of: next(iter(of.values()))),
+    "callback of a weak reference": (_weakly, lambda of: of.__callback__.__closure__[0].cell_contents),
     "cycle": (lambda x: itertools.cycle([x]), next),
     "iterator": (lambda x: iter([x]), next),
     "enumeration": (lambda x: enumerate([x]), lambda of: next(of)[1]),
@@ -82,6 +95,16 @@ def test_a_class_has_its_attributes_wherever_it_is(place: str, library: Any) -> 
         library.registry = {"inner": inner}
     fastpurge.sweep(keep=())
     assert not is_purged(inner.cache["x"])  # type: ignore[attr-defined]
+
+
+def test_a_class_that_a_decorator_has_replaced_has_its_attributes(library: Any) -> None:
+    def body(namespace: dict[str, Any]) -> None:
+        namespace.update(__module__=library.__name__, cache={"x": torch.ones(4)})
+
+    replaced = types.new_class("Replaced", exec_body=body)
+    library.Replaced = lambda: replaced
+    fastpurge.sweep(keep=())
+    assert not is_purged(replaced.cache["x"])  # type: ignore[attr-defined]
 
 
 def test_what_a_module_of_c_code_keeps_beside_its_namespace() -> None:

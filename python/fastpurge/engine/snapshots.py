@@ -4,7 +4,6 @@ A rule for this file and for `survey.py`: while a snapshot is taken that looks f
 local variable there may hold a candidate, or a plain container of candidates. This is running code too.
 """
 
-import gc
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ class View:
         self.asked = [one for one, yes in pairs if not yes]
 
 
-_IDLE_ROUNDS, _MOST_ROUNDS = 2, 200
+_IDLE_ROUNDS, _MOST_ROUNDS = 2, 1000
 _set_class = cast(Any, object.__dict__["__class__"]).__set__
 
 
@@ -94,12 +93,10 @@ class Search:
             before = len(unkept)
             unkept = _core.IdSet(one for one in view.snapshot.candidates if one in unkept)
             idle = 0 if self._found_contents or len(unkept) < before else idle + 1
-            if self.is_alone:
-                continue
-            if idle == _IDLE_ROUNDS:
+            if idle == _IDLE_ROUNDS and not self.is_alone:
                 break
             if (rounds := rounds + 1) > _MOST_ROUNDS:
-                raise RuntimeError("other threads change what is kept faster than it can be read")
+                raise RuntimeError("what is kept leads on and on, out of the closure's sight")
         return view
 
     def add(self, roots: Iterable[Any]) -> bool:
@@ -120,7 +117,7 @@ class Search:
         gradients = hidden_references.gradients(kept)
         self._gradients_unread |= gradients is None
         contents = [one for one in hidden_references.contents(kept) if one not in self._known]
-        self._found_contents = any(map(gc.is_tracked, contents))
+        self._found_contents = any(map(hidden_references.leads_on, contents))
         return self.add(
             chain(hidden_references.graphs(kept) if self.graphs else (), contents, gradients or ())
         )

@@ -3,7 +3,9 @@
 import collections
 import contextvars
 import functools
+import gc
 import types
+import weakref
 from typing import Any
 
 from fastpurge import _core
@@ -11,7 +13,30 @@ from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.running_code import CALLABLES, ITERATORS, PLAIN, root_objects
 
 _LIBRARY_DEPTH = 6
-_NAMESPACES = (types.SimpleNamespace, types.MappingProxyType, contextvars.ContextVar)
+
+
+def _of_contexts() -> tuple[type, ...]:
+    """The types that a context is made of: itself, and its tree (Python/hamt.c)."""
+    made = contextvars.Context()
+    for number in range(64):  # more than fit into one node
+        made.run(contextvars.ContextVar[None](f"{__name__}.{number}").set, None)
+    found: dict[type, None] = {}
+    pending: list[object] = [made]
+    while pending:
+        at = pending.pop()
+        if type(at) is contextvars.Context or type(at).__name__.startswith("hamt"):
+            found[type(at)] = None
+            pending += gc.get_referents(at)
+    return tuple(found)
+
+
+_NAMESPACES = (
+    types.SimpleNamespace,
+    types.MappingProxyType,
+    weakref.ReferenceType,
+    contextvars.ContextVar,
+    *_of_contexts(),
+)
 
 
 def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:

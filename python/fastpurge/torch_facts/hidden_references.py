@@ -7,6 +7,7 @@ a further root.
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from mmap import mmap
 from typing import Any, cast
 
 import torch
@@ -48,7 +49,17 @@ def contents(kept: Iterable[Any]) -> Iterator[object]:
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
             elif records and is_a(obj, *records):
-                yield _array_of_record(obj)
+                yield from _held_by_record(obj)
+
+
+def leads_on(content: object) -> bool:
+    """Whether something that an array, a record or a script holds may lead to more."""
+    if is_a(content, *array_types()):
+        return bool(_plain(content).dtype.hasobject)
+    return not is_a(content, *_LEAD_NOWHERE)
+
+
+_LEAD_NOWHERE = (str, bytes, bytearray, memoryview, int, float, complex, mmap, torch.Tensor, type(None))
 
 
 def gradients(objects: Iterable[Any]) -> list[object] | None:
@@ -138,12 +149,25 @@ def _record_types() -> tuple[type, ...]:
     return types_in({"numpy": ("void",)})
 
 
-def _array_of_record(record: Any) -> Any:
-    """The array that a record is an element of, or one that holds the same objects as a record of its own."""
+def _held_by_record(record: Any) -> Iterator[object]:
+    """The array that a record is an element of, or the objects in the fields of one of its own."""
     import numpy as np
 
-    base = cast(Any, np.void.base).__get__(record)
-    return np.generic.__array__(record) if base is None else base
+    if (base := cast(Any, np.void.base).__get__(record)) is not None:
+        yield base
+    else:
+        yield from _objects_in(np.generic.__array__(record))
+
+
+def _objects_in(array: Any) -> Iterator[object]:
+    """The objects in a plain array: those themselves, and not the tuples that NumPy makes of records."""
+    dtype = array.dtype
+    if not dtype.hasobject:
+        return
+    if dtype.names is None:
+        yield from array.ravel().tolist()
+    for name in dtype.names or ():
+        yield from _objects_in(array[name])
 
 
 def _held_by_array(array: Any) -> Iterator[object]:
@@ -153,8 +177,7 @@ def _held_by_array(array: Any) -> Iterator[object]:
     while pending:
         if (base := base_of_array(at := pending.pop())) is not None:
             yield base
-        plain = _plain(at)
-        for element in plain.ravel().tolist() if plain.dtype.hasobject else ():
+        for element in _objects_in(_plain(at)):
             yield element
             if is_a(element, *array_types()) and id(element) not in met:
                 met[id(element)] = element
