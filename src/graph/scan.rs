@@ -17,8 +17,9 @@ use crate::heap::address_sets::{Addresses, IdSet};
 use crate::heap::object_stream::Stream;
 use crate::heap::reference_counts::Counts;
 use crate::heap::type_facts::{Role, TypeTable, Wanted};
+use crate::libraries::imported_modules::imported_modules;
 use crate::libraries::library_folders::Libraries;
-use crate::libraries::library_types::{Judge, imported_modules};
+use crate::libraries::library_types::Judge;
 
 /// What was kept and what was not, at one moment.
 #[pyclass(module = "fastpurge._core", frozen, get_all)]

@@ -19,9 +19,10 @@ use crate::heap::address_sets::Addresses;
 use crate::heap::prefetch::prefetch;
 use crate::heap::type_facts::{TypeTable, Wanted, each_item, each_referent};
 use crate::libraries::distance::{Distance, MOST_STEPS, Met};
+use crate::libraries::imported_modules::{Entry, imported_modules};
 use crate::libraries::kinds::{Kind, Kinds};
 use crate::libraries::library_folders::Libraries;
-use crate::libraries::library_types::{Entry, Judge, imported_modules};
+use crate::libraries::library_types::Judge;
 use crate::libraries::root_objects::RootObjects;
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or

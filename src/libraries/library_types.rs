@@ -4,6 +4,7 @@
 //! what the caller keeps. It enters the program's own classes, whose attributes may hold tensors.
 #![allow(unsafe_code)]
 
+use std::path::MAIN_SEPARATOR;
 use std::ptr;
 
 use pyo3::ffi;
@@ -17,7 +18,6 @@ use crate::cpython::fallible_objects::{
     attribute, list, none_unless_out_of_memory, pair, string_of, taken, text, utf8,
 };
 use crate::cpython::type_attributes::{TypeGetter, type_repr};
-use crate::heap::type_facts::each_item;
 use crate::libraries::library_folders::Libraries;
 
 #[pymethods]
@@ -80,6 +80,7 @@ pub struct Judge<'py, 'a> {
     size_of_list: Bound<'py, PyAny>,
     /// Made once: `intern!` is not for here, see `Stream`.
     file_key: Bound<'py, PyString>,
+    path_key: Bound<'py, PyString>,
 }
 
 impl<'py, 'a> Judge<'py, 'a> {
@@ -96,11 +97,12 @@ impl<'py, 'a> Judge<'py, 'a> {
             size_of: TypeGetter::new(py, "__basicsize__")?,
             size_of_list: attribute(&py.get_type::<PyList>(), c"__sizeof__")?,
             file_key: text(py, "__file__")?,
+            path_key: text(py, "__path__")?,
         })
     }
 
-    /// Whether a closure stops at a type object: a library's, unless it was made in a function. Such a
-    /// type is no part of the library: it holds what that function was called with.
+    /// Whether a closure stops at a type object: a library's, unless it was made in a function, or derived from a
+    /// class of the program. Such a type is no part of the library: it holds what that function was called with.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -109,9 +111,34 @@ impl<'py, 'a> Judge<'py, 'a> {
             return Ok(known);
         }
         // SAFETY: by this function's contract.
-        let answer = unsafe { self.is_library_type(of)? && !self.is_made_by_a_function(of)? };
+        let answer = unsafe {
+            self.is_library_type(of)?
+                && !self.is_made_by_a_function(of)?
+                && !self.has_base_of_the_program(of)?
+        };
         try_insert(&mut self.boundaries, of as usize, answer)?;
         Ok(answer)
+    }
+
+    /// Whether a type is derived from a class of the program, as a library does it (`register_parametrization`).
+    ///
+    /// # Safety
+    /// `of` is a live type object.
+    unsafe fn has_base_of_the_program(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
+        // SAFETY: by this function's contract. The slot is a tuple of types, or null while a type is made.
+        unsafe {
+            let bases: *mut ffi::PyObject = ffi::PyType_GetSlot(of.cast(), ffi::Py_tp_bases).cast();
+            if bases.is_null() || ffi::PyTuple_Check(bases) == 0 {
+                return Ok(false);
+            }
+            for at in 0..ffi::PyTuple_Size(bases) {
+                let base = ffi::PyTuple_GetItem(bases, at);
+                if !self.is_boundary_type(base)? && !self.is_made_by_a_function(base)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a list is being sorted: its items are out of it meanwhile, and the number of items that it has room
@@ -252,13 +279,50 @@ impl<'py, 'a> Judge<'py, 'a> {
                 return Ok(is_library);
             }
             match at.rsplit_once('.') {
-                Some((package, _)) => at = package,
+                Some((package, _)) => {
+                    // One that was imported from a folder of the package's path is whose that folder is.
+                    if let Some(file) = &file
+                        && self.is_in_path_of(package, file)?
+                    {
+                        return Ok(false);
+                    }
+                    at = package;
+                }
                 None => return Ok(file.is_none() && self.libraries.has_builtin(at)),
             }
         }
     }
 
+    /// Whether a file lies in one of the folders that a package is searched for modules in.
+    fn is_in_path_of(&self, package: &str, file: &Bound<'py, PyString>) -> Result<bool, Failure> {
+        let path = self.attribute_of(package, &self.path_key)?;
+        let Some(path) = path.and_then(|path| path.cast_into_exact::<PyList>().ok()) else {
+            return Ok(false);
+        };
+        let file = utf8(file)?.unwrap_or_default();
+        for folder in path.iter() {
+            let Ok(folder) = folder.cast_into_exact::<PyString>() else {
+                continue;
+            };
+            let rest = utf8(&folder)?.and_then(|folder| file.strip_prefix(folder));
+            if rest.is_some_and(|rest| rest.starts_with(MAIN_SEPARATOR)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn file_of(&self, name: &str) -> Result<Option<Bound<'py, PyString>>, Failure> {
+        let file = self.attribute_of(name, &self.file_key)?;
+        Ok(file.and_then(|file| file.cast_into_exact::<PyString>().ok()))
+    }
+
+    /// What a module, by its name, has in its namespace.
+    fn attribute_of(
+        &self,
+        name: &str,
+        key: &Bound<'py, PyString>,
+    ) -> Result<Option<Bound<'py, PyAny>>, Failure> {
         // SAFETY: attached; the reference is borrowed from the interpreter, which keeps the dict.
         let modules = unsafe { ffi::PyImport_GetModuleDict() };
         let name = text(self.py, name).map_err(|_| Failure::OutOfMemory)?;
@@ -272,8 +336,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             }
             ffi::PyModule_GetDict(module.as_ptr())
         };
-        let file = self.item(namespace, &self.file_key);
-        Ok(file.and_then(|file| file.cast_into_exact::<PyString>().ok()))
+        Ok(self.item(namespace, key))
     }
 
     /// A str key looked up in a namespace: strings are compared as strings, in C.
@@ -294,26 +357,6 @@ impl<'py, 'a> Judge<'py, 'a> {
             Bound::from_borrowed_ptr_or_opt(self.py, value)
         }
     }
-}
-
-/// The name and the module of an entry of `sys.modules`.
-pub type Entry = (*mut ffi::PyObject, *mut ffi::PyObject);
-
-/// The modules in `sys.modules` with their names; borrowed, good until Python code runs.
-pub fn imported_modules(_py: Python<'_>) -> Result<Vec<Entry>, Failure> {
-    let mut entries = Vec::new();
-    // SAFETY: attached, as `_py` proves; the dict is the interpreter's own, and types are compared in C.
-    unsafe {
-        each_item(ffi::PyImport_GetModuleDict(), |name, module| {
-            if ffi::PyUnicode_CheckExact(name) != 0
-                && ffi::PyObject_TypeCheck(module, &raw mut ffi::PyModule_Type) != 0
-            {
-                try_push(&mut entries, (name, module))?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(entries)
 }
 
 #[cfg(test)]

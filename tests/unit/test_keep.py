@@ -421,3 +421,23 @@ def test_a_tensor_on_a_buffer_goes_and_the_buffer_stays(program: Any, guards: Gu
     program.tensor = torch.frombuffer(data, dtype=torch.uint8)
     fastpurge.sweep(keep=[data], wipe=True, guards=guards)
     assert data == b"\x01" * 16
+
+
+class Half(torch.nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight / 2
+
+
+class Centered(torch.nn.Linear):
+    mean: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x - self.mean)
+
+
+def test_a_class_of_the_program_has_its_attributes_behind_one_that_torch_derives(program: Any) -> None:
+    Centered.mean = torch.ones(6)
+    program.model = Centered(6, 2)
+    torch.nn.utils.parametrize.register_parametrization(program.model, "weight", Half())
+    fastpurge.sweep(keep=program.model)
+    assert program.model(torch.ones(1, 6)).shape == (1, 2)

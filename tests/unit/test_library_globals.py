@@ -151,3 +151,22 @@ def test_a_module_whose_name_is_no_text(program: Any) -> None:
         assert is_purged(module.latent)
     finally:
         del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("is_library", [False, True])
+def test_a_module_in_a_folder_of_a_packages_path_is_whose_the_folder_is(
+    is_library: bool, library: Any, tmp_path: Path
+) -> None:
+    # As `pkgutil.extend_path` adds them.
+    folder = tmp_path / ("site-packages" if is_library else "program")
+    folder.mkdir()
+    library.__path__.append(str(folder))
+    sys.path.append(str(folder))
+    (folder / "mine.py").write_text("import torch\nkept = torch.ones(4)\n")
+    mine = importlib.import_module(f"{library.__name__}.mine")
+    try:
+        fastpurge.sweep(keep=())
+        assert is_purged(mine.kept) is not is_library
+    finally:
+        sys.path.remove(str(folder))
+        del sys.modules[mine.__name__]

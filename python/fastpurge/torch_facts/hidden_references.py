@@ -59,6 +59,7 @@ def leads_on(content: object) -> bool:
     return not is_a(content, *_LEAD_NOWHERE)
 
 
+_ATOMS = {str, bytes, int, float, complex, bool, type(None)}
 _LEAD_NOWHERE = (str, bytes, bytearray, memoryview, int, float, complex, mmap, torch.Tensor, type(None))
 
 
@@ -165,7 +166,8 @@ def _objects_in(array: Any) -> Iterator[object]:
     if not dtype.hasobject:
         return
     if dtype.names is None:
-        yield from array.ravel().tolist()
+        # By exact type: a million strings would be a million roots.
+        yield from (one for one in array.ravel().tolist() if type(one) not in _ATOMS)
     for name in dtype.names or ():
         yield from _objects_in(array[name])
 
