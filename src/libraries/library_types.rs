@@ -120,7 +120,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(answer)
     }
 
-    /// Whether a type is derived from a class of the program, as a library does it (`register_parametrization`).
+    /// Whether a type is derived from a class of the program, as a library does it; what C code defines is none.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -133,7 +133,8 @@ impl<'py, 'a> Judge<'py, 'a> {
             }
             for at in 0..ffi::PyTuple_Size(bases) {
                 let base = ffi::PyTuple_GetItem(bases, at);
-                if !self.is_boundary_type(base)? && !self.is_made_by_a_function(base)? {
+                let is_class = ffi::PyType_GetFlags(base.cast()) & ffi::Py_TPFLAGS_HEAPTYPE != 0;
+                if is_class && !self.is_boundary_type(base)? && !self.is_made_by_a_function(base)? {
                     return Ok(true);
                 }
             }
