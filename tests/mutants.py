@@ -50,6 +50,7 @@ RUNNING = "tests/unit/test_guard_running.py"
 OBJECTS = "tests/unit/test_library_objects.py"
 WAITING = "tests/unit/test_waiting_work.py"
 GUARDS = f"{AUTOGRAD} {LIBRARY} {RUNNING} tests/unit/test_guards.py"
+CALLED_LATER = "tests/unit/test_called_later.py"
 KEEP = "tests/unit/test_keep.py"
 LETTING_GO = "tests/unit/test_letting_go.py"
 NOTEBOOK = "tests/unit/test_notebook.py"
@@ -286,9 +287,44 @@ MUTANTS = (
         RUNNING,
     ),
     Mutant(
+        "contents of arrays are no reason to go on",
+        "engine/snapshots.py",
+        "0 if self._found_contents or len(unkept)",
+        "0 if len(unkept)",
+        KEEP,
+    ),
+    Mutant(
+        "uvloop's calls released",
+        "python_facts/running_code.py",
+        '    "uvloop.loop": ("Handle", "TimerHandle"),\n',
+        "",
+        CALLED_LATER,
+    ),
+    Mutant(
+        "widgets released",
+        "python_facts/running_code.py",
+        '    "ipywidgets.widgets.widget": ("CallbackDispatcher", "Widget"),\n',
+        "",
+        CALLED_LATER,
+    ),
+    Mutant(
+        "fixtures released",
+        "python_facts/running_code.py",
+        '    "_pytest.fixtures": ("FixtureDef",),\n',
+        "",
+        CALLED_LATER,
+    ),
+    Mutant(
+        "namespaces in globals of libraries not looked into",
+        "python_facts/library_globals.py",
+        "*ITERATORS, *_NAMESPACES)",
+        "*ITERATORS)",
+        "tests/unit/test_library_globals.py",
+    ),
+    Mutant(
         "containers not looked through",
         "python_facts/running_code.py",
-        "            *imported_modules.types_in(_CONTAINERS),\n",
+        "            *PLAIN,\n            *ITERATORS,\n            BaseException,\n",
         "",
         GUARDS,
     ),
@@ -311,7 +347,7 @@ MUTANTS = (
         "python_facts/running_code.py",
         '    *("IPython", "ipykernel"),\n',
         "",
-        OBJECTS,
+        NOTEBOOK,
     ),
     Mutant(
         "loggers looked into",
