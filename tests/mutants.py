@@ -345,8 +345,8 @@ MUTANTS = (
     Mutant(
         "the history of a shell in use",
         "python_facts/running_code.py",
-        '    *("IPython", "ipykernel"),\n',
-        "",
+        "    return (*types, *imported_modules.types_in(_THREADS if threads else {})), (*sorted(_root_packages),)",
+        "    return (), ()",
         NOTEBOOK,
     ),
     Mutant(
