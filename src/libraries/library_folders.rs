@@ -69,7 +69,6 @@ mod tests {
         ] {
             libraries.add_folder(folder, is_library).unwrap();
         }
-        libraries.add_builtin("sys").unwrap();
         libraries
     }
 
