@@ -12,8 +12,8 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.comfyui.comfyui_process import Server, comfyui
 from tests.comfyui.graphs import node
-from tests.comfyui.server import Server, comfyui
 
 ROUNDS = 15
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from tests.flat import MiB, rising
 
-STRESS = Path(__file__).parents[1] / "tests" / "unit" / "stress.py"
+STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "stress.py"
 COLOURS = {"rss": "#3b8fd4", "objects": "#e08214", "handles": "#1b9e77", "threads": "#808080"}
 LABELS = {
     "rss": "resident set (MiB)",

@@ -42,43 +42,43 @@ def _off(function: str, tests: str) -> Mutant:
     )
 
 
-AUTOGRAD = "tests/unit/test_guard_autograd.py"
-LIBRARY = "tests/unit/test_guard_library.py"
-RECORDERS = "tests/unit/test_recorders.py"
-TRACING = "tests/unit/test_while_torch_traces.py"
-RUNNING = "tests/unit/test_guard_running.py"
-OBJECTS = "tests/unit/test_library_objects.py"
-WAITING = "tests/unit/test_waiting_work.py"
-GUARDS = f"{AUTOGRAD} {LIBRARY} {RUNNING} tests/unit/test_guards.py"
-CALLED_LATER = "tests/unit/test_called_later.py"
-KEEP = "tests/unit/test_keep.py"
-LETTING_GO = "tests/unit/test_letting_go.py"
-NOTEBOOK = "tests/unit/test_notebook.py"
-RELEASE = "tests/unit/test_release.py"
-SWEEPING = "tests/unit/test_sweeping.py"
-THREADS = "tests/unit/test_threads.py"
-DISTRIBUTED = "tests/unit/test_distributed.py"
-TOMBSTONES = "tests/unit/test_tombstones.py"
+AUTOGRAD = "tests/unit/engine/test_guard_autograd.py"
+LIBRARY = "tests/unit/engine/test_guard_library.py"
+RECORDERS = "tests/unit/torch_facts/test_recorders.py"
+TRACING = "tests/unit/torch_facts/test_while_torch_traces.py"
+RUNNING = "tests/unit/engine/test_guard_running.py"
+OBJECTS = "tests/unit/python_facts/test_library_objects.py"
+WAITING = "tests/unit/python_facts/test_waiting_work.py"
+GUARDS = f"{AUTOGRAD} {LIBRARY} {RUNNING} tests/unit/engine/test_guards.py"
+CALLED_LATER = "tests/unit/python_facts/test_called_later.py"
+KEEP = "tests/unit/engine/test_keep.py"
+LETTING_GO = "tests/unit/exceptions/test_let_go.py"
+NOTEBOOK = "tests/unit/frontends/test_notebook.py"
+RELEASE = "tests/unit/engine/test_release.py"
+SWEEPING = "tests/unit/engine/test_sweep.py"
+THREADS = "tests/unit/engine/test_threads.py"
+DISTRIBUTED = "tests/unit/distributed/test_sweep_all_ranks.py"
+TOMBSTONES = "tests/unit/engine/test_tombstones.py"
 MUTANTS = (
     _off("_spare_graphs", AUTOGRAD),
     _off("_spare_library_state", LIBRARY),
     _off("_spare_aliases", KEEP),
     _off("_spare_callbacks", AUTOGRAD),
     _off("_spare_running", RUNNING),
-    _off("_spare_what_moved", "tests/unit/test_moved_meanwhile.py"),
+    _off("_spare_what_moved", "tests/unit/engine/test_moved_meanwhile.py"),
     Mutant(
         "what a thread had at one look released",
         "engine/snapshots.py",
         "if one.obj in self._unused]",
         "]",
-        "tests/unit/test_moved_meanwhile.py",
+        "tests/unit/engine/test_moved_meanwhile.py",
     ),
     Mutant(
         "compiled code that cannot be read released",
         "torch_facts/compiled.py",
         "key.startswith(_MADE_BY_DYNAMO)",
         "False",
-        "tests/unit/test_compiled.py",
+        "tests/unit/torch_facts/test_compiled.py",
     ),
     Mutant(
         "a sorted list counts as empty",
@@ -113,7 +113,7 @@ MUTANTS = (
         "torch_facts/hidden_references.py",
         "yield from script_modules.owned_by(obj)",
         "yield from (tensor for tensor, _ in script_modules.held_by(obj))",
-        "tests/unit/test_cpp_owners.py",
+        "tests/unit/torch_facts/test_cpp_owners.py",
     ),
     Mutant(
         "lent tensors released",
@@ -127,7 +127,7 @@ MUTANTS = (
         "engine/survey.py",
         "    if search.add(address_readers.lent()):",
         "    if False:",
-        "tests/unit/test_addresses.py",
+        "tests/unit/torch_facts/test_address_readers.py",
     ),
     Mutant(
         "parts of the skipped released",
@@ -156,7 +156,7 @@ MUTANTS = (
         "torch_facts/compiled.py",
         '"__name__") is None:',
         '"__name__") or True:',
-        "tests/unit/test_compiled.py",
+        "tests/unit/torch_facts/test_compiled.py",
     ),
     Mutant("tracing not suspended", "torch_facts/recorders.py", "_set_tracing_state(None)", "pass", TRACING),
     Mutant("modes not suspended", "torch_facts/recorders.py", "in take():", "in ():", RECORDERS),
@@ -179,7 +179,7 @@ MUTANTS = (
         "engine/survey.py",
         "        if is_a(error, MemoryError):\n",
         "        if True:\n",
-        "tests/unit/test_half_initialised.py",
+        "tests/unit/torch_facts/test_half_initialised.py",
     ),
     Mutant(
         "libraries' functions not looked through",
@@ -242,28 +242,28 @@ MUTANTS = (
         "engine/keep_argument.py",
         "        return (keep, *cast(Iterable[object], keep))",
         "        return (keep,)",
-        "tests/unit/test_named.py",
+        "tests/unit/engine/test_keep_argument.py",
     ),
     Mutant(
         "names taken for objects",
         "engine/keep_argument.py",
         "    if is_exactly(keep, _COLLECTIONS):\n        _check",
         "    if False:\n        _check",
-        "tests/unit/test_named.py",
+        "tests/unit/engine/test_keep_argument.py",
     ),
     Mutant(
         "only site-packages are libraries",
         "python_facts/library_folders.py",
         "            elif installed or files.are_of_python():",
         "            elif False:",
-        "tests/unit/test_library_folders.py",
+        "tests/unit/python_facts/test_library_folders.py",
     ),
     Mutant(
         "the program taken for a library",
         "python_facts/library_folders.py",
         "        return any(_is_in(os.path.realpath(one), [real]) for one in places) or",
         "        return False and",
-        "tests/unit/test_library_folders.py",
+        "tests/unit/python_facts/test_library_folders.py",
     ),
     Mutant(
         "running generators not told",
@@ -319,7 +319,7 @@ MUTANTS = (
         "python_facts/library_globals.py",
         "*ITERATORS, *_NAMESPACES)",
         "*ITERATORS)",
-        "tests/unit/test_library_globals.py",
+        "tests/unit/python_facts/test_library_globals.py",
     ),
     Mutant(
         "containers not looked through",
@@ -454,14 +454,14 @@ MUTANTS = (
         "engine/sweep.py",
         "    return SweepPlan(replace(request, keep=()), kept,",
         "    return SweepPlan(request, kept,",
-        "tests/unit/test_weakly_kept.py",
+        "tests/unit/engine/test_weakly_kept.py",
     ),
     Mutant(
         "what is kept since the plan goes",
         "engine/sweep.py",
         "keep=self._kept.alive())",
         "keep=())",
-        "tests/unit/test_weakly_kept.py",
+        "tests/unit/engine/test_weakly_kept.py",
     ),
     Mutant(
         "what is new since the plan goes too", "engine/sweep.py", "if candidate.obj in chosen]", "]", SWEEPING
@@ -527,7 +527,7 @@ MUTANTS = (
         "automatic/watch.py",
         "            self._thread.join(patience)\n            while",
         "            while",
-        "tests/unit/test_watching.py",
+        "tests/unit/automatic/test_watch.py",
     ),
     Mutant(
         "what the user has put under a name of IPython's goes",
@@ -538,16 +538,16 @@ MUTANTS = (
     ),
 )
 
-NODES = "tests/comfyui/test_nodes.py"
-COMFYUI = "tests/comfyui/test_pending.py tests/comfyui/test_models.py tests/comfyui/test_leaks.py"
-AT_HAND = "tests/comfyui/test_at_hand.py"
-KEEPERS = "tests/comfyui/test_keepers.py"
-STATEFUL = "tests/comfyui/test_stateful.py"
-DYNAMIC = "tests/comfyui/test_dynamic.py"
-AUTOMATIC = "tests/comfyui/test_automatic.py"
-BETWEEN = "tests/comfyui/test_between.py"
-FAULTS = "tests/comfyui/test_faults.py"
-ROUTES = "tests/comfyui/test_routes.py"
+NODES = "tests/comfyui/nodes/test_nodes.py"
+COMFYUI = "tests/comfyui/comfyui/test_pending.py tests/comfyui/comfyui/test_loaded_models.py tests/comfyui/comfyui/test_leaks.py"
+AT_HAND = "tests/comfyui/comfyui/test_unkept_tensors.py"
+KEEPERS = "tests/comfyui/comfyui/test_custom_node_packs.py"
+STATEFUL = "tests/comfyui/comfyui/test_pack_storage.py"
+DYNAMIC = "tests/comfyui/comfyui/test_prompt_models.py"
+AUTOMATIC = "tests/comfyui/server/test_automatic.py"
+BETWEEN = "tests/comfyui/server/test_between_prompts.py"
+FAULTS = "tests/comfyui/server/test_aborted_requests.py"
+ROUTES = "tests/comfyui/server/test_routes.py"
 # These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
 MUTANTS_OF_THE_PACK = (
     Mutant(
@@ -555,7 +555,7 @@ MUTANTS_OF_THE_PACK = (
         "comfy/nodes/purges.py",
         "*(prompt.reads() if protect_pending else ())",
         "",
-        f"{COMFYUI} tests/comfyui/test_versions.py",
+        f"{COMFYUI} tests/comfyui/comfyui/test_versions.py",
     ),
     Mutant(
         "what feeds a purge leaves the cache",
@@ -649,7 +649,7 @@ MUTANTS_OF_THE_PACK = (
         "comfy/nodes/purge_nodes.py",
         "            free_memory.note(dynprompt[0])\n",
         "",
-        "tests/comfyui/test_memory_report.py",
+        "tests/comfyui/nodes/test_memory_report.py",
     ),
     Mutant(
         "cycles stay",
@@ -670,7 +670,7 @@ MUTANTS_OF_THE_PACK = (
         "comfy/comfyui/prompt.py",
         "caches.evicted_when_read(handed[node][source], self.caches)",
         "handed[node][source]",
-        "tests/comfyui/test_pending.py",
+        "tests/comfyui/comfyui/test_pending.py",
     ),
     Mutant(
         "what the executor has at hand not protected",
@@ -701,28 +701,28 @@ MUTANTS_OF_THE_PACK = (
         "comfy/comfyui/loaded_models.py",
         "if _real(one) in kept or one.model in kept",
         "if False",
-        "tests/comfyui/test_models.py",
+        "tests/comfyui/comfyui/test_loaded_models.py",
     ),
     Mutant(
         "a purge is cached",
         "comfy/nodes/purge_nodes.py",
         'float("nan")',
         "0.0",
-        "tests/comfyui/test_nodes.py",
+        "tests/comfyui/nodes/test_nodes.py",
     ),
     Mutant(
         "a failing purge loses the data",
         "comfy/nodes/purge_nodes.py",
         "except Exception as error:  # noqa: BLE001",
         "except KeyError as error:  # noqa: BLE001",
-        "tests/comfyui/test_versions.py",
+        "tests/comfyui/comfyui/test_versions.py",
     ),
     Mutant(
         "ComfyUI's own modules are the program",
         "comfy/pack.py",
         "is_library=True",
         "is_library=False",
-        f"{COMFYUI} tests/comfyui/test_sampling.py",
+        f"{COMFYUI} tests/comfyui/nodes/test_sampling.py",
     ),
     Mutant(
         "purged while a prompt runs",
@@ -778,7 +778,7 @@ MUTANTS_OF_THE_PACK = (
         "comfy/nodes/thresholds.py",
         "max(shares.values()) > only_above",
         "min(shares.values()) > only_above",
-        "tests/comfyui/test_thresholds.py",
+        "tests/comfyui/nodes/test_thresholds.py",
     ),
     Mutant(
         "pages of other names are let in",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.comfyui.server import PATIENCE, REPOSITORY, Server
+from tests.comfyui.comfyui_process import PATIENCE, REPOSITORY, Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Locator, Page

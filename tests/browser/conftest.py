@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.comfyui.server import Server
+    from tests.comfyui.comfyui_process import Server
 
     from .canvas import Canvas
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     _require_browser()
     from PIL import Image
 
-    from tests.comfyui.server import comfyui
+    from tests.comfyui.comfyui_process import comfyui
 
     home = tmp_path_factory.mktemp("browser")
     with comfyui(home) as running:

@@ -14,7 +14,7 @@ from tests.comfyui.graphs import PURGES, node
 from .canvas import EXAMPLES, Canvas
 
 if TYPE_CHECKING:
-    from tests.comfyui.server import Server
+    from tests.comfyui.comfyui_process import Server
 
 # Of the scope of a session, so that pytest sorts the tests by it: to change the front end loads the page.
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"], scope="session")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from tests.comfyui.server import comfyui, prepare
+from tests.comfyui.comfyui_process import comfyui, prepare
 
 from .canvas import EXAMPLES, Canvas
 

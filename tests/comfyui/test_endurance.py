@@ -12,10 +12,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+from tests.comfyui.comfyui_process import Server
+from tests.comfyui.graphs import PURGES, chain, node
 from tests.flat import ALLOWED, MiB, rising
-
-from .graphs import PURGES, chain, node
-from .server import Server
 
 PROMPTS = int(os.environ.get("FASTPURGE_COMFYUI_PROMPTS", "200"))
 SAMPLES = max(20, PROMPTS // 20)

@@ -1,0 +1,103 @@
+"""The report node: what it says in words, in numbers and as a picture, and that it changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.comfyui.comfyui_process import Server
+from tests.comfyui.graphs import PURGES, Graph, node
+
+MiB = 2**20
+FREE = {"ram_before": 3, "ram_after": 4, "vram_before": 5, "vram_after": 6}
+
+
+def report(*wire: Any, **options: Any) -> dict[str, Any]:
+    wires = {"anything": wire} if wire else {}
+    return node("FastPurge_MemoryReport", **{"top": 5, "every_queue": False, **options, **wires})
+
+
+def leak(seed: int, mebibytes: int) -> Graph:
+    return {
+        "noise": node("Noise", seed=seed, megapixels=1),
+        "leak": node("Leak", image=("noise", 0), mebibytes=mebibytes),
+        "end": node("Digest", image=("leak", 0)),
+    }
+
+
+def free(server: Server, graph: Graph) -> dict[str, int]:
+    """What a report says is free."""
+    shows = {name: node("PreviewAny", source=("report", at)) for name, at in FREE.items()}
+    outputs = server.run(graph | shows).outputs
+    return {name: int(outputs[name]["text"][0]) for name in FREE}
+
+
+def test_it_says_who_holds_the_memory(server: Server, seed: int) -> None:
+    server.run(leak(seed, 300))
+    outputs = server.run({"report": report(), "show": node("PreviewAny", source=("report", 1))}).outputs
+    (census,) = outputs["report"]["census"]
+    (words,) = outputs["show"]["text"]
+    assert census["largest"][0]["nbytes"] == 300 * MiB
+    assert "forgotten" in census["largest"][0]["path"]
+    assert len(census["largest"]) <= 5
+    assert "live tensors and arrays" in words
+    assert "forgotten" in words
+    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()  # still whole
+
+
+def test_the_picture_is_an_image_that_can_be_saved(server: Server, home: Path) -> None:
+    from PIL import Image
+
+    graph = {"report": report(), "save": node("SaveImage", images=("report", 2), filename_prefix="report")}
+    (saved,) = server.run(graph).outputs["save"]["images"]
+    with Image.open(home / "base" / "output" / saved["filename"]) as picture:
+        assert picture.width == 768
+        assert len(picture.getcolors(1 << 20) or []) > 5  # paper, ink, bars
+
+
+def test_what_is_wired_through_comes_out_as_it_was_lists_too(server: Server, seed: int) -> None:
+    graph = {
+        "batch": node("Batch", seed=seed, count=3),
+        "end": node("Digest", image=("batch", 0)),
+    }
+    without = server.run(graph).outputs["end"]["digest"]
+    graph["report"] = report("batch", 0)
+    graph["end"] = node("Digest", image=("report", 0))
+    result = server.run(graph)
+    assert len(without) == 3
+    assert result.outputs["end"]["digest"] == without
+    assert result.ran.count("report") == 1
+
+
+def test_a_report_says_what_was_free_before_the_purge_and_what_is_after_it(server: Server, seed: int) -> None:
+    server.run(leak(seed, 4096))  # servers of other tests come and go with less
+    graph = {
+        "noise": node("Noise", seed=seed, megapixels=1),
+        "purge": PURGES["Pass RAM"](("noise", 0)),
+        "report": report("purge", 0),
+    }
+    told = free(server, graph)
+    assert told["ram_after"] - told["ram_before"] > 1024 * MiB
+    assert abs(told["ram_after"] - psutil.virtual_memory().available) < 2000 * MiB
+    assert told["vram_before"] == told["vram_after"] == 0  # there is no GPU
+
+
+def test_without_a_purge_in_the_prompt_before_is_now(server: Server) -> None:
+    server.run({"purge": node("CleanMemory_PurgeRAM")})
+    told = free(server, {"report": report(top=6)})
+    assert told["ram_before"] == told["ram_after"] > 0
+
+
+def test_it_runs_again_only_if_told_to_or_if_what_leads_to_it_has_changed(server: Server, seed: int) -> None:
+    graph = {
+        "noise": node("Noise", seed=seed, megapixels=1),
+        "report": report("noise", 0),
+        "end": node("Digest", image=("report", 0)),
+    }
+    assert {"report", "end"} <= {*server.run(graph).ran}
+    assert server.run(graph).ran == []
+    graph["report"]["inputs"]["every_queue"] = True
+    for _ in range(2):
+        assert {"report", "end"} <= {*server.run(graph).ran}
