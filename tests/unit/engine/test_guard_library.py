@@ -241,6 +241,7 @@ class TestLibrary:
         assert library.fastpurge_cached(None).sum() == 10
         assert is_purged(program.argument)
 
+    @pytest.mark.imports_much
     def test_jagged_tensors_can_be_made_after_a_sweep(self) -> None:
         # torch.nested keeps a dummy at module level, and no jagged tensor can be made without it.
         make = "torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)"
@@ -255,7 +256,13 @@ class TestLibrary:
         assert is_purged(program.tensor)
         assert is_purged(program.Class.value)
 
-    @pytest.mark.parametrize("name", HOOKS)
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[pytest.mark.imports_much] if name == "optimizer hook" else [])
+            for name in HOOKS
+        ],
+    )
     @pytest.mark.parametrize("deep", [False, True])
     def test_what_a_library_will_call_has_all_it_needs(self, name: str, deep: bool) -> None:
         results: list[float] = []

@@ -128,6 +128,7 @@ class TestRunning:
         assert output["logits"].sum() == 3
         assert largest.values.sum() == 3
 
+    @pytest.mark.imports_much
     def test_a_local_optimizer_is_kept_whole(self) -> None:
         model = torch.nn.Linear(3, 1)
         optimizer = torch.optim.Adam(model.parameters())

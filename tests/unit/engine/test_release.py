@@ -95,7 +95,13 @@ def _weakly_held(tensor: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wipe", [False, True])
-@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=[pytest.mark.imports_much] if make is _fake else [])
+        for name, make in KINDS.items()
+    ],
+)
 def test_released_or_skipped_with_a_reason(make: Any, wipe: bool, program: Any) -> None:
     program.tensor = make()
     was = type(program.tensor)
@@ -112,6 +118,7 @@ def test_released_or_skipped_with_a_reason(make: Any, wipe: bool, program: Any) 
     WEAK.clear()
 
 
+@pytest.mark.imports_much
 def test_most_kinds_are_released_indeed(program: Any) -> None:
     # The test above would pass if nothing were ever released.
     program.tensors = {name: make() for name, make in KINDS.items()}
@@ -395,6 +402,7 @@ def test_the_attributes_of_a_released_tensor_that_somebody_keeps_stay(program: A
     assert attributes["note"].tolist() == [1, 1]
 
 
+@pytest.mark.imports_much
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_leaked_script_module_and_its_optimizer_go_in_one_sweep(program: Any) -> None:
     jit: Any = torch.jit

@@ -137,6 +137,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.imports_much
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_a_wrapper_without_a_layout_of_its_own_becomes_a_tombstone(name: str, program: Any) -> None:
