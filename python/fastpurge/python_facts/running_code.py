@@ -132,7 +132,6 @@ _WHOLE = {
     "torch.optim.optimizer": ("Optimizer",),
     "torch.optim.lr_scheduler": ("LRScheduler",),
     "torch.amp.grad_scaler": ("GradScaler",),
-    "torch.autograd.function": ("FunctionCtx",),
     "torch.distributions": ("Distribution", "Transform"),
     "torch.utils.data": ("DataLoader", "Dataset", "Sampler"),
     "transformers.cache_utils": ("Cache",),

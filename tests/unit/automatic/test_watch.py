@@ -358,6 +358,13 @@ def test_stop_waits_for_a_sweep_that_is_under_way_and_none_comes_after_it(progra
     assert not is_purged(program.leak)
 
 
+def test_no_thread_of_a_watch_is_left_when_stop_returns() -> None:
+    for _ in range(20):
+        watch = watch_above(50)
+        watch.stop()
+        assert not watch._thread.is_alive()
+
+
 @pytest.mark.parametrize("by", ["the watch's thread", "the program's"])
 def test_a_watch_can_be_stopped_by_what_it_calls(program: Any, by: str) -> None:
     watch: Watch = watch_above(50, on_sweep=lambda _: watch.stop())

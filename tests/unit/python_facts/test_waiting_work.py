@@ -18,7 +18,7 @@ from typing import Any
 import fastpurge
 import pytest
 import torch
-from fastpurge import is_purged
+from fastpurge import Guard, is_purged
 
 
 def test_a_task_that_waits_goes_on() -> None:
@@ -251,14 +251,16 @@ def test_what_a_pool_of_threads_has_made_waits_to_be_fetched(program: Any) -> No
     assert program.future.result().sum() == 3
 
 
-def test_a_finalizer_is_called_with_its_arguments() -> None:
+# Alone, too: the registry of finalizers is a global of a library, which another guard spares.
+@pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
+def test_a_finalizer_is_called_with_its_arguments(guards: Guard) -> None:
     class Resource:
         pass
 
     sums: list[float] = []
     resource = Resource()
     weakref.finalize(resource, lambda x: sums.append(float(x.sum())), torch.ones(4))
-    fastpurge.sweep(keep=())
+    fastpurge.sweep(keep=(), guards=guards)
     del resource
     gc.collect()
     assert sums == [4]
