@@ -170,7 +170,7 @@ def package(session: nox.Session) -> None:
         # Apart: every sweep of a unit test would walk over what the zoo's libraries import.
         half = env | {"FASTPURGE_ZOO": "half"}
         session.run("pytest", "tests/zoo", *WORKERS, *session.posargs, env=half)
-        env |= {"FASTPURGE_PROGRAMS": "200", "FASTPURGE_STRESS_SWEEPS": "60"}
+        env |= {"FASTPURGE_PROGRAMS": "120", "FASTPURGE_STRESS_SWEEPS": "30"}
         options = ["--cov", "--cov-report=term"]
         first, then = [*options, "--cov-fail-under=0"], [*options, "--cov-append"]
     else:
