@@ -1,6 +1,6 @@
 """Test results by version: records them in `docs/versions.json`, and writes the table in `docs/versions.md`.
 
-python tests/versions.py record RESULTS.xml   # from pytest --junitxml, with the interpreter that ran the tests
+python tests/versions.py record RESULTS.xml   # from pytest --junitxml, by the interpreter of the tests
 python tests/versions.py check                # fails if page and results differ; run by `make lint`
 """
 
@@ -31,8 +31,8 @@ COLUMNS = (
 )
 HEAD = """# Versions
 
-This table shows the test results of the core (`tests/core`) and of the package (`tests/unit`), each in its own
-environment. `make versions` runs the tests and writes this page from their results (`docs/versions.json`);
+This table shows the test results of the core (`tests/core`) and of the package (`tests/unit`), each in
+its own environment. `make versions` runs the tests and writes this page from their results (`docs/versions.json`);
 `make lint` checks that page and results agree. Nothing here is written by hand. A combination that is not in
 the table was not run to its end.
 """
