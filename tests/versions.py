@@ -32,9 +32,9 @@ COLUMNS = (
 HEAD = """# Versions
 
 This table shows the test results of the core (`tests/core`) and of the package (`tests/unit`), each in
-its own environment. `make versions` runs the tests and writes this page from their results (`docs/versions.json`);
-`make lint` checks that page and results agree. Nothing here is written by hand. A combination that is not in
-the table was not run to its end.
+its own environment. `make versions` runs the tests and writes this page from their results
+(`docs/versions.json`); `make lint` checks that page and results agree. Nothing here is written by hand. A
+combination that is not in the table was not run to its end.
 """
 
 
