@@ -1,6 +1,6 @@
 """Sweep all workers of a Ray pool with one call, and get one report. Run it: ``python ray_pool.py``.
 
-A worker that has died, or does not answer in time, is named, and holds up nobody.
+An error names a worker that has died or does not answer in time; the others do not wait for it any longer.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from fastpurge.distributed import DistributedReport, DistributedSweepError
 
 @ray.remote
 class Worker:
-    """Holds a model, and a cache that only grows."""
+    """Has a model, and a cache that only grows."""
 
     def __init__(self) -> None:
         self.model = torch.nn.Linear(100, 100)
         self.cache: list[torch.Tensor] = []
 
     def work(self, mebibytes: int) -> float:
-        """Use the model, and forget some memory."""
+        """Use the model, and leak some memory."""
         self.cache.append(torch.ones(mebibytes << 18))
         return float(self.model(torch.ones(100)).sum())
 
     def sweep(self, **options: Any) -> fastpurge.SweepReport:
-        """Release all but the model. The cache is let go of: what is in it is gone."""
+        """Release everything but the model, and drop the released entries of the cache."""
         report = fastpurge.sweep(keep=[self.model], **options)
         self.cache.clear()
         return report
 
 
 def sweep_all(pool: Sequence[Any], *, timeout: float = 300, **options: Any) -> DistributedReport:
-    """Sweep all workers of a pool at once; they are told by their number in it.
+    """Sweep all workers of a pool at once; reports have the index of a worker as its rank.
 
     Raises `DistributedSweepError` if a worker has died, failed, or not answered within ``timeout`` seconds:
     after all others have swept, with their reports.

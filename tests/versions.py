@@ -1,7 +1,7 @@
-"""What was run on which versions: `docs/versions.json`, and the table of `docs/versions.md` made from it.
+"""Test results by version: records them in `docs/versions.json`, and writes the table in `docs/versions.md`.
 
-python tests/versions.py record RESULTS.xml   # of pytest --junitxml, by the interpreter that ran the tests
-python tests/versions.py check                # the page is what the results give; run by `make lint`
+python tests/versions.py record RESULTS.xml   # from pytest --junitxml, by the interpreter of the tests
+python tests/versions.py check                # fails if page and results differ; run by `make lint`
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ COLUMNS = (
 )
 HEAD = """# Versions
 
-What the tests of the core (`tests/core`) and of the package (`tests/unit`) gave, each in an environment
-of its own. `make versions` runs them and writes this page from their results (`docs/versions.json`), and
-`make lint` sees that the two agree. Nothing here is filled in by hand. What is not in the table was not
-run to its end.
+This table shows the test results of the core (`tests/core`) and of the package (`tests/unit`), each in
+its own environment. `make versions` runs the tests and writes this page from their results
+(`docs/versions.json`); `make lint` checks that page and results agree. Nothing here is written by hand. A
+combination that is not in the table was not run to its end.
 """
 
 
 def summaries(results: Path) -> list[dict[str, Any]]:
-    """What a junit file of pytest says of each folder of tests, which this interpreter ran."""
+    """One summary for each folder of tests in a JUnit file of pytest, written by this interpreter."""
     cases: dict[str, list[ElementTree.Element]] = {}
     for case in ElementTree.parse(results).getroot().iter("testcase"):
         cases.setdefault(str(case.get("classname")).split(".")[1], []).append(case)
@@ -71,7 +71,7 @@ def _summary(folder: str, cases: list[ElementTree.Element]) -> dict[str, Any]:
 
 
 def with_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs with one more, in place of an earlier one of the same versions; the newest versions first."""
+    """Add a run, or replace an earlier one of the same versions; newest versions first."""
     others = [other for other in runs if _versions(other) != _versions(run)]
     return sorted([*others, run], key=_versions, reverse=True)
 
@@ -82,7 +82,7 @@ def _versions(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def render(runs: list[dict[str, Any]]) -> str:
-    """The page."""
+    """Return the text of the page."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *([run[of] for of in COLUMNS] for run in runs)]
     table = "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
     failed = [
@@ -98,7 +98,7 @@ def main(command: str, *files: str) -> int:
     if command == "check":
         if PAGE.read_text() == render(runs):
             return 0
-        print("docs/versions.md is not what docs/versions.json gives: run `make versions`", file=sys.stderr)  # noqa: T201
+        print("docs/versions.md does not match docs/versions.json: run `make versions`", file=sys.stderr)  # noqa: T201
         return 1
     for file in files:
         for run in summaries(Path(file)):
