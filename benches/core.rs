@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use _core::graph::scan::{closure, scan};
 use _core::heap::address_sets::Addresses;
-use _core::heap::type_facts::{TypeTable, Wanted};
+use _core::heap::type_facts::{TypeTable, TypesOfInterest};
 use _core::libraries::library_folders::Libraries;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pyo3::ffi;
@@ -79,9 +79,9 @@ fn type_table(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(objects.len() as u64));
         group.bench_function("type table", |bencher| {
             bencher.iter(|| {
-                let mut table = TypeTable::new(Wanted {
+                let mut table = TypeTable::new(TypesOfInterest {
                     scanned: vec![record],
-                    ..Wanted::default()
+                    ..TypesOfInterest::default()
                 })
                 .unwrap();
                 // SAFETY: `names` keeps what was made here alive, and the interpreter the rest.

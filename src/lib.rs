@@ -27,13 +27,13 @@ mod _core {
     #[pymodule_export]
     use crate::exchange::exchange;
     #[pymodule_export]
-    use crate::graph::callbacks::callbacks;
+    use crate::graph::callbacks::c_callbacks;
     #[pymodule_export]
-    use crate::graph::referrer_paths::{holdings, paths};
+    use crate::graph::referrer_paths::{nearest_owners, referrer_paths};
     #[pymodule_export]
     use crate::graph::running_code::RunningCode;
     #[pymodule_export]
-    use crate::graph::scan::{Snapshot, closure, reached, scan, snapshot};
+    use crate::graph::scan::{Snapshot, closure, reachable_targets, scan, snapshot};
     #[pymodule_export]
     use crate::heap::address_sets::IdSet;
     #[pymodule_export]
@@ -41,7 +41,7 @@ mod _core {
     #[pymodule_export]
     use crate::libraries::library_folders::Libraries;
     #[pymodule_export]
-    use crate::libraries::library_globals::library_state;
+    use crate::libraries::library_globals::library_globals;
     #[pymodule_export]
     use crate::trim::trim_heap;
 

@@ -29,7 +29,7 @@ impl<'py> ContextManagers<'py> {
 
     /// # Safety
     /// `of` is a live type and the thread is attached.
-    pub unsafe fn has(&self, of: *mut ffi::PyTypeObject) -> bool {
+    pub unsafe fn is_context_manager_type(&self, of: *mut ffi::PyTypeObject) -> bool {
         // What cannot be told may be one.
         self.look_up.is_none_or(|look_up| {
             // SAFETY: by this function's contract; the result is borrowed, and only compared.

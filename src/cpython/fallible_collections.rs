@@ -28,7 +28,7 @@ pub fn try_collect<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>, Fail
 }
 
 /// An empty list, with room for as many as asked for.
-pub fn try_room<T>(count: usize) -> Result<Vec<T>, Failure> {
+pub fn try_with_capacity<T>(count: usize) -> Result<Vec<T>, Failure> {
     let mut list = Vec::new();
     list.try_reserve_exact(count)
         .map_err(|_| Failure::OutOfMemory)?;
@@ -37,13 +37,13 @@ pub fn try_room<T>(count: usize) -> Result<Vec<T>, Failure> {
 
 /// As many as asked for, all the same.
 pub fn try_repeat<T: Clone>(item: T, count: usize) -> Result<Vec<T>, Failure> {
-    let mut list = try_room(count)?;
+    let mut list = try_with_capacity(count)?;
     list.resize(count, item);
     Ok(list)
 }
 
 /// A table of a fixed size, outside the stack.
-pub fn try_table<T: Clone, const SIZE: usize>(item: T) -> Result<Box<[T; SIZE]>, Failure> {
+pub fn try_boxed_array<T: Clone, const SIZE: usize>(item: T) -> Result<Box<[T; SIZE]>, Failure> {
     let table = try_repeat(item, SIZE)?.into_boxed_slice();
     table.try_into().map_err(|_| Failure::OutOfMemory)
 }

@@ -27,7 +27,10 @@ pub fn prepare(py: Python<'_>) {
 ///
 /// # Safety
 /// `new` is that.
-pub unsafe fn taken(py: Python<'_>, new: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
+pub unsafe fn owned_or_error(
+    py: Python<'_>,
+    new: *mut ffi::PyObject,
+) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: by this function's contract.
     unsafe { Bound::from_owned_ptr_or_err(py, new) }
 }
@@ -41,19 +44,19 @@ pub fn checked(py: Python<'_>, result: std::ffi::c_int) -> PyResult<()> {
 
 pub fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
     // SAFETY: attached, and the length is that of the bytes, which are UTF-8.
-    let made = unsafe {
+    let get_or_insert = unsafe {
         let length = ffi::Py_ssize_t::try_from(text.len())?;
-        taken(
+        owned_or_error(
             py,
             ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), length),
         )
     };
-    Ok(made?.cast_into::<PyString>()?)
+    Ok(get_or_insert?.cast_into::<PyString>()?)
 }
 
 pub fn number(py: Python<'_>, number: usize) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: attached.
-    unsafe { taken(py, ffi::PyLong_FromSize_t(number)) }
+    unsafe { owned_or_error(py, ffi::PyLong_FromSize_t(number)) }
 }
 
 /// Made of what `give` makes of each item.
@@ -65,7 +68,7 @@ pub fn list<'py, T>(
     let length = ffi::Py_ssize_t::try_from(items.len())?;
     // SAFETY: attached; the list is new and as long as the items, and takes over the reference to each.
     unsafe {
-        let list = taken(py, ffi::PyList_New(length))?;
+        let list = owned_or_error(py, ffi::PyList_New(length))?;
         for (at, item) in (0..).zip(items) {
             let item = give(item)?.into_ptr();
             checked(py, ffi::PyList_SetItem(list.as_ptr(), at, item))?;
@@ -81,7 +84,7 @@ pub fn tuple<'py, const LENGTH: usize>(
     let length = ffi::Py_ssize_t::try_from(LENGTH)?;
     // SAFETY: as for a list.
     unsafe {
-        let tuple = taken(py, ffi::PyTuple_New(length))?;
+        let tuple = owned_or_error(py, ffi::PyTuple_New(length))?;
         for (at, item) in (0..).zip(items) {
             checked(
                 py,
@@ -94,7 +97,7 @@ pub fn tuple<'py, const LENGTH: usize>(
 
 pub fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     // SAFETY: attached.
-    Ok(unsafe { taken(py, ffi::PyDict_New()) }?.cast_into::<PyDict>()?)
+    Ok(unsafe { owned_or_error(py, ffi::PyDict_New()) }?.cast_into::<PyDict>()?)
 }
 
 pub fn or_none<'py>(py: Python<'py>, object: Option<Bound<'py, PyAny>>) -> Bound<'py, PyAny> {
@@ -103,30 +106,25 @@ pub fn or_none<'py>(py: Python<'py>, object: Option<Bound<'py, PyAny>>) -> Bound
 
 pub fn import<'py>(py: Python<'py>, module: &CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; a C string.
-    unsafe { taken(py, ffi::PyImport_ImportModule(module.as_ptr())) }
+    unsafe { owned_or_error(py, ffi::PyImport_ImportModule(module.as_ptr())) }
 }
 
 pub fn attribute<'py>(of: &Bound<'py, PyAny>, name: &CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; a live object and a C string.
     unsafe {
-        taken(
+        owned_or_error(
             of.py(),
             ffi::PyObject_GetAttrString(of.as_ptr(), name.as_ptr()),
         )
     }
 }
 
-/// The frame that called another, or None.
-///
-/// Without memory for one CPython gives None as well, and leaves the exception (`frame_getback` in
-/// Objects/frameobject.c, from 3.11 on).
-pub fn caller_of<'py>(frame: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let caller = attribute(frame, c"f_back")?;
-    PyErr::take(frame.py()).map_or(Ok(caller), Err)
-}
-
 /// What a function of a module gives that takes no arguments.
-pub fn ask<'py>(py: Python<'py>, module: &CStr, function: &CStr) -> PyResult<Bound<'py, PyAny>> {
+pub fn call_module_function<'py>(
+    py: Python<'py>,
+    module: &CStr,
+    function: &CStr,
+) -> PyResult<Bound<'py, PyAny>> {
     attribute(&import(py, module)?, function)?.call0()
 }
 
@@ -139,7 +137,7 @@ pub fn call<'py>(
     // SAFETY: attached; both are live, and null ends the arguments.
     unsafe {
         let result = ffi::PyObject_CallFunctionObjArgs(function_ptr, argument, end);
-        taken(function.py(), result)
+        owned_or_error(function.py(), result)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod failure;
 pub mod fallible_collections;
 pub mod fallible_objects;
 pub mod frame_locals;
+pub mod frames;
 pub mod gc_pause;
 pub mod read_unless_inside;
 pub mod type_attributes;

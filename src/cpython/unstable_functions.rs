@@ -42,7 +42,7 @@ impl Functions {
     ///
     /// # Safety
     /// `function` is a live function, and the thread is attached.
-    pub unsafe fn holds_nothing(&self, function: *mut ffi::PyObject) -> bool {
+    pub unsafe fn has_no_values(&self, function: *mut ffi::PyObject) -> bool {
         [self.closure, self.defaults, self.keyword_defaults]
             .iter()
             // SAFETY: by this function's contract; the results are borrowed, and only compared.

@@ -5,7 +5,7 @@ use pyo3::types::PyString;
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_objects::text;
-use crate::heap::address_table::Pages;
+use crate::heap::address_table::PageTable;
 
 /// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
 const ALIGNMENT: usize = 8;
@@ -16,14 +16,14 @@ type Bits = [u64; PAGE / ALIGNMENT / 64];
 
 /// Addresses of objects. Holds no references: an address says something only while its object lives.
 pub struct Addresses {
-    pages: Pages<Bits, 256>,
+    pages: PageTable<Bits, 256>,
     len: usize,
 }
 
 impl Default for Addresses {
     fn default() -> Self {
         Self {
-            pages: Pages::new(|| Ok(Bits::default())),
+            pages: PageTable::new(|| Ok(Bits::default())),
             len: 0,
         }
     }
@@ -33,8 +33,8 @@ impl Addresses {
     /// Adds an address; `true` if it was not there. Running out of memory is an error, not an abort.
     #[inline]
     pub fn insert<T>(&mut self, object: *const T) -> Result<bool, Failure> {
-        let (page, word, bit) = place(object);
-        let word = &mut self.pages.made(page)?[word];
+        let (page, word, bit) = page_word_and_bit(object);
+        let word = &mut self.pages.get_or_insert(page)?[word];
         let is_new = *word & bit == 0;
         *word |= bit;
         self.len += usize::from(is_new);
@@ -43,14 +43,14 @@ impl Addresses {
 
     #[inline]
     pub fn contains<T>(&self, object: *const T) -> bool {
-        let (page, word, bit) = place(object);
+        let (page, word, bit) = page_word_and_bit(object);
         self.pages
             .get(page)
             .is_some_and(|bits| bits[word] & bit != 0)
     }
 
     pub fn remove<T>(&mut self, object: *const T) -> bool {
-        let (page, word, bit) = place(object);
+        let (page, word, bit) = page_word_and_bit(object);
         let was_there = self.contains(object);
         if let Some(bits) = self.pages.get_mut(page) {
             bits[word] &= !bit;
@@ -66,7 +66,7 @@ impl Addresses {
 
 /// The page of an address, and which bit of which word stands for it there.
 #[inline]
-fn place<T>(object: *const T) -> (usize, usize, u64) {
+fn page_word_and_bit<T>(object: *const T) -> (usize, usize, u64) {
     let address = object as usize;
     debug_assert_eq!(address % ALIGNMENT, 0, "an object that is not aligned");
     let index = address % PAGE / ALIGNMENT;

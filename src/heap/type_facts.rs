@@ -9,7 +9,7 @@ use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_collections::try_table;
+use crate::cpython::fallible_collections::try_boxed_array;
 
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 #[derive(Clone, Copy)]
-pub struct Facts {
+pub struct TypeFacts {
     pub traverse: Option<ffi::traverseproc>,
     /// Says of a single instance whether it takes part in garbage collection (static types do not).
     pub is_gc: Option<ffi::inquiry>,
@@ -45,7 +45,7 @@ pub struct Facts {
     /// An instance may wait to go on, or to be called.
     pub scheduled: bool,
     /// An instance that is held from outside keeps everything it reaches.
-    pub whole: bool,
+    pub kept_whole: bool,
     /// An instance is looked through as if it were not there.
     pub wrapper: bool,
     /// An instance holds results by arguments.
@@ -54,7 +54,7 @@ pub struct Facts {
 
 /// The types that one walk is about.
 #[derive(Default)]
-pub struct Wanted {
+pub struct TypesOfInterest {
     /// With subtypes: what the scan looks for.
     pub scanned: Vec<*mut ffi::PyTypeObject>,
     /// With subtypes: what the closure names.
@@ -66,14 +66,14 @@ pub struct Wanted {
     /// With subtypes: what may wait to go on, or to be called.
     pub scheduled: Vec<*mut ffi::PyTypeObject>,
     /// With subtypes: what keeps everything it reaches, if it is held from outside.
-    pub whole: Vec<*mut ffi::PyTypeObject>,
+    pub kept_whole: Vec<*mut ffi::PyTypeObject>,
     /// Exactly these: what is looked through as if it were not there.
     pub wrappers: Vec<*mut ffi::PyTypeObject>,
     /// Exactly these: what holds results by arguments.
     pub caches: Vec<*mut ffi::PyTypeObject>,
 }
 
-impl Facts {
+impl TypeFacts {
     const NONE: Self = Self {
         traverse: None,
         is_gc: None,
@@ -85,7 +85,7 @@ impl Facts {
         container: false,
         derived: false,
         scheduled: false,
-        whole: false,
+        kept_whole: false,
         wrapper: false,
         cache: false,
     };
@@ -100,7 +100,7 @@ impl Facts {
 #[derive(Clone, Copy)]
 struct Slot {
     of: *mut ffi::PyTypeObject,
-    facts: Facts,
+    facts: TypeFacts,
 }
 
 const FRONT: usize = 512;
@@ -111,20 +111,20 @@ const FRONT: usize = 512;
 /// hash map.
 pub struct TypeTable {
     front: Box<[Slot; FRONT]>,
-    all: FxHashMap<usize, Facts>,
-    wanted: Wanted,
+    all: FxHashMap<usize, TypeFacts>,
+    of_interest: TypesOfInterest,
 }
 
 impl TypeTable {
     /// Fails if there is no memory for it.
-    pub fn new(wanted: Wanted) -> Result<Self, Failure> {
+    pub fn new(of_interest: TypesOfInterest) -> Result<Self, Failure> {
         Ok(Self {
-            front: try_table(Slot {
+            front: try_boxed_array(Slot {
                 of: ptr::null_mut(),
-                facts: Facts::NONE,
+                facts: TypeFacts::NONE,
             })?,
             all: FxHashMap::default(),
-            wanted,
+            of_interest,
         })
     }
 
@@ -133,7 +133,7 @@ impl TypeTable {
     /// # Safety
     /// `object` is live and the thread is attached.
     #[inline(always)]
-    pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> Facts {
+    pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> TypeFacts {
         // SAFETY: `object` is live. This reads the C type; `__class__` is never asked.
         let of = unsafe { ffi::Py_TYPE(object) };
         // Type objects are at least 16-byte aligned.
@@ -148,10 +148,10 @@ impl TypeTable {
     /// # Safety
     /// `of` is a live type and the thread is attached.
     #[cold]
-    unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> Facts {
+    unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> TypeFacts {
         let known = self.all.get(&(of as usize)).copied();
         // SAFETY: by this function's contract.
-        let facts = known.unwrap_or_else(|| unsafe { study(of, &self.wanted) });
+        let facts = known.unwrap_or_else(|| unsafe { read_facts(of, &self.of_interest) });
         // What there is no memory to remember is studied again.
         if known.is_none() && self.all.try_reserve(1).is_ok() {
             self.all.insert(of as usize, facts);
@@ -163,7 +163,7 @@ impl TypeTable {
 
 /// # Safety
 /// `of` is a live type and the thread is attached.
-unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
+unsafe fn read_facts(of: *mut ffi::PyTypeObject, of_interest: &TypesOfInterest) -> TypeFacts {
     // SAFETY: PyType_IsSubtype walks the MRO of two live types; no `__subclasscheck__` is run.
     let is = |base| unsafe { ffi::PyType_IsSubtype(of, base) } != 0;
     // SAFETY: a live type, as the contract says.
@@ -191,27 +191,27 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
     } else {
         Role::Plain
     };
-    Facts {
+    TypeFacts {
         traverse: traverse.filter(|_| flags & ffi::Py_TPFLAGS_HAVE_GC != 0),
         is_gc,
         role,
         instance: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
         list: flags & ffi::Py_TPFLAGS_LIST_SUBCLASS != 0,
-        scanned: wanted.scanned.iter().any(|&base| is(base)),
-        reported: wanted.reported.iter().any(|&base| is(base)),
-        container: wanted.containers.contains(&of),
-        derived: wanted.container_bases.iter().any(|&base| is(base)),
-        scheduled: wanted.scheduled.iter().any(|&base| is(base)),
-        whole: wanted.whole.iter().any(|&base| is(base)),
-        wrapper: wanted.wrappers.contains(&of),
-        cache: wanted.caches.contains(&of),
+        scanned: of_interest.scanned.iter().any(|&base| is(base)),
+        reported: of_interest.reported.iter().any(|&base| is(base)),
+        container: of_interest.containers.contains(&of),
+        derived: of_interest.container_bases.iter().any(|&base| is(base)),
+        scheduled: of_interest.scheduled.iter().any(|&base| is(base)),
+        kept_whole: of_interest.kept_whole.iter().any(|&base| is(base)),
+        wrapper: of_interest.wrappers.contains(&of),
+        cache: of_interest.caches.contains(&of),
     }
 }
 
 /// Calls `each` with what an object refers to: by its type's own tp_traverse, and what that does not show.
 ///
 /// # Safety
-/// As for `each_shown`, and `each` changes no object.
+/// As for `each_traversed`, and `each` changes no object.
 pub unsafe fn each_referent<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
@@ -222,10 +222,10 @@ where
 {
     // SAFETY: by this function's contract.
     unsafe {
-        if each_shown(object, traverse, &mut each)? {
+        if each_traversed(object, traverse, &mut each)? {
             return Ok(());
         }
-        each_unshown(object, each)
+        each_embedded_value(object, each)
     }
 }
 
@@ -235,7 +235,7 @@ where
 /// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
 /// Python code and does not panic.
 #[inline]
-pub unsafe fn each_shown<F>(
+pub unsafe fn each_traversed<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
     each: F,
@@ -279,7 +279,7 @@ where
 /// # Safety
 /// `object` is live, the thread is attached, and `each` runs no Python code and changes no dict.
 #[inline]
-pub unsafe fn each_unshown(
+pub unsafe fn each_embedded_value(
     object: *mut ffi::PyObject,
     mut each: impl FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
 ) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_entry, try_insert, try_push};
-use crate::heap::address_table::ObjectBytes;
+use crate::heap::address_table::ByteTable;
 
 /// How far from a module something was met.
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Distance {
     /// Whether a function, or what is like one, stood on the way: what it leads to is needed when it is called.
     pub past_wrapper: bool,
     /// Whether it is a result that a library has cached, or what a root object holds: the library does not call it.
-    pub uncalled: bool,
+    pub never_called: bool,
     pub steps: u8,
 }
 
@@ -31,7 +31,12 @@ impl Distance {
 
     /// As a byte that is not 0.
     fn code(self) -> u8 {
-        let flags = [true, self.past_instance, self.past_wrapper, self.uncalled];
+        let flags = [
+            true,
+            self.past_instance,
+            self.past_wrapper,
+            self.never_called,
+        ];
         let flags = flags
             .iter()
             .fold(0, |code, &flag| code << 1 | u8::from(flag));
@@ -42,7 +47,7 @@ impl Distance {
         (code > SEVERAL).then_some(Self {
             past_instance: code & 0x40 != 0,
             past_wrapper: code & 0x20 != 0,
-            uncalled: code & 0x10 != 0,
+            never_called: code & 0x10 != 0,
             steps: code & MOST_STEPS,
         })
     }
@@ -52,7 +57,7 @@ impl Distance {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
             && self.past_wrapper == other.past_wrapper
-            && self.uncalled <= other.uncalled
+            && self.never_called <= other.never_called
     }
 }
 
@@ -60,27 +65,27 @@ impl Distance {
 ///
 /// A walk that forgot the first place at the second would, in a cycle, meet it at both in turn, and never end.
 #[derive(Default)]
-pub struct Met {
-    bytes: ObjectBytes,
-    several: FxHashMap<usize, Vec<Distance>>,
+pub struct VisitedDistances {
+    bytes: ByteTable,
+    uncovered: FxHashMap<usize, Vec<Distance>>,
 }
 
 /// The byte of an object whose places are in the list: no `Distance::code`.
 const SEVERAL: u8 = 1;
 
-impl Met {
+impl VisitedDistances {
     /// Notes where an object is met; `false` if all that can be reached from there could be reached from where it was
     /// met before.
     #[inline]
-    pub fn note(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<bool, Failure> {
-        let byte = self.bytes.made(object)?;
+    pub fn record(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<bool, Failure> {
+        let byte = self.bytes.get_or_insert(object)?;
         match Distance::of_code(*byte) {
             Some(before) if before.covers(at) => return Ok(false),
             Some(before) if !at.covers(before) => {
                 let mut places = Vec::new();
                 try_push(&mut places, before)?;
                 try_push(&mut places, at)?;
-                try_insert(&mut self.several, object as usize, places)?;
+                try_insert(&mut self.uncovered, object as usize, places)?;
                 *byte = SEVERAL;
                 return Ok(true);
             }
@@ -90,7 +95,7 @@ impl Met {
                 return Ok(true);
             }
         }
-        let places = try_entry(&mut self.several, object as usize)?;
+        let places = try_entry(&mut self.uncovered, object as usize)?;
         if places.iter().any(|before| before.covers(at)) {
             return Ok(false);
         }
@@ -109,7 +114,7 @@ mod tests {
             (0..8).map(move |flags| Distance {
                 past_instance: flags & 1 != 0,
                 past_wrapper: flags & 2 != 0,
-                uncalled: flags & 4 != 0,
+                never_called: flags & 4 != 0,
                 steps,
             })
         })
@@ -128,13 +133,13 @@ mod tests {
         let objects = [0x7000_0010, 0x7000_0020, 0x9000_0000_usize];
         let order = |of: &Distance| (of.code() as usize * 37) % 251;
         for object in objects.map(|address| address as *mut ffi::PyObject) {
-            let mut met = Met::default();
+            let mut met = VisitedDistances::default();
             let mut before: Vec<Distance> = Vec::new();
             let mut distances: Vec<_> = all().collect();
             distances.sort_by_key(order);
             for distance in distances.repeat(2) {
                 let is_covered = before.iter().any(|known| known.covers(distance));
-                assert_eq!(met.note(object, distance).unwrap(), !is_covered);
+                assert_eq!(met.record(object, distance).unwrap(), !is_covered);
                 before.push(distance);
             }
         }

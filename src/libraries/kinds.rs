@@ -5,9 +5,9 @@ use pyo3::ffi;
 
 use crate::cpython::failure::Failure;
 use crate::heap::address_sets::Addresses;
-use crate::heap::type_facts::{Facts, Role, TypeTable};
+use crate::heap::type_facts::{Role, TypeFacts, TypeTable};
 use crate::libraries::distance::Distance;
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
 /// How an object that libraries hold is looked through.
@@ -23,17 +23,17 @@ pub enum Kind {
     Root,
 }
 
-pub struct Kinds<'py, 'a> {
-    pub judge: Judge<'py, 'a>,
+pub struct KindOfObject<'py, 'a> {
+    pub library_types: LibraryTypes<'py, 'a>,
     pub types: TypeTable,
     /// What leads to more than a call needs.
-    pub roots: RootObjects,
+    pub root_objects: RootObjects,
     pub depth: u8,
     /// The namespaces of modules: each is taken as that of a library, or not at all.
-    pub namespaces: Addresses,
+    pub module_dicts: Addresses,
 }
 
-impl Kinds<'_, '_> {
+impl KindOfObject<'_, '_> {
     /// # Safety
     /// `value` is live, the thread is attached, and no Python code runs meanwhile.
     #[inline]
@@ -53,7 +53,7 @@ impl Kinds<'_, '_> {
             if facts.role == Role::Type {
                 return self.of_class(value, facts, at);
             }
-            if facts.role == Role::Module || self.namespaces.contains(value) {
+            if facts.role == Role::Module || self.module_dicts.contains(value) {
                 return Ok(Kind::Opaque);
             }
             if facts.container {
@@ -68,10 +68,13 @@ impl Kinds<'_, '_> {
             if is_exception(of) {
                 return Ok(Kind::Opaque);
             }
-            if self.roots.have(of, &mut self.judge)? {
+            if self
+                .root_objects
+                .include_type(of, &mut self.library_types)?
+            {
                 let is_looked_into = !at.past_wrapper
                     && !at.past_instance
-                    && self.judge.is_library_type(of.cast())?;
+                    && self.library_types.is_library_type(of.cast())?;
                 return Ok(if is_looked_into {
                     Kind::Root
                 } else {
@@ -89,11 +92,14 @@ impl Kinds<'_, '_> {
             }
             // What a library is to call may lead to an object of the program, or be one, which is needed whole.
             Ok(
-                match (self.judge.is_library_type(of.cast())?, at.past_wrapper) {
+                match (
+                    self.library_types.is_library_type(of.cast())?,
+                    at.past_wrapper,
+                ) {
                     (true, true) => Kind::Instance,
                     (true, false) if !at.past_instance => Kind::Instance,
                     (false, true) => Kind::Found,
-                    (false, false) if !at.uncalled && is_callable(of) => Kind::Found,
+                    (false, false) if !at.never_called && is_callable(of) => Kind::Found,
                     _ => Kind::Opaque,
                 },
             )
@@ -105,7 +111,7 @@ impl Kinds<'_, '_> {
     unsafe fn of_class(
         &mut self,
         class: *mut ffi::PyObject,
-        facts: Facts,
+        facts: TypeFacts,
         at: Distance,
     ) -> Result<Kind, Failure> {
         // SAFETY: by this function's contract.
@@ -114,10 +120,10 @@ impl Kinds<'_, '_> {
                 return Ok(Kind::Opaque);
             }
             // What is to be called needs classes of the program, and those that a function has made.
-            if at.past_wrapper && !self.judge.is_boundary_type(class)? {
+            if at.past_wrapper && !self.library_types.is_boundary_type(class)? {
                 return Ok(Kind::Found);
             }
-            let is_library = self.judge.is_library_type(class)?;
+            let is_library = self.library_types.is_library_type(class)?;
             Ok(if is_library {
                 Kind::Class
             } else {

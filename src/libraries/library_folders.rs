@@ -39,13 +39,13 @@ impl Libraries {
     }
 
     pub fn has_builtin(&self, name: &str) -> bool {
-        let begins_so = |prefix: &String| name.starts_with(prefix.as_str());
-        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(begins_so)
+        let matches = |prefix: &String| name.starts_with(prefix.as_str());
+        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(matches)
     }
 
     /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path. None if
     /// it lies in no folder that is known.
-    pub fn holds(&self, file: &str) -> Option<bool> {
+    pub fn is_library_file(&self, file: &str) -> Option<bool> {
         let folder = self.folders.iter().find(|(folder, _)| {
             let rest = file.strip_prefix(folder.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
@@ -75,19 +75,28 @@ mod tests {
     #[test]
     fn the_deepest_folder_decides() {
         let libraries = libraries();
-        assert_eq!(libraries.holds("/env/lib/json/__init__.py"), Some(true));
         assert_eq!(
-            libraries.holds("/env/lib/site-packages/app/nodes.py"),
+            libraries.is_library_file("/env/lib/json/__init__.py"),
+            Some(true)
+        );
+        assert_eq!(
+            libraries.is_library_file("/env/lib/site-packages/app/nodes.py"),
             Some(false)
         );
-        assert_eq!(libraries.holds("/home/me/script.py"), Some(false));
-        assert_eq!(libraries.holds("/home/me/.venv/lib/json/nn.py"), Some(true));
-        assert_eq!(libraries.holds("/home/me/six.py"), Some(true));
+        assert_eq!(libraries.is_library_file("/home/me/script.py"), Some(false));
+        assert_eq!(
+            libraries.is_library_file("/home/me/.venv/lib/json/nn.py"),
+            Some(true)
+        );
+        assert_eq!(libraries.is_library_file("/home/me/six.py"), Some(true));
     }
 
     #[test]
     fn a_folder_is_not_a_prefix_of_letters() {
-        assert_eq!(libraries().holds("/env/library/thing.py"), None);
-        assert_eq!(libraries().holds("relative/env/lib/thing.py"), None);
+        assert_eq!(libraries().is_library_file("/env/library/thing.py"), None);
+        assert_eq!(
+            libraries().is_library_file("relative/env/lib/thing.py"),
+            None
+        );
     }
 }

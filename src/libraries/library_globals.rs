@@ -11,18 +11,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_collections::{try_collect, try_push, try_table};
+use crate::cpython::fallible_collections::{try_boxed_array, try_collect, try_push};
 use crate::cpython::fallible_objects::{list, tuple, types_in, utf8};
 use crate::cpython::gc_pause::GcPause;
 use crate::cpython::unstable_functions::Functions;
 use crate::heap::address_sets::Addresses;
 use crate::heap::prefetch::prefetch;
-use crate::heap::type_facts::{TypeTable, Wanted, each_item, each_referent};
-use crate::libraries::distance::{Distance, MOST_STEPS, Met};
+use crate::heap::type_facts::{TypeTable, TypesOfInterest, each_item, each_referent};
+use crate::libraries::distance::{Distance, MOST_STEPS, VisitedDistances};
 use crate::libraries::imported_modules::{Entry, imported_modules};
-use crate::libraries::kinds::{Kind, Kinds};
+use crate::libraries::kinds::{Kind, KindOfObject};
 use crate::libraries::library_folders::Libraries;
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
 /// What libraries keep at module and at class level: instances of the given types, found directly or
@@ -40,8 +40,8 @@ use crate::libraries::root_objects::RootObjects;
 /// is itself among the results, and so is one that can be called. A class counts if its own module is a library's.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, roots=None, modules=None))]
-pub fn library_state<'py>(
+#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, root_objects=None, modules=None))]
+pub fn library_globals<'py>(
     py: Python<'py>,
     types: &Bound<'py, PyTuple>,
     libraries: &Libraries,
@@ -49,30 +49,30 @@ pub fn library_state<'py>(
     depth: u8,
     wrappers: Option<&Bound<'py, PyTuple>>,
     caches: Option<&Bound<'py, PyTuple>>,
-    roots: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
+    root_objects: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
     modules: Option<&Bound<'py, PySet>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
-    let mut state = State {
-        kinds: Kinds {
-            judge: Judge::new(py, libraries)?,
-            types: TypeTable::new(Wanted {
+    let mut state = GlobalsWalk {
+        kinds: KindOfObject {
+            library_types: LibraryTypes::new(py, libraries)?,
+            types: TypeTable::new(TypesOfInterest {
                 scanned: types_in(Some(types))?,
                 containers: types_in(Some(containers))?,
                 wrappers: types_in(wrappers)?,
                 caches: types_in(caches)?,
-                ..Wanted::default()
+                ..TypesOfInterest::default()
             })?,
-            roots: roots.map_or_else(
+            root_objects: root_objects.map_or_else(
                 || Ok(RootObjects::default()),
                 |(types, packages)| RootObjects::new(&types, &packages),
             )?,
             depth: depth.min(MOST_STEPS),
-            namespaces: Addresses::default(),
+            module_dicts: Addresses::default(),
         },
         functions: Functions::new(py),
-        seen: Met::default(),
-        recent: try_table((ptr::null_mut(), Distance::default()))?,
+        seen: VisitedDistances::default(),
+        recent: try_boxed_array((ptr::null_mut(), Distance::default()))?,
         level: Vec::new(),
         from: ptr::null_mut(),
         reported: Addresses::default(),
@@ -95,11 +95,11 @@ const BATCH: usize = 64;
 
 const RECENT: usize = 4096;
 
-struct State<'py, 'a> {
-    kinds: Kinds<'py, 'a>,
+struct GlobalsWalk<'py, 'a> {
+    kinds: KindOfObject<'py, 'a>,
     functions: Functions,
     /// Where each was met last.
-    seen: Met,
+    seen: VisitedDistances,
     /// What was met last, by a part of its address.
     recent: Box<[(*mut ffi::PyObject, Distance); RECENT]>,
     /// What is still to be looked at.
@@ -111,7 +111,7 @@ struct State<'py, 'a> {
     found: Vec<(*mut ffi::PyObject, *mut ffi::PyObject)>,
 }
 
-impl State<'_, '_> {
+impl GlobalsWalk<'_, '_> {
     /// # Safety
     /// `modules` are those of `sys.modules`; no Python code runs meanwhile.
     unsafe fn take_all(
@@ -123,7 +123,7 @@ impl State<'_, '_> {
         unsafe {
             for &(_, module) in modules {
                 self.kinds
-                    .namespaces
+                    .module_dicts
                     .insert(ffi::PyModule_GetDict(module))?;
             }
             for &(name, module) in modules {
@@ -133,12 +133,12 @@ impl State<'_, '_> {
                 {
                     continue;
                 }
-                let text = Bound::from_borrowed_ptr(self.kinds.judge.py, name);
+                let text = Bound::from_borrowed_ptr(self.kinds.library_types.py, name);
                 let text = text.cast_into_unchecked::<PyString>();
                 let Some(text) = utf8(&text)? else {
                     continue;
                 };
-                if self.kinds.judge.is_library_name(text)? {
+                if self.kinds.library_types.is_library_name(text)? {
                     self.from = name;
                     self.take_module(module)?;
                     self.run()?;
@@ -243,17 +243,17 @@ impl State<'_, '_> {
             } else {
                 at
             };
-            if !self.seen.note(value, at)? {
+            if !self.seen.record(value, at)? {
                 return Ok(());
             }
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
             next.past_instance |= matches!(kind, Kind::Instance | Kind::Root);
-            next.past_wrapper |= kind == Kind::Wrapper && !at.uncalled;
+            next.past_wrapper |= kind == Kind::Wrapper && !at.never_called;
             if matches!(kind, Kind::Cache | Kind::Root) {
                 next = Distance {
                     past_wrapper: false,
-                    uncalled: true,
+                    never_called: true,
                     ..next
                 };
             }

@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_copy, try_insert, try_push};
 use crate::cpython::fallible_objects::{
-    attribute, list, none_unless_out_of_memory, pair, string_of, taken, text, utf8,
+    attribute, list, none_unless_out_of_memory, owned_or_error, pair, string_of, text, utf8,
 };
 use crate::cpython::type_attributes::{TypeGetter, type_repr};
 use crate::libraries::library_folders::Libraries;
@@ -39,23 +39,23 @@ impl Libraries {
     #[pyo3(signature = (name, /))]
     fn is_library(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
         match utf8(name)? {
-            Some(name) => Ok(Judge::new(py, self)?.is_library_name(name)?),
+            Some(name) => Ok(LibraryTypes::new(py, self)?.is_library_name(name)?),
             None => Ok(false),
         }
     }
 
     /// Those of some modules, by their names, that are of no library.
     #[pyo3(signature = (names, /))]
-    fn of_the_program<'py>(
+    fn program_modules<'py>(
         &self,
         py: Python<'py>,
         names: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut judge = Judge::new(py, self)?;
+        let mut library_types = LibraryTypes::new(py, self)?;
         let mut found = Vec::new();
         for name in names {
             let text = utf8(name.cast::<PyString>()?)?;
-            if !text.map_or(Ok(false), |text| judge.is_library_name(text))? {
+            if !text.map_or(Ok(false), |text| library_types.is_library_name(text))? {
                 try_push(&mut found, name)?;
             }
         }
@@ -64,7 +64,7 @@ impl Libraries {
 }
 
 /// Judges types for the length of one walk. Runs no Python code.
-pub struct Judge<'py, 'a> {
+pub struct LibraryTypes<'py, 'a> {
     pub py: Python<'py>,
     libraries: &'a Libraries,
     by_name: FxHashMap<String, bool>,
@@ -83,7 +83,7 @@ pub struct Judge<'py, 'a> {
     path_key: Bound<'py, PyString>,
 }
 
-impl<'py, 'a> Judge<'py, 'a> {
+impl<'py, 'a> LibraryTypes<'py, 'a> {
     pub fn new(py: Python<'py>, libraries: &'a Libraries) -> PyResult<Self> {
         Ok(Self {
             py,
@@ -113,8 +113,8 @@ impl<'py, 'a> Judge<'py, 'a> {
         // SAFETY: by this function's contract.
         let answer = unsafe {
             self.is_library_type(of)?
-                && !self.is_made_by_a_function(of)?
-                && !self.has_base_of_the_program(of)?
+                && !self.is_made_by_function(of)?
+                && !self.has_program_base(of)?
         };
         try_insert(&mut self.boundaries, of as usize, answer)?;
         Ok(answer)
@@ -124,7 +124,7 @@ impl<'py, 'a> Judge<'py, 'a> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    unsafe fn has_base_of_the_program(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
+    unsafe fn has_program_base(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract. The slot is a tuple of types, or null while a type is made.
         unsafe {
             let bases: *mut ffi::PyObject = ffi::PyType_GetSlot(of.cast(), ffi::Py_tp_bases).cast();
@@ -134,7 +134,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             for at in 0..ffi::PyTuple_Size(bases) {
                 let base = ffi::PyTuple_GetItem(bases, at);
                 let is_class = ffi::PyType_GetFlags(base.cast()) & ffi::Py_TPFLAGS_HEAPTYPE != 0;
-                if is_class && !self.is_boundary_type(base)? && !self.is_made_by_a_function(base)? {
+                if is_class && !self.is_boundary_type(base)? && !self.is_made_by_function(base)? {
                     return Ok(true);
                 }
             }
@@ -152,7 +152,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         unsafe {
             let end = ptr::null_mut::<ffi::PyObject>();
             let size = ffi::PyObject_CallFunctionObjArgs(self.size_of_list.as_ptr(), list, end);
-            let size = match taken(self.py, size) {
+            let size = match owned_or_error(self.py, size) {
                 Ok(size) => Some(size),
                 Err(error) => none_unless_out_of_memory(self.py, &error)?,
             };
@@ -166,10 +166,7 @@ impl<'py, 'a> Judge<'py, 'a> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    pub unsafe fn is_made_by_a_function(
-        &mut self,
-        of: *mut ffi::PyObject,
-    ) -> Result<bool, Failure> {
+    pub unsafe fn is_made_by_function(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
         let name = unsafe {
             if ffi::PyType_GetFlags(of.cast()) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
@@ -217,7 +214,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             if told.is_some() {
                 return Ok(told);
             }
-            let repr = match taken(self.py, (self.repr)(of)) {
+            let repr = match owned_or_error(self.py, (self.repr)(of)) {
                 Ok(repr) => repr.cast_into_exact::<PyString>().ok(),
                 Err(error) => none_unless_out_of_memory(self.py, &error)?,
             };
@@ -275,7 +272,8 @@ impl<'py, 'a> Judge<'py, 'a> {
             }
             let file = self.file_of(at)?;
             if let Some(file) = &file
-                && let Some(is_library) = utf8(file)?.and_then(|file| self.libraries.holds(file))
+                && let Some(is_library) =
+                    utf8(file)?.and_then(|file| self.libraries.is_library_file(file))
             {
                 return Ok(is_library);
             }

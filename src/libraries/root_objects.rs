@@ -9,7 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_add, try_insert};
 use crate::cpython::fallible_objects::{string_of, types_in};
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 
 /// Objects that lead to most of what a program has: an interactive shell, a test session, an event loop.
 #[derive(Default)]
@@ -37,10 +37,10 @@ impl RootObjects {
     ///
     /// # Safety
     /// `of` is a live type, and the thread is attached.
-    pub unsafe fn have(
+    pub unsafe fn include_type(
         &mut self,
         of: *mut ffi::PyTypeObject,
-        judge: &mut Judge<'_, '_>,
+        library_types: &mut LibraryTypes<'_, '_>,
     ) -> Result<bool, Failure> {
         if let Some(&known) = self.known.get(&(of as usize)) {
             return Ok(known);
@@ -51,7 +51,7 @@ impl RootObjects {
             // A dict with attributes is no more than its contents.
             let is_dict = ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_DICT_SUBCLASS != 0;
             self.types.iter().any(is)
-                || (!is_dict && judge.is_of_package(of.cast(), &self.packages)?)
+                || (!is_dict && library_types.is_of_package(of.cast(), &self.packages)?)
         };
         try_insert(&mut self.known, of as usize, answer)?;
         Ok(answer)
