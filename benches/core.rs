@@ -1,4 +1,4 @@
-//! The parts of the core, each beside what it replaces or the interpreter's own floor.
+//! The parts of the core, each compared with what it replaces or with the interpreter's own function.
 //!
 //! `make bench` runs it, in an embedded interpreter, as `make test` does the crate's own tests.
 #![allow(unsafe_code)]
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use rustc_hash::FxHashSet;
 
-/// Instances, dicts and lists in the main module: ``heap`` holds them, ``Record`` is their class.
+/// Instances of `Record`, dicts and lists, all in the list `heap` of the main module.
 const HEAP: &std::ffi::CStr = c"
 class Record:
     def __init__(self, number):

@@ -23,7 +23,7 @@ use crate::libraries::library_folders::Libraries;
 /// Exchanges class, attributes and implementation of each object with those of its replacement.
 ///
 /// Takes a last snapshot, and exchanges all objects if all of them are still unprotected. No other thread runs between
-/// the two. An object stays in ``self_referenced`` only while ``count_owners``, a C function, returns more than 1 for it.
+/// the two. An object stays in ``self_referenced`` only while ``count_owners``, a C function, returns more than 1.
 ///
 /// ``implementation`` is a type, and the C function that exchanges the C part of two of its instances. ``set_class``
 /// must be a C function too. Externally referenced objects are protected if ``spare_external``, and otherwise only if

@@ -1,9 +1,9 @@
-//! `fastpurge._core`: what the package asks of the interpreter.
+//! `fastpurge._core`: walks over the objects of the interpreter.
 //!
-//! The crate knows objects, types and identities. It knows no framework.
+//! The crate knows objects, types and identities, and no framework.
 #![deny(unsafe_code)]
 
-// What benches/core.rs measures is public.
+// The modules that benches/core.rs measures are public.
 mod cpython;
 mod exchange;
 pub mod graph;

@@ -1,9 +1,9 @@
-//! What Python is asked for and given, with running out of memory as `MemoryError`.
+//! Calls to Python and new Python objects, with running out of memory as `MemoryError`.
 //!
-//! PyO3 panics where the interpreter has no memory for a str, an int, a list or a tuple, and aborts if there is
-//! none for the exception that it makes of the panic (`panic_on_null` in its src/instance.rs). It makes them for
-//! the name of an attribute and the arguments of a call too, and imports `collections.abc` to take a sequence
-//! apart. So none of that is used once the module is loaded.
+//! PyO3 panics if the interpreter has no memory for a str, an int, a list or a tuple, and aborts if there is none for
+//! the exception that it makes of the panic (`panic_on_null` in its src/instance.rs). It also makes such objects for
+//! the name of an attribute and the arguments of a call, and imports `collections.abc` to unpack a sequence. So none of that
+//! is used once the module is loaded.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -18,15 +18,15 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_copy, try_push};
 
-/// Makes what PyO3 makes when it takes the first exception, and panics if it cannot.
+/// Initializes the type that PyO3 needs to fetch its first exception. Without memory for that it would panic later.
 pub fn prepare(py: Python<'_>) {
     py.get_type::<PanicException>();
 }
 
-/// Takes what a C function gave: a new reference, or null with an exception.
+/// The result of a C function.
 ///
 /// # Safety
-/// `new` is that.
+/// `new` is a new reference, or null with an exception set.
 pub unsafe fn owned_or_error(
     py: Python<'_>,
     new: *mut ffi::PyObject,
@@ -59,7 +59,7 @@ pub fn number(py: Python<'_>, number: usize) -> PyResult<Bound<'_, PyAny>> {
     unsafe { owned_or_error(py, ffi::PyLong_FromSize_t(number)) }
 }
 
-/// Made of what `give` makes of each item.
+/// A list of what `give` returns for each item.
 pub fn list<'py, T>(
     py: Python<'py>,
     items: Vec<T>,
@@ -119,7 +119,7 @@ pub fn attribute<'py>(of: &Bound<'py, PyAny>, name: &CStr) -> PyResult<Bound<'py
     }
 }
 
-/// What a function of a module gives that takes no arguments.
+/// Calls a function of a module without arguments.
 pub fn call_module_function<'py>(
     py: Python<'py>,
     module: &CStr,
@@ -141,13 +141,13 @@ pub fn call<'py>(
     }
 }
 
-/// The two that are in a tuple.
+/// The first two items of a tuple.
 pub fn pair<'py>(of: &Bound<'py, PyAny>) -> PyResult<[Bound<'py, PyAny>; 2]> {
     let of = of.cast::<PyTuple>()?;
     Ok([of.get_item(0)?, of.get_item(1)?])
 }
 
-/// The types in a tuple, which holds them.
+/// The types in a tuple. The pointers are valid as long as the tuple.
 pub fn types_in(types: Option<&Bound<'_, PyTuple>>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
     let mut pointers = Vec::new();
     for of in types.into_iter().flatten() {
@@ -161,14 +161,14 @@ pub fn string_of(text: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(try_copy(text.cast::<PyString>()?.to_str()?)?)
 }
 
-/// The text of a str; nothing if it is none that UTF-8 has.
+/// The text of a str; `None` if it is not valid UTF-8.
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Result<Option<&'a str>, Failure> {
     let of = text.to_str();
     of.map(Some)
         .or_else(|error| none_unless_out_of_memory(text.py(), &error))
 }
 
-/// Nothing, for an error that says that there is nothing.
+/// `None` for any error but `MemoryError`.
 pub fn none_unless_out_of_memory<T>(py: Python<'_>, error: &PyErr) -> Result<Option<T>, Failure> {
     match error.is_instance_of::<PyMemoryError>(py) {
         true => Err(Failure::OutOfMemory),

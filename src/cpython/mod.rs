@@ -1,4 +1,4 @@
-//! What is asked of the interpreter: with running out of memory as an error, and of functions outside the stable ABI.
+//! Access to the interpreter: calls that report running out of memory, and functions outside the stable ABI.
 
 pub mod context_managers;
 pub mod failure;

@@ -1,4 +1,4 @@
-//! Attributes of types, read in C: no metaclass is asked.
+//! Attributes of types, read in C: no code of a metaclass runs.
 #![allow(unsafe_code)]
 
 use std::mem::transmute;
@@ -18,7 +18,7 @@ pub struct TypeGetter<'py> {
 
 impl<'py> TypeGetter<'py> {
     pub fn new(py: Python<'py>, name: &str) -> PyResult<Self> {
-        // SAFETY: `type` lives as long as the interpreter; no attribute of another metaclass is asked for.
+        // SAFETY: `type` lives as long as the interpreter.
         let dict = unsafe {
             let of_types = (&raw mut ffi::PyType_Type).cast::<ffi::PyObject>();
             owned_or_error(
@@ -47,7 +47,7 @@ impl<'py> TypeGetter<'py> {
         })
     }
 
-    /// What the getter gives for a type, if it is a str.
+    /// The value of the attribute for a type, if it is a str.
     ///
     /// # Safety
     /// `of` is a live type object.

@@ -17,8 +17,8 @@ use crate::libraries::root_objects::RootObjects;
 
 /// A closure being built: iteratively, so that deep nesting cannot overflow the stack.
 ///
-/// The boundary: modules, the dicts of modules, and types of libraries that were not made by a function. A boundary object
-/// can be in the closure, but is not traversed. Roots that the caller named are always traversed.
+/// The boundary: modules, the dicts of modules, and types of libraries that were not made by a function. A boundary
+/// object can be in the closure, but is not traversed. Roots that the caller named are always traversed.
 pub struct Closure<'a, 'py> {
     types: &'a mut TypeTable,
     library_types: LibraryTypes<'py, 'a>,

@@ -78,7 +78,7 @@ impl<'a> ReferenceCounter<'a> {
     /// `is_of_interest` is called once for each object. The stream itself has `stream_references` references to each.
     ///
     /// # Safety
-    /// Every registered object is live, the thread is attached, the garbage collector is paused, and no Python code runs.
+    /// Every registered object is live, the thread is attached, and the garbage collector is paused. No Python code runs.
     pub unsafe fn externally_referenced(
         mut self,
         stream_references: ffi::Py_ssize_t,
@@ -162,7 +162,7 @@ impl<'a> ReferenceCounter<'a> {
         {
             return Ok(());
         }
-        self.is_instance = facts.instance;
+        self.is_instance = facts.heap_type;
         self.any_traversed = false;
         // SAFETY: the type's own tp_traverse, on a tracked instance; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };

@@ -86,8 +86,10 @@ pub fn referrer_paths<'py>(
     })
 }
 
-/// Every instance of the types (or of subtypes) that is tracked or referenced by a tracked object, with the index of
-/// the root that reaches it by the shortest path, the type of its nearest owner on that path, and whether it is garbage.
+/// Every instance of the types (or of subtypes) that is tracked, or referenced by what is, and its owner.
+///
+/// Each comes with the index of the root that reaches it by the shortest path, the type of its nearest owner on that
+/// path, and whether it is garbage.
 ///
 /// An owner of a type in ``through``, by exact type, is passed over for its own owner. An instance that no root reaches
 /// is garbage unless it has, or is reachable from, an external reference; such instances are searched for only if
@@ -109,7 +111,7 @@ pub fn nearest_owners<'py>(
     };
     let mut heap = PausedHeap::open(py, types_of_interest, hidden, search_unreachable)?;
     let mut search = BreadthFirstSearch::new(&mut heap.types, &heap.hidden_references);
-    // SAFETY: the caller references the roots, and no Python code runs until a reference to each found object was taken.
+    // SAFETY: the caller references the roots, and no Python code runs until a reference to each object was taken.
     unsafe { search.run(roots)? };
     let owners = search.nearest_owners()?;
     let mut found = Vec::new();

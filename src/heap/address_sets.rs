@@ -1,4 +1,4 @@
-//! `IdSet`: a set of object identities, keyed by address.
+//! Sets of objects by address, and `IdSet`, such a set for Python.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -7,14 +7,14 @@ use crate::cpython::failure::Failure;
 use crate::cpython::fallible_objects::text;
 use crate::heap::address_table::PageTable;
 
-/// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
+/// The least alignment of objects in bytes: static objects are aligned to a word, objects on the heap to two words.
 const ALIGNMENT: usize = 8;
-/// How many bytes of memory a block stands for.
+/// The size of a page in bytes.
 const PAGE: usize = 4096;
-/// One bit for each place in a page where an object may begin: 64 bytes, a line of the cache.
+/// One bit for each address in a page where an object may begin: 64 bytes, one cache line.
 type Bits = [u64; PAGE / ALIGNMENT / 64];
 
-/// Addresses of objects. Holds no references: an address says something only while its object lives.
+/// A set of addresses of objects. It has no references to them: an address is meaningful only while its object is alive.
 pub struct Addresses {
     pages: PageTable<Bits, 256>,
     len: usize,
@@ -64,7 +64,7 @@ impl Addresses {
     }
 }
 
-/// The page of an address, and which bit of which word stands for it there.
+/// The page of an address, and the word and the bit for it in that page's block.
 #[inline]
 fn page_word_and_bit<T>(object: *const T) -> (usize, usize, u64) {
     let address = object as usize;
@@ -73,10 +73,10 @@ fn page_word_and_bit<T>(object: *const T) -> (usize, usize, u64) {
     (address / PAGE, index / 64, 1 << (index % 64))
 }
 
-/// A set of object identities.
+/// A set of objects by identity.
 ///
-/// Membership is by identity alone: no `__eq__` and no `__hash__` is run. The set holds no
-/// references, so it is for the caller to keep alive what it asks about.
+/// No `__eq__` and no `__hash__` is called. The set has no references to its objects: the caller must keep them alive,
+/// because the address of a freed object may be reused.
 #[pyclass(module = "fastpurge._core")]
 #[derive(Default)]
 pub struct IdSet {
@@ -120,7 +120,7 @@ impl IdSet {
     #[pyo3(signature = (objects, /))]
     fn update(slf: &Bound<'_, Self>, objects: &Bound<'_, PyAny>) -> PyResult<()> {
         for object in objects.try_iter()? {
-            // Borrowed anew each time: advancing the iterator runs code that may use this very set.
+            // Borrowed for each object: the iterator may run code that uses this set.
             slf.borrow_mut().addresses.insert(object?.as_ptr())?;
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! A table by address: a block for each stretch of memory that something was put into.
+//! Tables by address: a block of data for each page of memory that has an entry.
 //!
-//! Objects that were made together lie together, so most questions go to a stretch that was asked about before,
-//! and it is found in a small direct-mapped table without hashing.
+//! Objects that were made together are near each other in memory, so most look-ups are for a page that was looked up
+//! recently. A small direct-mapped cache finds its block without hashing.
 
 use rustc_hash::FxHashMap;
 
@@ -11,18 +11,19 @@ use crate::cpython::fallible_collections::{try_collect, try_push, try_repeat};
 const NO_PAGE: usize = usize::MAX;
 const NO_BLOCK: u32 = u32::MAX;
 
-/// A block for each stretch of memory; ``CACHED`` is how many are found without hashing.
+/// A block for each page; `CACHED` is the number of entries in the cache.
 pub struct PageTable<B, const CACHED: usize> {
+    /// The index of the block of each page.
     indices: FxHashMap<usize, u32>,
     blocks: Vec<B>,
     cached: [(usize, u32); CACHED],
-    /// Pages without a block.
+    /// Pages that were looked up and have no block.
     known_absent: [usize; CACHED],
     empty: fn() -> Result<B, Failure>,
 }
 
 impl<B, const CACHED: usize> PageTable<B, CACHED> {
-    /// `empty` makes a block that nothing was put into.
+    /// `empty` makes an empty block.
     pub fn new(empty: fn() -> Result<B, Failure>) -> Self {
         Self {
             indices: FxHashMap::default(),
@@ -33,7 +34,7 @@ impl<B, const CACHED: usize> PageTable<B, CACHED> {
         }
     }
 
-    /// The block of a page, which is made if there is none.
+    /// The block of a page, which is inserted if there is none.
     #[inline]
     pub fn get_or_insert(&mut self, page: usize) -> Result<&mut B, Failure> {
         let (known, at) = self.cached[page % CACHED];
@@ -63,14 +64,14 @@ impl<B, const CACHED: usize> PageTable<B, CACHED> {
         Ok(at)
     }
 
-    /// Every page that has a block, in the order of their addresses, each with the place of its block.
+    /// Every page that has a block, in the order of addresses, each with the index of its block.
     pub fn in_order(&self) -> Result<Vec<(usize, usize)>, Failure> {
         let mut pages = try_collect(self.indices.iter().map(|(&page, &at)| (page, at as usize)))?;
         pages.sort_unstable();
         Ok(pages)
     }
 
-    /// The block at a place.
+    /// The block with an index.
     pub fn block(&self, at: usize) -> &B {
         &self.blocks[at]
     }
@@ -86,7 +87,7 @@ impl<B, const CACHED: usize> PageTable<B, CACHED> {
         Some(&self.blocks[at as usize])
     }
 
-    /// The block of a page, if there is one; remembers where it is, or that there is none.
+    /// The block of a page, if there is one. Caches the answer.
     #[inline]
     pub fn get_mut(&mut self, page: usize) -> Option<&mut B> {
         let (known, at) = self.cached[page % CACHED];
@@ -105,15 +106,14 @@ impl<B, const CACHED: usize> PageTable<B, CACHED> {
     }
 }
 
-/// How many bytes of memory a block of `ByteTable` stands for. More, and a table of objects that lie scattered
-/// would be large.
+/// The size of a page of `ByteTable`, in bytes. With larger pages a table of scattered objects would be large.
 pub const PAGE: usize = 1 << 14;
 
-/// Objects that the collector tracks begin at a multiple of this: `PyObject_Malloc` aligns to it, and the head that
-/// the collector puts before an object has as many bytes (`PyGC_Head`). No two objects begin within so many bytes.
+/// The alignment of tracked objects in bytes: `PyObject_Malloc` aligns to it, and the header that the collector puts
+/// before an object has the same size (`PyGC_Head`). So no two objects begin within this many bytes.
 pub const GRANULE: usize = 16;
 
-/// A byte for each place where an object may begin; 0 where nothing was put.
+/// A byte for each address where an object may begin, 0 at first.
 pub struct ByteTable(PageTable<Vec<u8>, 1024>);
 
 impl Default for ByteTable {
@@ -123,14 +123,14 @@ impl Default for ByteTable {
 }
 
 impl ByteTable {
-    /// The byte of an object, to put something there.
+    /// The byte of an object, which is inserted if it is missing.
     #[inline]
     pub fn get_or_insert<T>(&mut self, object: *const T) -> Result<&mut u8, Failure> {
         let (page, at) = page_and_index(object);
         Ok(&mut self.0.get_or_insert(page)?[at])
     }
 
-    /// The byte of an object, if anything was put near it.
+    /// The byte of an object, if its page has a block.
     #[inline]
     pub fn get_mut<T>(&mut self, object: *const T) -> Option<&mut u8> {
         let (page, at) = page_and_index(object);
@@ -143,12 +143,12 @@ impl ByteTable {
         self.0.get(page).map_or(0, |bytes| bytes[at])
     }
 
-    /// Every page that has a block, in the order of their addresses, each with the place of its block.
+    /// Every page that has a block, in the order of addresses, each with the index of its block.
     pub fn in_order(&self) -> Result<Vec<(usize, usize)>, Failure> {
         self.0.in_order()
     }
 
-    /// The bytes of the block at a place.
+    /// The bytes of the block with an index.
     pub fn block(&self, at: usize) -> &[u8] {
         self.0.block(at)
     }

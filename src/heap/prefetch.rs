@@ -27,7 +27,7 @@ impl<V: Copy + Default> Default for PrefetchRing<V> {
 
 impl<V: Copy + Default> PrefetchRing<V> {
     /// Starts to prefetch an object, and returns the one that was pushed `AHEAD` objects ago.
-    #[inline]
+    #[inline(always)]
     pub fn push(
         &mut self,
         object: *mut ffi::PyObject,
@@ -38,11 +38,13 @@ impl<V: Copy + Default> PrefetchRing<V> {
     }
 
     /// Removes the object that was pushed first.
+    #[cold]
+    #[inline(never)]
     pub fn pop(&mut self) -> Option<(*mut ffi::PyObject, V)> {
         (0..AHEAD).find_map(|_| self.replace_oldest((ptr::null_mut(), V::default())))
     }
 
-    #[inline]
+    #[inline(always)]
     fn replace_oldest(
         &mut self,
         entry: (*mut ffi::PyObject, V),

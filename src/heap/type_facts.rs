@@ -1,4 +1,4 @@
-//! What one walk needs to know of a type, asked once per type.
+//! What a walk needs to know about a type, read once per type.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -14,9 +14,9 @@ use crate::cpython::fallible_collections::try_boxed_array;
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Entered.
+    /// Any other object: traversed.
     Plain,
-    /// A dict, which may be the namespace of a module.
+    /// A dict, which may be the dict of a module.
     Dict,
     /// A module.
     Module,
@@ -27,49 +27,49 @@ pub enum Role {
 #[derive(Clone, Copy)]
 pub struct TypeFacts {
     pub traverse: Option<ffi::traverseproc>,
-    /// Says of a single instance whether it takes part in garbage collection (static types do not).
+    /// Whether an instance takes part in garbage collection (static types do not).
     pub is_gc: Option<ffi::inquiry>,
     pub role: Role,
-    /// The type was made by a class statement, or like one.
-    pub instance: bool,
+    /// The type is a heap type, such as a class statement makes, and no metaclass.
+    pub heap_type: bool,
     /// An instance is a list.
     pub list: bool,
-    /// An instance is what the scan looks for.
+    /// The scan returns instances.
     pub scanned: bool,
-    /// An instance is to be named when the closure meets it.
+    /// The closure reports instances.
     pub reported: bool,
-    /// An instance is looked through for what it holds.
+    /// The references of instances are followed.
     pub container: bool,
-    /// An instance is one of a type that is derived from a container's.
+    /// The type is a subtype of one in `container_bases`.
     pub derived: bool,
-    /// An instance may wait to go on, or to be called.
+    /// Instances are calls or tasks that may be scheduled.
     pub scheduled: bool,
-    /// An instance that is held from outside keeps everything it reaches.
+    /// An instance with external references keeps everything it reaches.
     pub kept_whole: bool,
-    /// An instance is looked through as if it were not there.
+    /// Instances are followed without counting a step.
     pub wrapper: bool,
-    /// An instance holds results by arguments.
+    /// Instances have results by arguments.
     pub cache: bool,
 }
 
-/// The types that one walk is about.
+/// The types that a walk treats specially.
 #[derive(Default)]
 pub struct TypesOfInterest {
-    /// With subtypes: what the scan looks for.
+    /// With subtypes: the scan returns their instances.
     pub scanned: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what the closure names.
+    /// With subtypes: the closure reports their instances.
     pub reported: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what is looked through.
+    /// Without subtypes: the references of their instances are followed.
     pub containers: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what may be looked through as well.
+    /// With subtypes: their instances may be followed as well.
     pub container_bases: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what may wait to go on, or to be called.
+    /// With subtypes: calls or tasks that may be scheduled.
     pub scheduled: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what keeps everything it reaches, if it is held from outside.
+    /// With subtypes: their instances keep everything they reach, if they have external references.
     pub kept_whole: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what is looked through as if it were not there.
+    /// Without subtypes: their instances are followed without counting a step.
     pub wrappers: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what holds results by arguments.
+    /// Without subtypes: their instances have results by arguments.
     pub caches: Vec<*mut ffi::PyTypeObject>,
 }
 
@@ -78,7 +78,7 @@ impl TypeFacts {
         traverse: None,
         is_gc: None,
         role: Role::Plain,
-        instance: false,
+        heap_type: false,
         list: false,
         scanned: false,
         reported: false,
@@ -90,7 +90,7 @@ impl TypeFacts {
         cache: false,
     };
 
-    /// Nothing can be reached through an instance, and nobody asked for it.
+    /// Instances refer to nothing, and are not reported.
     #[inline]
     pub fn is_leaf(&self) -> bool {
         self.traverse.is_none() && !self.reported
@@ -105,10 +105,9 @@ struct Slot {
 
 const FRONT: usize = 512;
 
-/// Facts by type pointer, for the length of one walk: a type may die after it.
+/// Facts by type pointer, for the length of one walk: a type may be freed after it.
 ///
-/// Most objects of a heap have one of a few types, so a small direct-mapped table stands before the
-/// hash map.
+/// Most objects of a heap have one of a few types, so a small direct-mapped cache is looked up before the hash map.
 pub struct TypeTable {
     front: Box<[Slot; FRONT]>,
     all: FxHashMap<usize, TypeFacts>,
@@ -116,7 +115,7 @@ pub struct TypeTable {
 }
 
 impl TypeTable {
-    /// Fails if there is no memory for it.
+    /// Fails if there is not enough memory.
     pub fn new(of_interest: TypesOfInterest) -> Result<Self, Failure> {
         Ok(Self {
             front: try_boxed_array(Slot {
@@ -134,7 +133,7 @@ impl TypeTable {
     /// `object` is live and the thread is attached.
     #[inline(always)]
     pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> TypeFacts {
-        // SAFETY: `object` is live. This reads the C type; `__class__` is never asked.
+        // SAFETY: `object` is live. This reads the C type, and not `__class__`.
         let of = unsafe { ffi::Py_TYPE(object) };
         // Type objects are at least 16-byte aligned.
         let slot = &self.front[(of as usize >> 4) % FRONT];
@@ -152,7 +151,7 @@ impl TypeTable {
         let known = self.all.get(&(of as usize)).copied();
         // SAFETY: by this function's contract.
         let facts = known.unwrap_or_else(|| unsafe { read_facts(of, &self.of_interest) });
-        // What there is no memory to remember is studied again.
+        // Without memory to remember them, the facts are read again.
         if known.is_none() && self.all.try_reserve(1).is_ok() {
             self.all.insert(of as usize, facts);
         }
@@ -195,7 +194,7 @@ unsafe fn read_facts(of: *mut ffi::PyTypeObject, of_interest: &TypesOfInterest) 
         traverse: traverse.filter(|_| flags & ffi::Py_TPFLAGS_HAVE_GC != 0),
         is_gc,
         role,
-        instance: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
+        heap_type: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
         list: flags & ffi::Py_TPFLAGS_LIST_SUBCLASS != 0,
         scanned: of_interest.scanned.iter().any(|&base| is(base)),
         reported: of_interest.reported.iter().any(|&base| is(base)),
@@ -208,7 +207,7 @@ unsafe fn read_facts(of: *mut ffi::PyTypeObject, of_interest: &TypesOfInterest) 
     }
 }
 
-/// Calls `each` with what an object refers to: by its type's own tp_traverse, and what that does not show.
+/// Calls `each` with every referent of an object: those that its tp_traverse shows, or else embedded values.
 ///
 /// # Safety
 /// As for `each_traversed`, and `each` changes no object.
@@ -229,7 +228,7 @@ where
     }
 }
 
-/// Calls `each` with what an object's tp_traverse shows; whether that was anything.
+/// Calls `each` with every referent that an object's tp_traverse shows. Returns whether there was one.
 ///
 /// # Safety
 /// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
@@ -245,7 +244,7 @@ where
 {
     struct Referents<F> {
         each: F,
-        shown: bool,
+        any_traversed: bool,
         outcome: Result<(), Failure>,
     }
     /// # Safety
@@ -254,27 +253,27 @@ where
         referent: *mut ffi::PyObject,
         referents: *mut c_void,
     ) -> c_int {
-        // SAFETY: by this function's contract; nothing else touches it meanwhile.
+        // SAFETY: by this function's contract; nothing else uses it meanwhile.
         let referents = unsafe { &mut *referents.cast::<Referents<F>>() };
-        referents.shown = true;
+        referents.any_traversed = true;
         referents.outcome = (referents.each)(referent);
         c_int::from(referents.outcome.is_err())
     }
     let mut referents = Referents {
         each,
-        shown: false,
+        any_traversed: false,
         outcome: Ok(()),
     };
     // SAFETY: by this function's contract.
     unsafe { traverse(object, visit::<F>, (&raw mut referents).cast()) };
     referents.outcome?;
-    Ok(referents.shown)
+    Ok(referents.any_traversed)
 }
 
 /// Calls `each` with the values of a dict whose `tp_traverse` has shown nothing.
 ///
-/// From CPython 3.13 on the `__dict__` of an object may lie in the object, and then only the object
-/// shows its values (`dict_traverse` in Objects/dictobject.c: `embedded`).
+/// From CPython 3.13 on the values of an instance's `__dict__` may be embedded in the instance. Then only the tp_traverse
+/// of the instance shows them (`dict_traverse` in Objects/dictobject.c: `embedded`).
 ///
 /// # Safety
 /// `object` is live, the thread is attached, and `each` runs no Python code and changes no dict.

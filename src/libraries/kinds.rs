@@ -1,4 +1,4 @@
-//! How a walk over what libraries keep treats an object: what it is, and where it was met, decide.
+//! How a walk over library globals treats an object, by its type and the distance at which it was reached.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
@@ -10,10 +10,12 @@ use crate::libraries::distance::Distance;
 use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
-/// How an object that libraries hold is looked through.
+/// How an object that libraries reference is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Not followed.
     Opaque,
+    /// A result, not followed.
     Found,
     Container,
     Wrapper,
@@ -26,10 +28,10 @@ pub enum Kind {
 pub struct KindOfObject<'py, 'a> {
     pub library_types: LibraryTypes<'py, 'a>,
     pub types: TypeTable,
-    /// What leads to more than a call needs.
+    /// Instances that lead to more than a call needs.
     pub root_objects: RootObjects,
     pub depth: u8,
-    /// The namespaces of modules: each is taken as that of a library, or not at all.
+    /// The dicts of modules, which are not followed as values.
     pub module_dicts: Addresses,
 }
 
@@ -45,9 +47,9 @@ impl KindOfObject<'_, '_> {
             if facts.scanned {
                 return Ok(Kind::Found);
             }
-            // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
-            let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
-            if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
+            // An untracked object references no tracked one (`MAINTAIN_TRACKING` in Objects/dictobject.c).
+            let is_end = at.steps >= self.depth || facts.traverse.is_none();
+            if is_end || ffi::PyObject_GC_IsTracked(value) == 0 {
                 return Ok(Kind::Opaque);
             }
             if facts.role == Role::Type {
@@ -82,7 +84,7 @@ impl KindOfObject<'_, '_> {
                 });
             }
             if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
-                // Iterators, namespaces, generators.
+                // A static type: iterators, namespaces, generators.
                 let followed = at.past_wrapper;
                 return Ok(if followed {
                     Kind::Container
@@ -90,7 +92,8 @@ impl KindOfObject<'_, '_> {
                     Kind::Opaque
                 });
             }
-            // What a library is to call may lead to an object of the program, or be one, which is needed whole.
+            // An object of the program that a library will call, or that such a call needs, is needed with everything
+            // it reaches: it is a result.
             Ok(
                 match (
                     self.library_types.is_library_type(of.cast())?,
@@ -119,7 +122,7 @@ impl KindOfObject<'_, '_> {
             if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
                 return Ok(Kind::Opaque);
             }
-            // What is to be called needs classes of the program, and those that a function has made.
+            // A wrapper needs the program's classes, and classes made by a function.
             if at.past_wrapper && !self.library_types.is_boundary_type(class)? {
                 return Ok(Kind::Found);
             }
@@ -140,7 +143,7 @@ unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
     !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
 }
 
-/// Whether a type is one of exceptions: those in `sys.last_value` are nobody's state.
+/// Whether a type is an exception type. Exceptions, such as `sys.last_value`, are no state of a library.
 ///
 /// # Safety
 /// `of` is a live type.
