@@ -14,7 +14,7 @@ mod trim;
 use pyo3::prelude::*;
 
 /// The Rust core of fastpurge: closures and scans over the CPython heap.
-// `gil_used`: the borrowed pointers of a walk stay valid because the GIL is held throughout, so a
+// `gil_used`: the borrowed pointers of a walk stay valid because this thread keeps the GIL throughout, so a
 // free-threaded interpreter must switch its GIL on (or refuse) before it may load this module.
 #[pymodule(gil_used = true)]
 mod _core {

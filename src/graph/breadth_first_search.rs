@@ -34,7 +34,7 @@ pub struct BreadthFirstSearch<'a> {
     /// In the order they were reached, roots first.
     pub objects: Vec<*mut ffi::PyObject>,
     parents: Vec<u32>,
-    /// Referents that were not looked at yet, each with its parent.
+    /// Referents that were not added yet, each with its parent.
     prefetched: PrefetchRing<u32>,
     /// Targets and objects of reported types.
     pub found: Vec<u32>,

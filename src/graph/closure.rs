@@ -25,7 +25,7 @@ pub struct Closure<'a, 'py> {
     /// The `__dict__` of every module.
     module_dicts: &'a Addresses,
     members: Addresses,
-    /// Referents that were not looked at yet.
+    /// Referents that were not added yet.
     prefetched: PrefetchRing<()>,
     /// Members that were not traversed yet.
     pending: Vec<*mut ffi::PyObject>,

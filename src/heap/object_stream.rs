@@ -162,15 +162,15 @@ mod tests {
     fn a_tracked_object_is_in_the_stream() {
         Python::attach(|py| {
             let list = PyList::empty(py);
-            let mut met = 0;
+            let mut found = 0;
             let stream = Stream::open(py).unwrap();
             let seen = stream
                 .walk(|object| {
-                    met += usize::from(object == list.as_ptr());
+                    found += usize::from(object == list.as_ptr());
                     Ok(())
                 })
                 .unwrap();
-            assert_eq!(met, 1);
+            assert_eq!(found, 1);
             assert!(seen > 1000);
         });
     }

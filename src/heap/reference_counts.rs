@@ -167,15 +167,15 @@ mod tests {
             counts.register(object as *const u8).unwrap();
             counts.increment(object as *const u8).unwrap();
         }
-        let (mut met, mut batch) = (Vec::new(), [0; BATCH]);
+        let (mut found, mut batch) = (Vec::new(), [0; BATCH]);
         let mut registered = counts.registered().unwrap();
         loop {
             match registered.next_batch(&counts, &mut batch) {
                 0 => break,
-                some => met.extend_from_slice(&batch[..some]),
+                some => found.extend_from_slice(&batch[..some]),
             }
         }
-        assert_eq!(met, objects);
+        assert_eq!(found, objects);
     }
 
     #[test]

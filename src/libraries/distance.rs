@@ -133,13 +133,13 @@ mod tests {
         let objects = [0x7000_0010, 0x7000_0020, 0x9000_0000_usize];
         let order = |of: &Distance| (of.code() as usize * 37) % 251;
         for object in objects.map(|address| address as *mut ffi::PyObject) {
-            let mut met = VisitedDistances::default();
+            let mut visited = VisitedDistances::default();
             let mut before: Vec<Distance> = Vec::new();
             let mut distances: Vec<_> = all().collect();
             distances.sort_by_key(order);
             for distance in distances.repeat(2) {
                 let is_covered = before.iter().any(|known| known.covers(distance));
-                assert_eq!(met.record(object, distance).unwrap(), !is_covered);
+                assert_eq!(visited.record(object, distance).unwrap(), !is_covered);
                 before.push(distance);
             }
         }

@@ -237,7 +237,7 @@ impl GlobalsWalk<'_, '_> {
                 };
             }
             let values = self.functions.values_of(value, ffi::Py_TYPE(value));
-            if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
+            if values.is_some_and(|values| values.iter().all(|value| value.is_null())) {
                 return Ok(()); // most functions
             }
             // The distance of a class does not depend on what leads to it.
@@ -264,8 +264,8 @@ impl GlobalsWalk<'_, '_> {
                 next.steps = 0; // at any depth
             }
             if let Some(values) = values {
-                for held in values.into_iter().filter(|held| !held.is_null()) {
-                    self.push(held, next)?;
+                for value in values.into_iter().filter(|value| !value.is_null()) {
+                    self.push(value, next)?;
                 }
                 return Ok(());
             }
