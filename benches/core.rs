@@ -1,4 +1,4 @@
-//! The parts of the core, each beside what it replaces or the interpreter's own floor.
+//! The parts of the core, each compared with what it replaces or with the interpreter's own function.
 //!
 //! `make bench` runs it, in an embedded interpreter, as `make test` does the crate's own tests.
 #![allow(unsafe_code)]
@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use _core::graph::scan::{closure, scan};
 use _core::heap::address_sets::Addresses;
-use _core::heap::type_facts::{TypeTable, Wanted};
+use _core::heap::type_facts::{TypeTable, TypesOfInterest};
 use _core::libraries::library_folders::Libraries;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pyo3::ffi;
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 use rustc_hash::FxHashSet;
 
-/// Instances, dicts and lists in the main module: ``heap`` holds them, ``Record`` is their class.
+/// Instances of `Record`, dicts and lists, all in the list `heap` of the main module.
 const HEAP: &std::ffi::CStr = c"
 class Record:
     def __init__(self, number):
@@ -79,9 +79,9 @@ fn type_table(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(objects.len() as u64));
         group.bench_function("type table", |bencher| {
             bencher.iter(|| {
-                let mut table = TypeTable::new(Wanted {
+                let mut table = TypeTable::new(TypesOfInterest {
                     scanned: vec![record],
-                    ..Wanted::default()
+                    ..TypesOfInterest::default()
                 })
                 .unwrap();
                 // SAFETY: `names` keeps what was made here alive, and the interpreter the rest.

@@ -1,8 +1,7 @@
-//! The last step of a release: objects change places with blanks, all of them or none.
+//! The last step of a release: objects are exchanged with replacements, all of them or none.
 //!
-//! Between a look at who holds an object and its exchange nothing may run, in this thread or any other.
-//! Another thread may have taken it up since it was surveyed, and may be inside a C++ operation that
-//! refers to it without a lock.
+//! No other code may run between the last snapshot and the exchange, in this thread or any other. Another thread may
+//! have taken a reference to an object since the survey, and may be inside a C++ operation that uses it without a lock.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -12,48 +11,53 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple, PyType};
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_collections::{try_collect, try_repeat, try_room};
-use crate::cpython::fallible_objects::{checked, list, number, or_none, taken, tuple};
+use crate::cpython::fallible_collections::{try_collect, try_repeat, try_with_capacity};
+use crate::cpython::fallible_objects::{checked, list, number, or_none, owned_or_error, tuple};
+use crate::cpython::frames::frames_of_other_threads;
 use crate::cpython::gc_pause::GcPause;
-use crate::cpython::read_unless_inside::other_threads;
 use crate::graph::running_code::RunningCode;
-use crate::graph::scan::Question;
+use crate::graph::scan::SnapshotRequest;
 use crate::heap::address_sets::IdSet;
 use crate::libraries::library_folders::Libraries;
 
-/// Exchanges class, attributes and implementation of each object with those of its blank, if all of
-/// them are still unprotected: takes a last snapshot, and changes all of them in the same go or none.
+/// Exchanges class, attributes and implementation of each object with those of its replacement.
 ///
-/// What is in ``self_held`` counts so as long as ``owners``, a C function, says of it that it has more than one.
+/// Takes a last snapshot, and exchanges all objects if all of them are still unprotected. No other thread runs between
+/// the two. An object stays in ``self_referenced`` only while ``count_owners``, a C function, returns more than 1.
 ///
-/// ``implementation`` is a type, and the function that exchanges what its instances have in C.
-/// ``set_class`` and that function must be C functions. What is held from outside is protected if
-/// ``spare_held``, and otherwise only if another thread runs.
+/// ``implementation`` is a type, and the C function that exchanges the C part of two of its instances. ``set_class``
+/// must be a C function too. Externally referenced objects are protected if ``spare_external``, and otherwise only if
+/// another thread runs.
 ///
-/// Returns those that refused, each as its index with the exception, or ``None`` if it is in use.
-/// If there are any, all is as before.
+/// Returns the objects that were refused, each as its index and the exception, or ``None`` if it is in use. If there
+/// are any, no object was changed.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, objects, blanks, *, scan_for, libraries, running_code, self_held, owners, spare_held, set_class, implementation))]
+#[pyo3(signature = (named, roots, objects, replacements, *, scan_for, libraries, running_code, self_referenced, count_owners, spare_external, set_class, implementation))]
 pub fn exchange<'py>(
     py: Python<'py>,
     named: &Bound<'py, PyTuple>,
     roots: &Bound<'py, PyList>,
     objects: &Bound<'py, PyList>,
-    blanks: &Bound<'py, PyList>,
+    replacements: &Bound<'py, PyList>,
     scan_for: &Bound<'py, PyTuple>,
     libraries: &Libraries,
     running_code: &RunningCode,
-    self_held: &Bound<'py, IdSet>,
-    owners: &Bound<'py, PyAny>,
-    spare_held: bool,
+    self_referenced: &Bound<'py, IdSet>,
+    count_owners: &Bound<'py, PyAny>,
+    spare_external: bool,
     set_class: &Bound<'py, PyAny>,
     implementation: (Bound<'py, PyType>, Bound<'py, PyAny>),
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
-    let mut self_held = self_held.try_borrow_mut()?;
-    forget_unowned(&mut self_held, objects, &implementation.0, owners)?;
-    let question = Question {
+    let mut self_referenced = self_referenced.try_borrow_mut()?;
+    discard_without_other_owner(
+        &mut self_referenced,
+        objects,
+        &implementation.0,
+        count_owners,
+    )?;
+    let request = SnapshotRequest {
         named,
         roots,
         scan_for,
@@ -61,32 +65,34 @@ pub fn exchange<'py>(
         libraries,
         guarded: None,
         boundary: None,
-        running_code: (spare_held || !other_threads(py)?.is_empty()).then_some(running_code),
-        self_held: Some(&self_held),
-        lists: &[objects.as_ptr(), blanks.as_ptr()],
+        running_code: (spare_external || !frames_of_other_threads(py)?.is_empty())
+            .then_some(running_code),
+        self_referenced: Some(&self_referenced),
+        lists: &[objects.as_ptr(), replacements.as_ptr()],
     };
-    let tools = Tools {
+    let exchanger = Exchanger {
         py,
         set_class: set_class.as_ptr(),
         type_with_implementation: implementation.0.as_type_ptr(),
         swap: implementation.1.as_ptr(),
     };
-    let both = objects.iter().zip(blanks.iter());
-    let pairs = try_collect(both.map(|(object, blank)| (object.as_ptr(), blank.as_ptr())))?;
+    let both = objects.iter().zip(replacements.iter());
+    let pairs =
+        try_collect(both.map(|(object, replacement)| (object.as_ptr(), replacement.as_ptr())))?;
 
-    // Made before anything changes: what was exchanged must be told.
+    // Made before anything changes: afterwards there may be no memory to report the exchange.
     let answer = list(py, Vec::new(), Ok)?;
-    let sight = question.look(py)?;
-    let is_protected = |object| sight.sorting || sight.closure.contains(object);
+    let snapshot = request.take(py)?;
+    let is_protected = |object| snapshot.list_being_sorted || snapshot.closure.contains(object);
     let protected = pairs.iter().map(|&(object, _)| is_protected(object));
     let protected = protected.enumerate();
     let mut refused =
         try_collect(protected.filter_map(|(index, protected)| protected.then_some((index, None))))?;
     if refused.is_empty() {
-        // SAFETY: the lists hold the pairs, and nobody can reach the lists meanwhile.
-        refused = unsafe { tools.exchange_all(&pairs) }?;
+        // SAFETY: the lists reference the pairs, and no other code can change the lists meanwhile.
+        refused = unsafe { exchanger.exchange_all(&pairs) }?;
     }
-    // To give exceptions to Python may let other threads run, so it comes last.
+    // Passing exceptions to Python may let other threads run, so it comes last.
     for (index, error) in refused {
         let error = error.map(|error| error.into_value(py).into_bound(py).into_any());
         let refusal = tuple(py, [number(py, index)?, or_none(py, error)])?;
@@ -98,31 +104,31 @@ pub fn exchange<'py>(
     Ok(answer)
 }
 
-/// Forgets those of some objects that have no owner but their Python object any more: what had another when it was
-/// asked may have been taken up since, and then the reference that was its own is somebody's.
-fn forget_unowned(
-    self_held: &mut IdSet,
+/// Removes objects whose only owner is their Python object by now. Such an object no longer references itself, so the
+/// reference that was its own belongs to other code.
+fn discard_without_other_owner(
+    self_referenced: &mut IdSet,
     objects: &Bound<'_, PyList>,
     with_owners: &Bound<'_, PyType>,
-    owners: &Bound<'_, PyAny>,
+    count_owners: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     for object in objects {
-        let known = self_held.addresses().contains(object.as_ptr());
+        let known = self_referenced.addresses().contains(object.as_ptr());
         // SAFETY: attached; a live object, and a live type.
         let is_with =
             unsafe { ffi::PyObject_TypeCheck(object.as_ptr(), with_owners.as_type_ptr()) };
         if known && is_with != 0 {
             let end = ptr::null_mut::<ffi::PyObject>();
-            // SAFETY: attached; live objects, and a function in C, which gives a new reference to a number, or null
+            // SAFETY: attached; live objects, and a C function, which returns a new reference to a number, or null
             // with an exception.
             let count: usize = unsafe {
                 let count =
-                    ffi::PyObject_CallFunctionObjArgs(owners.as_ptr(), object.as_ptr(), end);
-                taken(owners.py(), count)
+                    ffi::PyObject_CallFunctionObjArgs(count_owners.as_ptr(), object.as_ptr(), end);
+                owned_or_error(count_owners.py(), count)
             }?
             .extract()?;
             if count <= 1 {
-                self_held.discard(&object);
+                self_referenced.discard(&object);
             }
         }
     }
@@ -134,11 +140,11 @@ type Pair = (*mut ffi::PyObject, *mut ffi::PyObject);
 /// The index of a pair, with the exception, or `None` if the object is in use.
 type Refusal = (usize, Option<PyErr>);
 
-/// Bytes that are kept for going back.
-const SPARE: usize = 1 << 16;
+/// Bytes of memory that are reserved for undoing an exchange.
+const RESERVE: usize = 1 << 16;
 
-/// Does what undoes something else, again if it failed: a small allocation may succeed the next time.
-fn insist<E>(action: impl Fn() -> Result<(), E>) -> Result<(), E> {
+/// Runs an action that undoes another, and repeats it if it fails: a small allocation may succeed the next time.
+fn retry<E>(action: impl Fn() -> Result<(), E>) -> Result<(), E> {
     let mut outcome = action();
     for _ in 0..TRIES {
         if outcome.is_ok() {
@@ -151,83 +157,86 @@ fn insist<E>(action: impl Fn() -> Result<(), E>) -> Result<(), E> {
 
 const TRIES: usize = 8;
 
-struct Tools<'py> {
+struct Exchanger<'py> {
     py: Python<'py>,
     set_class: *mut ffi::PyObject,
     type_with_implementation: *mut ffi::PyTypeObject,
     swap: *mut ffi::PyObject,
 }
 
-impl Tools<'_> {
-    /// Exchanges all, or if one refuses none.
+impl Exchanger<'_> {
+    /// Exchanges all pairs, or none if one cannot be exchanged.
     ///
     /// # Safety
-    /// All pointers are to live objects, which stay alive.
+    /// All pointers are to live objects that stay alive.
     unsafe fn exchange_all(&self, pairs: &[Pair]) -> Result<Vec<Refusal>, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             let count = |&(object, _): &Pair| ffi::Py_REFCNT(object);
             let counts = try_collect(pairs.iter().map(count))?;
-            // All the room there will be need of, now that there is a way back.
-            let (mut done, mut refused) = (try_room(pairs.len())?, try_room(pairs.len())?);
-            let spare = try_repeat(0_u8, SPARE)?;
+            // All memory that will be needed, allocated while nothing has changed yet.
+            let (mut done, mut refused) = (
+                try_with_capacity(pairs.len())?,
+                try_with_capacity(pairs.len())?,
+            );
+            let spare = try_repeat(0_u8, RESERVE)?;
             for (index, (&pair, &count)) in pairs.iter().zip(&counts).enumerate() {
                 match self.exchange(pair, Some(count)) {
                     Ok(()) => done.push(pair),
                     Err(error) => refused.push((index, error)),
                 }
             }
-            // What was refused for want of memory must not keep the others from going back.
+            // An exchange that failed for lack of memory must not keep the others from being undone.
             drop(spare);
             if !refused.is_empty() {
                 for &pair in done.iter().rev() {
-                    // The inverse of an exchange that went well: it has no reason to fail.
-                    let _ = insist(|| self.exchange(pair, None));
+                    // The inverse of an exchange that succeeded has no reason to fail.
+                    let _ = retry(|| self.exchange(pair, None));
                 }
             }
             Ok(refused)
         }
     }
 
-    /// Exchanges one pair, unless the object has another number of references than ``count``: the only
-    /// way for that is an audit hook in Python, which `__class__` assignment calls.
+    /// Exchanges one pair, unless the object's reference count is not ``count``. Only an audit hook in Python can have
+    /// changed it, which `__class__` assignment calls.
     ///
     /// # Safety
     /// As for `exchange_all`.
     unsafe fn exchange(
         &self,
-        (object, blank): Pair,
+        (object, replacement): Pair,
         count: Option<ffi::Py_ssize_t>,
     ) -> Result<(), Option<PyErr>> {
-        // SAFETY: by this function's contract. The classes are held here: the objects let go of them.
+        // SAFETY: by this function's contract. This function references the classes while the objects drop them.
         unsafe {
             if count.is_some() {
                 self.detach_attributes(object)?;
-                self.detach_attributes(blank)?;
+                self.detach_attributes(replacement)?;
             }
             let own_class = self.class_of(object);
-            let blank_class = self.class_of(blank);
+            let replacement_class = self.class_of(replacement);
             let has_implementation =
                 ffi::PyObject_TypeCheck(object, self.type_with_implementation) != 0;
-            self.become_a(object, &blank_class)?;
+            self.assign_class(object, &replacement_class)?;
             let done = if count.is_some_and(|count| ffi::Py_REFCNT(object) != count) {
                 Err(None)
             } else {
-                self.exchange_contents((object, blank), &own_class, has_implementation)
+                self.exchange_contents((object, replacement), &own_class, has_implementation)
                     .map_err(Some)
             };
             if done.is_err() {
-                insist(|| self.become_a(object, &own_class))?;
+                retry(|| self.assign_class(object, &own_class))?;
             }
             done
         }
     }
 
-    /// Has the dict of an object own its values, before class or dict are assigned.
+    /// Moves the attribute values of an object into its dict, before class or dict are assigned.
     ///
-    /// From CPython 3.13 on the values may lie in the object. Both assignments then take them out first, and if
-    /// there is no memory for that they leave an empty dict (gh-124547). A dict that takes a key that is no str
-    /// takes them out as well (`dictresize` in Objects/dictobject.c), and without memory is as it was.
+    /// From CPython 3.13 on the values may be embedded in the object. Both assignments then move them out first, and
+    /// without memory for that they leave an empty dict (gh-124547). Adding a key that is no str moves them out as well
+    /// (`dictresize` in Objects/dictobject.c), and without memory leaves the dict as it was.
     ///
     /// # Safety
     /// As for `exchange_all`.
@@ -239,7 +248,7 @@ impl Tools<'_> {
         unsafe {
             let dict = self.attributes(of)?;
             let key = ffi::PyObject_CallNoArgs((&raw mut ffi::PyBaseObject_Type).cast());
-            let key = taken(self.py, key)?;
+            let key = owned_or_error(self.py, key)?;
             let (dict, key) = (dict.as_ptr(), key.as_ptr());
             checked(self.py, ffi::PyDict_SetItem(dict, key, ffi::Py_None()))?;
             checked(self.py, ffi::PyDict_DelItem(dict, key))
@@ -250,31 +259,31 @@ impl Tools<'_> {
     /// As for `exchange_all`.
     unsafe fn attributes(&self, of: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
         // SAFETY: by this function's contract.
-        unsafe { taken(self.py, ffi::PyObject_GenericGetDict(of, ptr::null_mut())) }
+        unsafe { owned_or_error(self.py, ffi::PyObject_GenericGetDict(of, ptr::null_mut())) }
     }
 
     /// # Safety
     /// As for `exchange_all`.
     unsafe fn exchange_contents(
         &self,
-        (object, blank): Pair,
+        (object, replacement): Pair,
         own_class: &Bound<'_, PyAny>,
         has_implementation: bool,
     ) -> PyResult<()> {
         // SAFETY: by this function's contract.
         unsafe {
             let swap = || match has_implementation {
-                true => self.call(self.swap, object, blank),
+                true => self.call(self.swap, object, replacement),
                 false => Ok(()),
             };
-            let blank_class = self.class_of(blank);
+            let replacement_class = self.class_of(replacement);
             swap()?;
             let done = self
-                .become_a(blank, own_class)
-                .and_then(|()| self.exchange_attributes(object, blank));
+                .assign_class(replacement, own_class)
+                .and_then(|()| self.exchange_attributes(object, replacement));
             if done.is_err() {
-                insist(|| self.become_a(blank, &blank_class))?;
-                insist(swap)?;
+                retry(|| self.assign_class(replacement, &replacement_class))?;
+                retry(swap)?;
             }
             done
         }
@@ -285,18 +294,18 @@ impl Tools<'_> {
     unsafe fn exchange_attributes(
         &self,
         object: *mut ffi::PyObject,
-        blank: *mut ffi::PyObject,
+        replacement: *mut ffi::PyObject,
     ) -> PyResult<()> {
-        // SAFETY: by this function's contract. Whole dicts change places, so that one that somebody
-        // else holds as well stays as it is.
+        // SAFETY: by this function's contract. The dicts are exchanged, not their items, so that a dict with another
+        // referrer stays as it is.
         unsafe {
             let set = |of, dict: &Bound<'_, PyAny>| {
                 let set = ffi::PyObject_GenericSetDict(of, dict.as_ptr(), ptr::null_mut());
                 checked(self.py, set)
             };
-            let (own, other) = (self.attributes(object)?, self.attributes(blank)?);
+            let (own, other) = (self.attributes(object)?, self.attributes(replacement)?);
             set(object, &other)?;
-            set(blank, &own).or_else(|error| insist(|| set(object, &own)).and(Err(error)))
+            set(replacement, &own).or_else(|error| retry(|| set(object, &own)).and(Err(error)))
         }
     }
 
@@ -309,7 +318,7 @@ impl Tools<'_> {
 
     /// # Safety
     /// As for `exchange_all`.
-    unsafe fn become_a(
+    unsafe fn assign_class(
         &self,
         object: *mut ffi::PyObject,
         class: &Bound<'_, PyAny>,
@@ -330,7 +339,7 @@ impl Tools<'_> {
         unsafe {
             let end = ptr::null_mut::<ffi::PyObject>();
             let result = ffi::PyObject_CallFunctionObjArgs(function, first, second, end);
-            taken(self.py, result).map(drop)
+            owned_or_error(self.py, result).map(drop)
         }
     }
 }

@@ -1,9 +1,9 @@
-//! `fastpurge._core`: what the package asks of the interpreter.
+//! `fastpurge._core`: walks over the objects of the interpreter.
 //!
-//! The crate knows objects, types and identities. It knows no framework.
+//! The crate knows objects, types and identities, and no framework.
 #![deny(unsafe_code)]
 
-// What benches/core.rs measures is public.
+// The modules that benches/core.rs measures are public.
 mod cpython;
 mod exchange;
 pub mod graph;
@@ -14,7 +14,7 @@ mod trim;
 use pyo3::prelude::*;
 
 /// The Rust core of fastpurge: closures and scans over the CPython heap.
-// `gil_used`: the borrowed pointers of a walk stay valid because the GIL is held throughout, so a
+// `gil_used`: the borrowed pointers of a walk stay valid because this thread keeps the GIL throughout, so a
 // free-threaded interpreter must switch its GIL on (or refuse) before it may load this module.
 #[pymodule(gil_used = true)]
 mod _core {
@@ -27,13 +27,13 @@ mod _core {
     #[pymodule_export]
     use crate::exchange::exchange;
     #[pymodule_export]
-    use crate::graph::callbacks::callbacks;
+    use crate::graph::callbacks::c_callbacks;
     #[pymodule_export]
-    use crate::graph::referrer_paths::{holdings, paths};
+    use crate::graph::referrer_paths::{nearest_owners, referrer_paths};
     #[pymodule_export]
     use crate::graph::running_code::RunningCode;
     #[pymodule_export]
-    use crate::graph::scan::{Snapshot, closure, reached, scan, snapshot};
+    use crate::graph::scan::{Snapshot, closure, reachable_targets, scan, snapshot};
     #[pymodule_export]
     use crate::heap::address_sets::IdSet;
     #[pymodule_export]
@@ -41,7 +41,7 @@ mod _core {
     #[pymodule_export]
     use crate::libraries::library_folders::Libraries;
     #[pymodule_export]
-    use crate::libraries::library_globals::library_state;
+    use crate::libraries::library_globals::library_globals;
     #[pymodule_export]
     use crate::trim::trim_heap;
 

@@ -1,16 +1,16 @@
-//! Gives free pages of the C heap back to the operating system.
+//! Returns free pages of the C heap to the operating system.
 #![allow(unsafe_code)]
 
 use pyo3::prelude::*;
 
 use crate::cpython::fallible_objects::{or_none, text};
 
-/// Asks the C allocator to return free memory, and says what was asked.
+/// Has the C allocator return free memory to the operating system.
 ///
-/// Returns the name of the mechanism, or ``None`` where the platform has none.
+/// Returns the name of the function that was called, or ``None`` if the platform has none.
 #[pyfunction]
 pub fn trim_heap(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    // Other threads need not wait: a trim takes milliseconds on a large heap.
+    // Releases the GIL, so that other threads can run: a trim takes milliseconds on a large heap.
     let mechanism = py.detach(trim).map(|mechanism| text(py, mechanism));
     Ok(or_none(py, mechanism.transpose()?.map(Bound::into_any)))
 }
@@ -25,10 +25,10 @@ fn trim() -> Option<&'static str> {
 #[cfg(target_vendor = "apple")]
 fn trim() -> Option<&'static str> {
     unsafe extern "C" {
-        // <malloc/malloc.h>; a null zone means all zones, a goal of 0 as much as possible.
+        // <malloc/malloc.h>; a null zone means all zones, a goal of 0 means as much as possible.
         fn malloc_zone_pressure_relief(zone: *mut std::ffi::c_void, goal: usize) -> usize;
     }
-    // SAFETY: the declaration is that of <malloc/malloc.h>, and the call is thread-safe.
+    // SAFETY: as declared in <malloc/malloc.h>; the call is thread-safe.
     unsafe { malloc_zone_pressure_relief(std::ptr::null_mut(), 0) };
     Some("malloc_zone_pressure_relief")
 }
@@ -37,8 +37,8 @@ fn trim() -> Option<&'static str> {
 fn trim() -> Option<&'static str> {
     use windows_sys::Win32::System::Memory::{GetProcessHeap, HeapCompact};
     use windows_sys::Win32::System::Threading::{GetCurrentProcess, SetProcessWorkingSetSize};
-    // SAFETY: the process's own heap and pseudo-handle are always valid; (SIZE_T)-1 twice asks for
-    // the working set to be trimmed.
+    // SAFETY: the process's own heap and pseudo-handle are always valid; (SIZE_T)-1 twice trims
+    // the working set.
     unsafe {
         HeapCompact(GetProcessHeap(), 0);
         SetProcessWorkingSetSize(GetCurrentProcess(), usize::MAX, usize::MAX);
@@ -46,7 +46,7 @@ fn trim() -> Option<&'static str> {
     Some("HeapCompact")
 }
 
-/// musl and others: their allocators return memory as it is freed, or not at all.
+/// musl and others: their allocators return memory when it is freed, or never.
 #[cfg(not(any(
     all(target_os = "linux", target_env = "gnu"),
     target_vendor = "apple",
@@ -68,8 +68,8 @@ mod tests {
             let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
             pages * 4096
         }
-        // Small blocks below the mmap threshold, with one kept on top of them: only a trim can
-        // return what lies underneath.
+        // Small blocks below the mmap threshold, and one that is kept above them: only a trim can return the
+        // memory below it.
         let blocks: Vec<Vec<u8>> = (0..2000).map(|_| vec![1u8; 64 * 1024]).collect();
         let top = vec![1u8; 64 * 1024];
         drop(blocks);

@@ -331,7 +331,7 @@ MUTANTS = (
     Mutant(
         "objects of libraries not in use",
         "python_facts/running_code.py",
-        "        roots=root_objects(),\n",
+        "        root_objects=root_objects(),\n",
         "",
         OBJECTS,
     ),

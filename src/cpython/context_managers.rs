@@ -1,4 +1,4 @@
-//! Which types are those of context managers.
+//! Which types are context managers.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
@@ -8,7 +8,7 @@ use pyo3::types::PyString;
 use crate::cpython::fallible_objects::text;
 use crate::cpython::unstable_functions::c_function;
 
-/// Tells the types whose instances a with-block can be entered with.
+/// Recognizes types with `__exit__` or `__aexit__`.
 pub struct ContextManagers<'py> {
     look_up: Option<TypeLookup>,
     names: [Bound<'py, PyString>; 2],
@@ -21,7 +21,7 @@ type TypeLookup =
 impl<'py> ContextManagers<'py> {
     pub fn new(py: Python<'py>) -> PyResult<Self> {
         Ok(Self {
-            // SAFETY: the type is that of the declaration.
+            // SAFETY: `TypeLookup` is the type of the declaration.
             look_up: unsafe { c_function(py, c"_PyType_Lookup") },
             names: [text(py, "__exit__")?, text(py, "__aexit__")?],
         })
@@ -29,8 +29,8 @@ impl<'py> ContextManagers<'py> {
 
     /// # Safety
     /// `of` is a live type and the thread is attached.
-    pub unsafe fn has(&self, of: *mut ffi::PyTypeObject) -> bool {
-        // What cannot be told may be one.
+    pub unsafe fn is_context_manager_type(&self, of: *mut ffi::PyTypeObject) -> bool {
+        // Without the function any type may be a context manager.
         self.look_up.is_none_or(|look_up| {
             // SAFETY: by this function's contract; the result is borrowed, and only compared.
             let found =

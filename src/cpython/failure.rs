@@ -1,4 +1,4 @@
-//! Why something that the core was asked for was not done.
+//! Errors of the core.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -11,14 +11,14 @@ use pyo3::prelude::*;
 #[derive(Debug)]
 pub enum Failure {
     OutOfMemory,
-    /// A Rust panic, caught before it could cross a C frame; it goes on once that frame is left.
+    /// A Rust panic, caught before it could cross a C frame, and resumed after that frame.
     Panic(Box<dyn Any + Send>),
 }
 
 impl From<Failure> for PyErr {
     fn from(failure: Failure) -> Self {
         match failure {
-            // What walks is attached. An error that PyO3 would make later could not be made for want of memory.
+            // Walks are attached. The exception is made now: PyO3 would make it later, and abort without memory for it.
             Failure::OutOfMemory => Python::attach(memory_error),
             Failure::Panic(panic) => resume_unwind(panic),
         }
@@ -27,7 +27,7 @@ impl From<Failure> for PyErr {
 
 /// `MemoryError`, with a message if there is memory for one.
 pub fn memory_error(py: Python<'_>) -> PyErr {
-    // SAFETY: attached; the message is a C string, and what is made is let go.
+    // SAFETY: attached; the message is a C string.
     unsafe {
         let message = c"fastpurge ran out of memory while walking the heap";
         ffi::PyErr_SetString(ffi::PyExc_MemoryError, message.as_ptr());

@@ -1,6 +1,6 @@
-//! Room for what a walk gathers: running out of memory is an error, and not the end of the process.
+//! Collections that report running out of memory as an error.
 //!
-//! Collections of Rust abort where there is no memory. A sweep is called for when there is little.
+//! Rust's own collections abort the process, and sweeps run when memory is short.
 
 use std::hash::Hash;
 
@@ -27,28 +27,28 @@ pub fn try_collect<T>(items: impl IntoIterator<Item = T>) -> Result<Vec<T>, Fail
     Ok(list)
 }
 
-/// An empty list, with room for as many as asked for.
-pub fn try_room<T>(count: usize) -> Result<Vec<T>, Failure> {
+/// An empty list with a capacity.
+pub fn try_with_capacity<T>(count: usize) -> Result<Vec<T>, Failure> {
     let mut list = Vec::new();
     list.try_reserve_exact(count)
         .map_err(|_| Failure::OutOfMemory)?;
     Ok(list)
 }
 
-/// As many as asked for, all the same.
+/// A list of `count` copies of an item.
 pub fn try_repeat<T: Clone>(item: T, count: usize) -> Result<Vec<T>, Failure> {
-    let mut list = try_room(count)?;
+    let mut list = try_with_capacity(count)?;
     list.resize(count, item);
     Ok(list)
 }
 
-/// A table of a fixed size, outside the stack.
-pub fn try_table<T: Clone, const SIZE: usize>(item: T) -> Result<Box<[T; SIZE]>, Failure> {
+/// An array on the heap, filled with copies of an item.
+pub fn try_boxed_array<T: Clone, const SIZE: usize>(item: T) -> Result<Box<[T; SIZE]>, Failure> {
     let table = try_repeat(item, SIZE)?.into_boxed_slice();
     table.try_into().map_err(|_| Failure::OutOfMemory)
 }
 
-/// What is known of a key, which is made if it is not there.
+/// The value of a key, which is inserted as the default if it is missing.
 #[inline]
 pub fn try_entry<K: Eq + Hash, V: Default>(
     map: &mut FxHashMap<K, V>,
@@ -68,7 +68,7 @@ pub fn try_insert<K: Eq + Hash, V>(
     Ok(map.insert(key, value))
 }
 
-/// Adds to a set; whether it was not there.
+/// Adds a key to a set; `true` if it was not in it.
 pub fn try_add<K: Eq + Hash>(set: &mut FxHashSet<K>, key: K) -> Result<bool, Failure> {
     set.try_reserve(1).map_err(|_| Failure::OutOfMemory)?;
     Ok(set.insert(key))

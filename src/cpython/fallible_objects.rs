@@ -1,9 +1,9 @@
-//! What Python is asked for and given, with running out of memory as `MemoryError`.
+//! Calls to Python and new Python objects, with running out of memory as `MemoryError`.
 //!
-//! PyO3 panics where the interpreter has no memory for a str, an int, a list or a tuple, and aborts if there is
-//! none for the exception that it makes of the panic (`panic_on_null` in its src/instance.rs). It makes them for
-//! the name of an attribute and the arguments of a call too, and imports `collections.abc` to take a sequence
-//! apart. So none of that is used once the module is loaded.
+//! PyO3 panics if the interpreter has no memory for a str, an int, a list or a tuple, and aborts if there is none for
+//! the exception that it makes of the panic (`panic_on_null` in its src/instance.rs). It also makes such objects for
+//! the name of an attribute and the arguments of a call, and imports `collections.abc` to unpack a sequence. So none of that
+//! is used once the module is loaded.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -18,16 +18,19 @@ use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_copy, try_push};
 
-/// Makes what PyO3 makes when it takes the first exception, and panics if it cannot.
+/// Initializes the type that PyO3 needs to fetch its first exception. Without memory for that it would panic later.
 pub fn prepare(py: Python<'_>) {
     py.get_type::<PanicException>();
 }
 
-/// Takes what a C function gave: a new reference, or null with an exception.
+/// The result of a C function.
 ///
 /// # Safety
-/// `new` is that.
-pub unsafe fn taken(py: Python<'_>, new: *mut ffi::PyObject) -> PyResult<Bound<'_, PyAny>> {
+/// `new` is a new reference, or null with an exception set.
+pub unsafe fn owned_or_error(
+    py: Python<'_>,
+    new: *mut ffi::PyObject,
+) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: by this function's contract.
     unsafe { Bound::from_owned_ptr_or_err(py, new) }
 }
@@ -41,22 +44,22 @@ pub fn checked(py: Python<'_>, result: std::ffi::c_int) -> PyResult<()> {
 
 pub fn text<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
     // SAFETY: attached, and the length is that of the bytes, which are UTF-8.
-    let made = unsafe {
+    let get_or_insert = unsafe {
         let length = ffi::Py_ssize_t::try_from(text.len())?;
-        taken(
+        owned_or_error(
             py,
             ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), length),
         )
     };
-    Ok(made?.cast_into::<PyString>()?)
+    Ok(get_or_insert?.cast_into::<PyString>()?)
 }
 
 pub fn number(py: Python<'_>, number: usize) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: attached.
-    unsafe { taken(py, ffi::PyLong_FromSize_t(number)) }
+    unsafe { owned_or_error(py, ffi::PyLong_FromSize_t(number)) }
 }
 
-/// Made of what `give` makes of each item.
+/// A list of what `give` returns for each item.
 pub fn list<'py, T>(
     py: Python<'py>,
     items: Vec<T>,
@@ -65,7 +68,7 @@ pub fn list<'py, T>(
     let length = ffi::Py_ssize_t::try_from(items.len())?;
     // SAFETY: attached; the list is new and as long as the items, and takes over the reference to each.
     unsafe {
-        let list = taken(py, ffi::PyList_New(length))?;
+        let list = owned_or_error(py, ffi::PyList_New(length))?;
         for (at, item) in (0..).zip(items) {
             let item = give(item)?.into_ptr();
             checked(py, ffi::PyList_SetItem(list.as_ptr(), at, item))?;
@@ -81,7 +84,7 @@ pub fn tuple<'py, const LENGTH: usize>(
     let length = ffi::Py_ssize_t::try_from(LENGTH)?;
     // SAFETY: as for a list.
     unsafe {
-        let tuple = taken(py, ffi::PyTuple_New(length))?;
+        let tuple = owned_or_error(py, ffi::PyTuple_New(length))?;
         for (at, item) in (0..).zip(items) {
             checked(
                 py,
@@ -94,7 +97,7 @@ pub fn tuple<'py, const LENGTH: usize>(
 
 pub fn dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     // SAFETY: attached.
-    Ok(unsafe { taken(py, ffi::PyDict_New()) }?.cast_into::<PyDict>()?)
+    Ok(unsafe { owned_or_error(py, ffi::PyDict_New()) }?.cast_into::<PyDict>()?)
 }
 
 pub fn or_none<'py>(py: Python<'py>, object: Option<Bound<'py, PyAny>>) -> Bound<'py, PyAny> {
@@ -103,30 +106,25 @@ pub fn or_none<'py>(py: Python<'py>, object: Option<Bound<'py, PyAny>>) -> Bound
 
 pub fn import<'py>(py: Python<'py>, module: &CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; a C string.
-    unsafe { taken(py, ffi::PyImport_ImportModule(module.as_ptr())) }
+    unsafe { owned_or_error(py, ffi::PyImport_ImportModule(module.as_ptr())) }
 }
 
 pub fn attribute<'py>(of: &Bound<'py, PyAny>, name: &CStr) -> PyResult<Bound<'py, PyAny>> {
     // SAFETY: attached; a live object and a C string.
     unsafe {
-        taken(
+        owned_or_error(
             of.py(),
             ffi::PyObject_GetAttrString(of.as_ptr(), name.as_ptr()),
         )
     }
 }
 
-/// The frame that called another, or None.
-///
-/// Without memory for one CPython gives None as well, and leaves the exception (`frame_getback` in
-/// Objects/frameobject.c, from 3.11 on).
-pub fn caller_of<'py>(frame: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let caller = attribute(frame, c"f_back")?;
-    PyErr::take(frame.py()).map_or(Ok(caller), Err)
-}
-
-/// What a function of a module gives that takes no arguments.
-pub fn ask<'py>(py: Python<'py>, module: &CStr, function: &CStr) -> PyResult<Bound<'py, PyAny>> {
+/// Calls a function of a module without arguments.
+pub fn call_module_function<'py>(
+    py: Python<'py>,
+    module: &CStr,
+    function: &CStr,
+) -> PyResult<Bound<'py, PyAny>> {
     attribute(&import(py, module)?, function)?.call0()
 }
 
@@ -139,17 +137,17 @@ pub fn call<'py>(
     // SAFETY: attached; both are live, and null ends the arguments.
     unsafe {
         let result = ffi::PyObject_CallFunctionObjArgs(function_ptr, argument, end);
-        taken(function.py(), result)
+        owned_or_error(function.py(), result)
     }
 }
 
-/// The two that are in a tuple.
+/// The first two items of a tuple.
 pub fn pair<'py>(of: &Bound<'py, PyAny>) -> PyResult<[Bound<'py, PyAny>; 2]> {
     let of = of.cast::<PyTuple>()?;
     Ok([of.get_item(0)?, of.get_item(1)?])
 }
 
-/// The types in a tuple, which holds them.
+/// The types in a tuple. The pointers are valid as long as the tuple.
 pub fn types_in(types: Option<&Bound<'_, PyTuple>>) -> PyResult<Vec<*mut ffi::PyTypeObject>> {
     let mut pointers = Vec::new();
     for of in types.into_iter().flatten() {
@@ -163,14 +161,14 @@ pub fn string_of(text: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(try_copy(text.cast::<PyString>()?.to_str()?)?)
 }
 
-/// The text of a str; nothing if it is none that UTF-8 has.
+/// The text of a str; `None` if it is not valid UTF-8.
 pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> Result<Option<&'a str>, Failure> {
     let of = text.to_str();
     of.map(Some)
         .or_else(|error| none_unless_out_of_memory(text.py(), &error))
 }
 
-/// Nothing, for an error that says that there is nothing.
+/// `None` for any error but `MemoryError`.
 pub fn none_unless_out_of_memory<T>(py: Python<'_>, error: &PyErr) -> Result<Option<T>, Failure> {
     match error.is_instance_of::<PyMemoryError>(py) {
         true => Err(Failure::OutOfMemory),

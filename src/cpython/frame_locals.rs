@@ -1,4 +1,4 @@
-//! The local variables of a function that is running.
+//! The local variables of a running function.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -12,25 +12,26 @@ use crate::cpython::fallible_objects::{attribute, checked, dict};
 use crate::cpython::gc_pause::GcPause;
 use crate::cpython::unstable_functions::c_function;
 
-/// `CO_OPTIMIZED`: the code of a function, whose locals are not in a dict (Include/cpython/code.h).
+/// `CO_OPTIMIZED` (Include/cpython/code.h): the flag of functions, whose locals are not in a dict.
 const OPTIMIZED: u32 = 1;
 
-/// `RESUME` of CPython 3.11 (Include/opcode.h), with which the body of a function begins.
+/// `RESUME` of CPython 3.11 (Include/opcode.h), the first instruction of a function's body.
 const RESUME: u8 = 151;
 
-/// `PyFrame_GetVar` (Include/cpython/pyframe.h, 3.12 and up), which fills no dict.
+/// `PyFrame_GetVar` (Include/cpython/pyframe.h, from 3.12 on), which fills no dict.
 type GetVar = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
 
-/// The locals of a frame by name, in a dict of their own; none if they are in something else than a dict.
+/// The locals of a frame by name, in a new dict. The frame gets no new references.
 ///
-/// Before 3.12 none of a function that a debugger may be looking at.
+/// The dict is empty if the locals are in a namespace that is no dict, and before Python 3.12 if a debugger may be
+/// tracing the function.
 #[pyfunction]
 #[pyo3(signature = (frame, /))]
 pub fn frame_locals<'py>(
     py: Python<'py>,
     frame: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    // No finalizer may run the function's own code in between.
+    // A finalizer could run other code in between.
     let _pause = GcPause::new(py);
     let locals = dict(py)?;
     let code = attribute(frame, c"f_code")?;
@@ -51,7 +52,7 @@ pub fn frame_locals<'py>(
 }
 
 fn update(locals: &Bound<'_, PyDict>, with: &Bound<'_, PyAny>) -> PyResult<()> {
-    // SAFETY: attached; a live dict, and what is asked for its items.
+    // SAFETY: attached; a live dict and a live mapping.
     checked(locals.py(), unsafe {
         ffi::PyDict_Update(locals.as_ptr(), with.as_ptr())
     })
@@ -72,13 +73,13 @@ fn take_by_name(
     code: &Bound<'_, PyAny>,
     locals: &Bound<'_, PyDict>,
 ) -> PyResult<()> {
-    // SAFETY: the type is that of the declaration.
+    // SAFETY: `GetVar` is the type of the declaration.
     let Some(get_var) = (unsafe { c_function::<GetVar>(frame.py(), c"PyFrame_GetVar") }) else {
         return Ok(());
     };
     for name in names_of(code)? {
-        // SAFETY: a live frame and a live str, as it asks for; the result is a new reference, or null with an
-        // exception: a variable that has no value.
+        // SAFETY: a live frame and a live str; the result is a new reference, or null with an exception if the variable
+        // has no value.
         let value = unsafe {
             Bound::from_owned_ptr_or_err(frame.py(), get_var(frame.as_ptr(), name.as_ptr()))
         };
@@ -89,8 +90,8 @@ fn take_by_name(
     Ok(())
 }
 
-/// Whether a trace function may be running for a frame: then the values of its variables are in the dict, and
-/// will be taken from there (`call_trampoline` in Python/sysmodule.c).
+/// Whether a trace function may be running for a frame. After it returns, the frame takes the values of its variables
+/// from the dict (`call_trampoline` in Python/sysmodule.c).
 fn is_traced(frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
     let last: c_int = attribute(frame, c"f_lasti")?.extract()?;
     if last < 0 || !attribute(frame, c"f_trace")?.is_none() {
@@ -99,14 +100,15 @@ fn is_traced(frame: &Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool
     if frame.py().version_info() < (3, 11) {
         return Ok(false);
     }
-    // Before the body has begun there is no `f_trace` yet.
+    // Before the first instruction of the body `f_trace` is not set yet.
     let code = attribute(code, c"co_code")?.cast_into::<PyBytes>()?;
     let begin = code.as_bytes().chunks(2).position(|unit| unit[0] == RESUME);
     Ok(begin.is_none_or(|begin| usize::try_from(last).unwrap_or(0) <= 2 * begin))
 }
 
-/// Before 3.12 there is no other way than ``f_locals``, which fills a dict that the frame keeps from then on, with
-/// references to what the function may let go of later (PEP 667). If nobody else holds it, they go again.
+/// Copies the locals from ``f_locals``, the only way before 3.12. That fills a dict which the frame keeps, with
+/// references that outlive the function's own variables (PEP 667). If nothing else references the dict, its items are
+/// removed again.
 fn take_from_dict(
     frame: &Bound<'_, PyAny>,
     code: &Bound<'_, PyAny>,

@@ -1,11 +1,11 @@
-//! What must not happen during a walk: that the collector runs, or another thread.
+//! During a walk neither the collector nor another thread may run.
 #![allow(unsafe_code)]
 
 use pyo3::exceptions::PyImportError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// Keeps the cyclic collector from running, and with it every finalizer, until dropped.
+/// Disables the cyclic collector, which runs finalizers, until dropped.
 pub struct GcPause<'py> {
     was_enabled: bool,
     _py: Python<'py>,
@@ -13,7 +13,7 @@ pub struct GcPause<'py> {
 
 impl<'py> GcPause<'py> {
     pub fn new(py: Python<'py>) -> Self {
-        // SAFETY: `py` proves that this thread is attached, the one thing PyGC_Disable asks.
+        // SAFETY: `py` proves that this thread is attached, which is all that PyGC_Disable needs.
         let was_enabled = unsafe { ffi::PyGC_Disable() } != 0;
         Self {
             was_enabled,
@@ -33,12 +33,12 @@ impl Drop for GcPause<'_> {
 
 /// Refuses an interpreter whose GIL is off.
 ///
-/// A module that says that it uses the GIL switches it on in a free-threaded build, unless the user has
-/// forced it off (PYTHON_GIL=0). Then objects may die during a walk, and nothing here would be sound.
+/// A module that declares that it uses the GIL enables it in a free-threaded build, unless the user has forced it off
+/// (PYTHON_GIL=0). Without the GIL objects may be freed during a walk, which would be unsound.
 pub fn require_gil(py: Python<'_>) -> PyResult<()> {
     let sys = py.import("sys")?;
     let Some(is_enabled) = sys.getattr_opt("_is_gil_enabled")? else {
-        return Ok(()); // before 3.13 there is no other way
+        return Ok(()); // before 3.13 the GIL is always on
     };
     if is_enabled.call0()?.is_truthy()? {
         return Ok(());
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_restores_what_it_found() {
+    fn a_pause_restores_the_state_before_it() {
         Python::attach(|py| {
             let gc = py.import("gc").unwrap();
             let enabled = || {

@@ -1,19 +1,25 @@
-//! Reading what another thread may be changing without the GIL, when it is sure that none does.
+//! Calls to C functions, made only while no other thread runs a given code object.
+//!
+//! For reading what another thread may be changing without the GIL.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyList, PyTuple};
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_collect, try_extend, try_push};
-use crate::cpython::fallible_objects::{ask, attribute, call, caller_of, list, or_none, pair};
+use crate::cpython::fallible_objects::{attribute, call, list, or_none, pair};
+use crate::cpython::frames::{call_stack, frames_of_other_threads};
 use crate::cpython::gc_pause::GcPause;
 
-/// Calls functions in C, each with an object, unless another thread is inside a function: that of a code object.
+/// Calls C functions, each with one argument, unless another thread runs the code object ``unless_inside``.
 ///
-/// All of it is one go, in which no other thread runs. Gives the results, or of what is
-/// a list or a tuple its items; with ``then``, what these functions give of each. What raises
-/// ``RuntimeError`` gives nothing, and neither does ``None``. ``None`` for all: another thread is inside.
+/// No other thread runs between the first call and the last. ``reads`` are pairs of a function and its argument.
+/// Returns the results in order; a result that is a list or a tuple is replaced by its items. With ``then``, each of
+/// these is replaced by what the functions in ``then`` return for it. Results that are ``None`` are left out, and so
+/// are calls that raise ``RuntimeError``; other exceptions are raised.
+///
+/// Returns ``None``, and calls nothing, if another thread runs the code object, directly or further up its stack.
 #[pyfunction]
 #[pyo3(signature = (reads, *, unless_inside=None, then=None))]
 pub fn read_unless_inside<'py>(
@@ -22,19 +28,19 @@ pub fn read_unless_inside<'py>(
     unless_inside: Option<&Bound<'py, PyAny>>,
     then: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    // A finalizer could let another thread in.
+    // A finalizer could let another thread run.
     let _pause = GcPause::new(py);
     if let Some(code) = unless_inside {
-        for frame in other_threads(py)? {
-            if is_inside(frame, code)? {
+        for frame in frames_of_other_threads(py)? {
+            if is_on_stack(code, frame)? {
                 return Ok(or_none(py, None));
             }
         }
     }
     let mut values = Vec::new();
     for each in reads {
-        let [function, object] = pair(&each)?;
-        let Some(value) = read(&function, &object)? else {
+        let [function, argument] = pair(&each)?;
+        let Some(value) = value_of(&function, &argument)? else {
             continue;
         };
         for item in items(value)? {
@@ -42,7 +48,7 @@ pub fn read_unless_inside<'py>(
                 None => try_push(&mut values, item)?,
                 Some(then) => {
                     for function in then {
-                        try_extend(&mut values, read(&function, &item)?)?;
+                        try_extend(&mut values, value_of(&function, &item)?)?;
                     }
                 }
             }
@@ -52,37 +58,22 @@ pub fn read_unless_inside<'py>(
     Ok(list(py, values, Ok)?.into_any())
 }
 
-/// The frames of the other threads that run Python code, or C code called by it.
-pub fn other_threads(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
-    let this = ask(py, c"_thread", c"get_ident")?;
-    let frames = ask(py, c"sys", c"_current_frames")?;
-    let frames = frames.cast_into::<PyDict>()?;
-    let mut others = Vec::new();
-    for (thread, frame) in frames.iter() {
-        if !thread.eq(&this)? {
-            try_push(&mut others, frame)?;
-        }
-    }
-    Ok(others)
-}
-
-fn is_inside(mut frame: Bound<'_, PyAny>, code: &Bound<'_, PyAny>) -> PyResult<bool> {
-    while !frame.is_none() {
-        if attribute(&frame, c"f_code")?.is(code) {
+fn is_on_stack(code: &Bound<'_, PyAny>, innermost: Bound<'_, PyAny>) -> PyResult<bool> {
+    for frame in call_stack(innermost) {
+        if attribute(&frame?, c"f_code")?.is(code) {
             return Ok(true);
         }
-        frame = caller_of(&frame)?;
     }
     Ok(false)
 }
 
-fn read<'py>(
+fn value_of<'py>(
     function: &Bound<'py, PyAny>,
-    object: &Bound<'py, PyAny>,
+    argument: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    match call(function, object) {
+    match call(function, argument) {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_instance_of::<PyRuntimeError>(object.py()) => Ok(None),
+        Err(error) if error.is_instance_of::<PyRuntimeError>(argument.py()) => Ok(None),
         Err(error) => Err(error),
     }
 }

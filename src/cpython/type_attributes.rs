@@ -1,4 +1,4 @@
-//! Attributes of types, read in C: no metaclass is asked.
+//! Attributes of types, read in C: no code of a metaclass runs.
 #![allow(unsafe_code)]
 
 use std::mem::transmute;
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_objects::{none_unless_out_of_memory, taken, text};
+use crate::cpython::fallible_objects::{none_unless_out_of_memory, owned_or_error, text};
 
 /// A descriptor in the dict of `type` itself, which no metaclass can override, with its getter.
 pub struct TypeGetter<'py> {
@@ -18,17 +18,17 @@ pub struct TypeGetter<'py> {
 
 impl<'py> TypeGetter<'py> {
     pub fn new(py: Python<'py>, name: &str) -> PyResult<Self> {
-        // SAFETY: `type` lives as long as the interpreter; no attribute of another metaclass is asked for.
+        // SAFETY: `type` lives as long as the interpreter.
         let dict = unsafe {
             let of_types = (&raw mut ffi::PyType_Type).cast::<ffi::PyObject>();
-            taken(
+            owned_or_error(
                 py,
                 ffi::PyObject_GetAttrString(of_types, c"__dict__".as_ptr()),
             )?
         };
         // SAFETY: both are live.
         let descriptor = unsafe {
-            taken(
+            owned_or_error(
                 py,
                 ffi::PyObject_GetItem(dict.as_ptr(), text(py, name)?.as_ptr()),
             )?
@@ -47,7 +47,7 @@ impl<'py> TypeGetter<'py> {
         })
     }
 
-    /// What the getter gives for a type, if it is a str.
+    /// The value of the attribute for a type, if it is a str.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -68,7 +68,7 @@ impl<'py> TypeGetter<'py> {
         let value = unsafe {
             let metatype = ffi::Py_TYPE(of).cast::<ffi::PyObject>();
             let value = (self.get)(self.descriptor.as_ptr(), of, metatype);
-            taken(self.descriptor.py(), value)
+            owned_or_error(self.descriptor.py(), value)
         };
         match value {
             Ok(value) => Ok(Some(value)),

@@ -1,4 +1,4 @@
-//! C functions of the running interpreter that the stable ABI leaves out, looked up by name.
+//! C functions of the running interpreter outside the stable ABI, looked up by name.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 type DictGetter = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut *mut ffi::PyObject;
 type Getter = unsafe extern "C" fn(*mut ffi::PyObject) -> *mut ffi::PyObject;
 
-/// What a function holds, read in C: no audit hook is called, as it would be for `__code__`.
+/// Reads the attributes of functions in C. This calls no audit hook, as reading `__code__` would.
 pub struct Functions {
     closure: Option<Getter>,
     defaults: Option<Getter>,
@@ -31,26 +31,26 @@ impl Functions {
                 keyword_defaults: c_function(py, c"PyFunction_GetKwDefaults"),
                 code: c_function(py, c"PyFunction_GetCode"),
                 of_method: c_function(py, c"PyMethod_Function"),
-                // Include/cpython/object.h: where an object's dict is, or would be; it makes none.
+                // Include/cpython/object.h: returns where an object's dict is stored, and makes no dict.
                 dict_of: c_function(py, c"_PyObject_GetDictPtr"),
                 function_type: c_function(py, c"PyFunction_Type"),
             }
         }
     }
 
-    /// Whether a function surely holds no values: no closure, no defaults.
+    /// Whether a function has neither a closure nor defaults; `false` if that is not known.
     ///
     /// # Safety
     /// `function` is a live function, and the thread is attached.
-    pub unsafe fn holds_nothing(&self, function: *mut ffi::PyObject) -> bool {
+    pub unsafe fn has_no_values(&self, function: *mut ffi::PyObject) -> bool {
         [self.closure, self.defaults, self.keyword_defaults]
             .iter()
             // SAFETY: by this function's contract; the results are borrowed, and only compared.
             .all(|getter| getter.is_some_and(|get| unsafe { get(function) }.is_null()))
     }
 
-    /// The values that a function holds: closure, defaults, attributes; `None` if this is no function, or that is not
-    /// known. Its globals, code and annotations are left out.
+    /// The closure, defaults and attributes of a function; `None` if `object` is no function, or if they are not known.
+    /// Its globals, code and annotations are left out.
     ///
     /// # Safety
     /// `object` is live and of type `of`, and the thread is attached.
@@ -63,7 +63,7 @@ impl Functions {
         if self.function_type != Some(of) {
             return None;
         }
-        // SAFETY: by this function's contract; the results are borrowed, and null where there is nothing.
+        // SAFETY: by this function's contract; the results are borrowed, and null if the function has none.
         unsafe {
             let dict = self.dict_of?(object);
             Some([
@@ -75,7 +75,7 @@ impl Functions {
         }
     }
 
-    /// The code that a function or a bound method runs; null if that is not known.
+    /// The code object of a function or a bound method; null if it is not known.
     ///
     /// # Safety
     /// `callable` is live, and the thread is attached.

@@ -4,124 +4,124 @@
 use std::ffi::{c_int, c_void};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
 
 use pyo3::ffi;
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::try_push;
 use crate::heap::address_sets::Addresses;
-use crate::heap::prefetch::{prefetch, prefetch_contents};
-use crate::heap::type_facts::{Role, TypeTable, each_unshown};
-use crate::libraries::library_types::Judge;
+use crate::heap::prefetch::{PrefetchRing, prefetch_contents};
+use crate::heap::type_facts::{Role, TypeTable, each_embedded_value};
+use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
-/// How many referents are on their way at a time: enough to hide a load from memory.
-const AHEAD: usize = 16;
-
-/// A closure being built: iterative, so that no depth of nesting can overflow a stack.
+/// A closure being built: iteratively, so that deep nesting cannot overflow the stack.
 ///
-/// The boundary: modules, the namespaces of modules, types of libraries that no function made. A boundary object that is
-/// met is in the closure; what lies behind it is not. Roots that the caller named are always entered.
-pub struct Reach<'a, 'py> {
+/// The boundary: modules, the dicts of modules, and types of libraries that were not made by a function. A boundary
+/// object can be in the closure, but is not traversed. Roots that the caller named are always traversed.
+pub struct Closure<'a, 'py> {
     types: &'a mut TypeTable,
-    judge: Judge<'py, 'a>,
+    library_types: LibraryTypes<'py, 'a>,
     /// The `__dict__` of every module.
-    namespaces: &'a Addresses,
-    met: Addresses,
-    /// Referents on their way from memory, in a ring: each is looked at when so many have come after it.
-    coming: [*mut ffi::PyObject; AHEAD],
-    next: usize,
+    module_dicts: &'a Addresses,
+    members: Addresses,
+    /// Referents that were not added yet.
+    prefetched: PrefetchRing<()>,
+    /// Members that were not traversed yet.
     pending: Vec<*mut ffi::PyObject>,
     reported: Vec<*mut ffi::PyObject>,
-    noted: Option<Vec<*mut ffi::PyObject>>,
-    /// What is not entered either, from `stop_at` on.
-    roots: Option<RootObjects>,
-    /// Whether the object being traversed has shown a referent.
-    shown: bool,
-    /// Whether a list was met that is being sorted, and shows nothing.
-    sorting: bool,
+    /// What was added since `start_recording`.
+    recorded: Option<Vec<*mut ffi::PyObject>>,
+    /// Also a boundary, once `set_root_objects` was called.
+    root_objects: Option<RootObjects>,
+    /// Whether tp_traverse has shown a referent of the object being traversed.
+    any_traversed: bool,
+    /// Whether the closure contains a list that is being sorted. Its tp_traverse shows no items.
+    list_being_sorted: bool,
     outcome: Result<(), Failure>,
 }
 
-impl<'a, 'py> Reach<'a, 'py> {
-    pub fn new(types: &'a mut TypeTable, judge: Judge<'py, 'a>, namespaces: &'a Addresses) -> Self {
+impl<'a, 'py> Closure<'a, 'py> {
+    pub fn new(
+        types: &'a mut TypeTable,
+        library_types: LibraryTypes<'py, 'a>,
+        module_dicts: &'a Addresses,
+    ) -> Self {
         Self {
             types,
-            judge,
-            namespaces,
-            met: Addresses::default(),
-            coming: [ptr::null_mut(); AHEAD],
-            next: 0,
+            library_types,
+            module_dicts,
+            members: Addresses::default(),
+            prefetched: PrefetchRing::default(),
             pending: Vec::new(),
             reported: Vec::new(),
-            noted: None,
-            roots: None,
-            shown: false,
-            sorting: false,
+            recorded: None,
+            root_objects: None,
+            any_traversed: false,
+            list_being_sorted: false,
             outcome: Ok(()),
         }
     }
 
-    /// Counts an object as met, so that it is entered only if the caller names it.
-    pub fn stop_at(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
-        self.met.insert(object).map(drop)
+    /// Adds an object without traversing it. It is traversed only if `add_named` adds it.
+    pub fn add_boundary(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+        self.members.insert(object).map(drop)
     }
 
-    /// Adds what is reachable from an object that the caller named, whatever it is.
+    /// Adds what is reachable from an object that the caller named, even if that is a boundary.
     ///
     /// # Safety
     /// `root` is live, the thread is attached, and no Python code runs before `finish`.
-    pub unsafe fn name(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
+    pub unsafe fn add_named(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            self.take(root)?;
+            self.add_object(root)?;
             let facts = self.types.of(root);
             if facts.role == Role::Module {
-                let namespace = ffi::PyModule_GetDict(root);
-                if !namespace.is_null() {
-                    self.take(namespace)?;
-                    self.enter(namespace)?;
+                let module_dict = ffi::PyModule_GetDict(root);
+                if !module_dict.is_null() {
+                    self.add_object(module_dict)?;
+                    self.traverse_object(module_dict)?;
                 }
             }
-            // Entered here, as named, and once more at most when its turn comes as an object met.
-            self.enter(root)?;
-            self.run()
+            // Traversed here because it was named, and at most once more because it may be pending as well.
+            self.traverse_object(root)?;
+            self.traverse_pending()
         }
     }
 
     /// Adds what is reachable from an object.
     ///
     /// # Safety
-    /// As for `name`.
+    /// As for `add_named`.
     pub unsafe fn add(&mut self, root: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
-            self.take(root)?;
-            self.run()
+            self.add_object(root)?;
+            self.traverse_pending()
         }
     }
 
-    /// Notes from here on what is met, to be able to forget it.
-    pub fn begin(&mut self) {
-        self.noted = Some(Vec::new());
+    /// Records from here on what is added, for `remove_recorded`.
+    pub fn start_recording(&mut self) {
+        self.recorded = Some(Vec::new());
     }
 
-    /// Forgets what was met since `begin`.
-    pub fn forget(&mut self) {
-        for object in self.noted.iter_mut().flat_map(mem::take) {
-            self.met.remove(object);
+    /// Removes what was added since `start_recording`.
+    pub fn remove_recorded(&mut self) {
+        for object in self.recorded.iter_mut().flat_map(mem::take) {
+            self.members.remove(object);
         }
     }
 
     /// Whether an object is in the closure so far.
-    pub fn has_met(&self, object: *mut ffi::PyObject) -> bool {
-        self.met.contains(object)
+    pub fn contains(&self, object: *mut ffi::PyObject) -> bool {
+        self.members.contains(object)
     }
 
-    /// Has root objects be a boundary from here on.
-    pub fn stop_at_roots(&mut self, roots: Option<RootObjects>) {
-        self.roots = roots;
+    /// Makes root objects a boundary from here on.
+    pub fn set_root_objects(&mut self, root_objects: Option<RootObjects>) {
+        self.root_objects = root_objects;
     }
 
     /// Whether the instances of a type are root objects.
@@ -129,10 +129,13 @@ impl<'a, 'py> Reach<'a, 'py> {
     /// # Safety
     /// `of` is a live type, and the thread is attached.
     #[inline]
-    pub unsafe fn is_root_object(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
-        match &mut self.roots {
+    pub unsafe fn is_root_object_type(
+        &mut self,
+        of: *mut ffi::PyTypeObject,
+    ) -> Result<bool, Failure> {
+        match &mut self.root_objects {
             // SAFETY: by this function's contract.
-            Some(roots) => unsafe { roots.have(of, &mut self.judge) },
+            Some(root_objects) => unsafe { root_objects.include_type(of, &mut self.library_types) },
             None => Ok(false),
         }
     }
@@ -143,24 +146,21 @@ impl<'a, 'py> Reach<'a, 'py> {
     /// `of` is a live type, and the thread is attached.
     pub unsafe fn is_library_type(&mut self, of: *mut ffi::PyTypeObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
-        unsafe { self.judge.is_library_type(of.cast()) }
+        unsafe { self.library_types.is_library_type(of.cast()) }
     }
 
     /// Whether a type was made by a function.
     ///
     /// # Safety
     /// `of` is a live type, and the thread is attached.
-    pub unsafe fn is_made_by_a_function(
-        &mut self,
-        of: *mut ffi::PyObject,
-    ) -> Result<bool, Failure> {
+    pub unsafe fn is_made_by_function(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
-        unsafe { self.judge.is_made_by_a_function(of) }
+        unsafe { self.library_types.is_made_by_function(of) }
     }
 
     /// Whether an object is the `__dict__` of a module.
-    pub fn is_namespace(&self, object: *mut ffi::PyObject) -> bool {
-        self.namespaces.contains(object)
+    pub fn is_module_dict(&self, object: *mut ffi::PyObject) -> bool {
+        self.module_dicts.contains(object)
     }
 
     /// How many objects have been reported so far.
@@ -168,34 +168,31 @@ impl<'a, 'py> Reach<'a, 'py> {
         self.reported.len()
     }
 
-    /// Whether the closure leaves out what is in a list that is being sorted.
-    pub fn is_sorting(&self) -> bool {
-        self.sorting
+    /// Whether a list in the closure is being sorted, so that its items are missing from the closure.
+    pub fn has_list_being_sorted(&self) -> bool {
+        self.list_being_sorted
     }
 
-    /// The closure, and in the order they were met those of its objects that were to be reported.
+    /// The closure, and its objects of a reported type, in the order they were added.
     pub fn finish(self) -> (Addresses, Vec<*mut ffi::PyObject>) {
-        (self.met, self.reported)
+        (self.members, self.reported)
     }
 
     /// # Safety
-    /// As for `name`.
-    unsafe fn run(&mut self) -> Result<(), Failure> {
+    /// As for `add_named`.
+    unsafe fn traverse_pending(&mut self) -> Result<(), Failure> {
         loop {
             while let Some(object) = self.pending.pop() {
                 // SAFETY: by this function's contract.
                 unsafe {
                     if !self.is_boundary(object)? {
-                        self.enter(object)?;
+                        self.traverse_object(object)?;
                     }
                 }
             }
-            for at in 0..AHEAD {
-                let object = mem::replace(&mut self.coming[at], ptr::null_mut());
-                if !object.is_null() {
-                    // SAFETY: by this function's contract.
-                    unsafe { self.take(object)? };
-                }
+            while let Some((object, ())) = self.prefetched.pop() {
+                // SAFETY: by this function's contract.
+                unsafe { self.add_object(object)? };
             }
             if self.pending.is_empty() {
                 return Ok(());
@@ -204,24 +201,24 @@ impl<'a, 'py> Reach<'a, 'py> {
     }
 
     /// # Safety
-    /// As for `name`.
+    /// As for `add_named`.
     unsafe fn is_boundary(&mut self, object: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             match self.types.of(object).role {
-                Role::Plain => self.is_root_object(ffi::Py_TYPE(object)),
-                Role::Dict => Ok(self.namespaces.contains(object)),
+                Role::Plain => self.is_root_object_type(ffi::Py_TYPE(object)),
+                Role::Dict => Ok(self.module_dicts.contains(object)),
                 Role::Module => Ok(true),
-                Role::Type => self.judge.is_boundary_type(object),
+                Role::Type => self.library_types.is_boundary_type(object),
             }
         }
     }
 
-    /// Meets everything an object refers to.
+    /// Adds everything an object refers to.
     ///
     /// # Safety
-    /// As for `name`.
-    unsafe fn enter(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+    /// As for `add_named`.
+    unsafe fn traverse_object(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         let facts = unsafe { self.types.of(object) };
         let Some(traverse) = facts.traverse else {
@@ -236,49 +233,46 @@ impl<'a, 'py> Reach<'a, 'py> {
         {
             return Ok(());
         }
-        self.shown = false;
+        self.any_traversed = false;
         // SAFETY: the type's own tp_traverse, on an instance; `self` outlives the call.
         unsafe { traverse(object, visit, (&raw mut *self).cast()) };
         mem::replace(&mut self.outcome, Ok(()))?;
         // SAFETY: by this function's contract.
         unsafe {
-            if !self.shown {
-                each_unshown(object, |value| self.meet(value))?;
+            if !self.any_traversed {
+                each_embedded_value(object, |value| self.add_referent(value))?;
             }
             if facts.list && ffi::PyList_Size(object) == 0 {
-                self.sorting |= self.judge.is_being_sorted(object)?;
+                self.list_being_sorted |= self.library_types.is_being_sorted(object)?;
             }
         }
         Ok(())
     }
 
-    /// Has an object brought from memory, and takes the one that has been on its way longest.
+    /// Adds a referent, after it was prefetched.
     ///
     /// # Safety
-    /// `object` is live and the thread is attached.
+    /// `referent` is live and the thread is attached.
     #[inline]
-    unsafe fn meet(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
-        prefetch(object);
-        let object = mem::replace(&mut self.coming[self.next], object);
-        self.next = (self.next + 1) % AHEAD;
-        if object.is_null() {
-            return Ok(());
+    unsafe fn add_referent(&mut self, referent: *mut ffi::PyObject) -> Result<(), Failure> {
+        match self.prefetched.push(referent, ()) {
+            // SAFETY: it was live when it was pushed, and no Python code has run since.
+            Some((object, ())) => unsafe { self.add_object(object) },
+            None => Ok(()),
         }
-        // SAFETY: it was live when it was met, and no Python code has run since.
-        unsafe { self.take(object) }
     }
 
     /// # Safety
     /// `object` is live and the thread is attached.
     #[inline]
-    unsafe fn take(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
+    unsafe fn add_object(&mut self, object: *mut ffi::PyObject) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         let facts = unsafe { self.types.of(object) };
-        if facts.is_leaf() || !self.met.insert(object)? {
+        if facts.is_leaf() || !self.members.insert(object)? {
             return Ok(());
         }
-        if let Some(noted) = &mut self.noted {
-            try_push(noted, object)?;
+        if let Some(recorded) = &mut self.recorded {
+            try_push(recorded, object)?;
         }
         if facts.reported {
             try_push(&mut self.reported, object)?;
@@ -293,14 +287,16 @@ impl<'a, 'py> Reach<'a, 'py> {
 }
 
 /// # Safety
-/// `reach` points to the live `Reach` whose `enter` called tp_traverse; `object` is live.
-unsafe extern "C" fn visit(object: *mut ffi::PyObject, reach: *mut c_void) -> c_int {
-    // SAFETY: by this function's contract; `enter` touches nothing of it until tp_traverse returns.
-    let reach = unsafe { &mut *reach.cast::<Reach<'_, '_>>() };
-    reach.shown = true;
-    // SAFETY: the thread is attached, as `enter` required.
-    let met = catch_unwind(AssertUnwindSafe(|| unsafe { reach.meet(object) }));
-    reach.outcome = met.unwrap_or_else(|panic| Err(Failure::Panic(panic)));
+/// `closure` points to the live `Closure` whose `traverse_object` called tp_traverse; `referent` is live.
+unsafe extern "C" fn visit(referent: *mut ffi::PyObject, closure: *mut c_void) -> c_int {
+    // SAFETY: by this function's contract; `traverse_object` uses nothing of it until tp_traverse returns.
+    let closure = unsafe { &mut *closure.cast::<Closure<'_, '_>>() };
+    closure.any_traversed = true;
+    // SAFETY: the thread is attached, as `traverse_object` required.
+    let added = catch_unwind(AssertUnwindSafe(|| unsafe {
+        closure.add_referent(referent)
+    }));
+    closure.outcome = added.unwrap_or_else(|panic| Err(Failure::Panic(panic)));
     // Anything but zero ends the traversal of this object.
-    c_int::from(reach.outcome.is_err())
+    c_int::from(closure.outcome.is_err())
 }

@@ -1,5 +1,6 @@
-//! What leads to what: the closure, external references, referrer paths.
+//! The graph of references: the closure, external references, referrer paths.
 
+pub mod breadth_first_search;
 pub mod callbacks;
 pub mod closure;
 pub mod external_references;

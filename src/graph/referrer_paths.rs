@@ -1,171 +1,139 @@
-//! Who holds what: the shortest way from a root to an object, by the interpreter's own `tp_traverse`.
+//! Who owns what: the shortest path from a root to an object.
 #![allow(unsafe_code)]
-
-use std::{mem, ptr};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList, PyTuple};
 use rustc_hash::FxHashMap;
 
-use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_collect, try_entry, try_insert, try_push};
 use crate::cpython::fallible_objects::{list, number, or_none, text, tuple, types_in};
 use crate::cpython::gc_pause::GcPause;
-use crate::graph::unreachable::Strays;
+use crate::graph::breadth_first_search::{BreadthFirstSearch, HiddenReferences};
+use crate::graph::unreachable::UnreachableObjects;
 use crate::heap::address_sets::Addresses;
 use crate::heap::object_stream::Stream;
-use crate::heap::prefetch::{prefetch, prefetch_contents};
-use crate::heap::type_facts::{TypeTable, Wanted, each_referent};
+use crate::heap::type_facts::{TypeTable, TypesOfInterest};
 
-/// How many referents are on their way at a time, as in a closure.
-const AHEAD: usize = 16;
-
-const NO_PARENT: u32 = u32::MAX;
-
-/// For each target, how it is held: ``("root", [...])``, with the objects on a shortest way from a root.
+/// For each target ``("root", [...])``, with the objects on a shortest path from a root, root and target included.
 ///
-/// If no root leads to it: ``("outside", [...])``, from something that more is held of than the heap
-/// accounts for; ``("cycle", [...])``, from something that it leads back to; or ``("nothing", [])``.
-/// For these two walks over the heap are made, and only if ``strays``; otherwise it is ``("nothing", [])``.
+/// If no root reaches it: ``("external", [...])``, from an object with an external reference;
+/// ``("cycle", [...])``, from an object of a cycle that nothing else references; or ``("unreferenced", [])``.
+/// These take two more walks over the heap, which are made only if ``search_unreachable``; otherwise the answer is
+/// ``("unreferenced", [])``.
 ///
-/// ``besides`` are holders whose own references to a target do not count. ``hidden`` are pairs of a holder
-/// and what it holds where ``tp_traverse`` does not show it.
+/// References from ``ignored_owners`` to a target do not count. ``hidden`` are pairs of an object and one that it
+/// refers to where ``tp_traverse`` does not show it.
 #[pyfunction]
-#[pyo3(signature = (targets, roots, *, besides=None, hidden=None, strays=false))]
-pub fn paths<'py>(
+#[pyo3(signature = (targets, roots, *, ignored_owners=None, hidden=None, search_unreachable=false))]
+pub fn referrer_paths<'py>(
     py: Python<'py>,
     targets: &Bound<'py, PyTuple>,
     roots: &Bound<'py, PyList>,
-    besides: Option<&Bound<'py, PyList>>,
+    ignored_owners: Option<&Bound<'py, PyList>>,
     hidden: Option<&Bound<'py, PyList>>,
-    strays: bool,
+    search_unreachable: bool,
 ) -> PyResult<Bound<'py, PyList>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    if strays {
-        stream.fill()?;
-    }
-    let hidden_from = pairs(hidden)?;
-    let mut types = TypeTable::new(Wanted::default())?;
-    let mut forest = Forest::new(&mut types, &hidden_from);
+    let mut heap = PausedHeap::open(py, TypesOfInterest::default(), hidden, search_unreachable)?;
+    let mut search = BreadthFirstSearch::new(&mut heap.types, &heap.hidden_references);
     for target in targets.iter_borrowed() {
-        forest.targets.insert(target.as_ptr())?;
-        // SAFETY: the tuple holds it.
-        forest.any_leaf |= unsafe { forest.types.of(target.as_ptr()) }.is_leaf();
+        search.targets.insert(target.as_ptr())?;
+        // SAFETY: the tuple references it.
+        search.any_leaf |= unsafe { search.types.of(target.as_ptr()) }.is_leaf();
     }
-    for holder in besides.into_iter().flatten() {
-        forest.besides.insert(holder.as_ptr())?;
+    for owner in ignored_owners.into_iter().flatten() {
+        search.ignored_owners.insert(owner.as_ptr())?;
     }
-    // SAFETY: the caller holds the roots and the targets, and no Python code runs until all ways are owned.
-    unsafe { forest.grow(roots)? };
-    let mut ways: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
+    // SAFETY: the caller references roots and targets, and no Python code runs until a reference to each object of the
+    // paths was taken.
+    unsafe { search.run(roots)? };
+    let mut paths: Vec<(&str, Vec<*mut ffi::PyObject>)> = Vec::new();
     let mut found: FxHashMap<usize, u32> = FxHashMap::default();
-    for &at in &forest.found {
-        try_insert(&mut found, forest.objects[at as usize] as usize, at)?;
+    for &at in &search.found {
+        try_insert(&mut found, search.objects[at as usize] as usize, at)?;
     }
     for target in targets.iter_borrowed() {
-        let way = match found.get(&(target.as_ptr() as usize)) {
-            Some(&at) => ("root", forest.way_to(at)?),
-            None => ("nothing", Vec::new()),
+        let path = match found.get(&(target.as_ptr() as usize)) {
+            Some(&at) => ("root", search.path_to(at)?),
+            None => ("unreferenced", Vec::new()),
         };
-        try_push(&mut ways, way)?;
+        try_push(&mut paths, path)?;
     }
-    if strays && found.len() < forest.targets.count() {
-        let (met, targets_met) = (forest.met, forest.targets);
-        let mut strays = Strays::new(&mut types, &met, &targets_met);
+    if search_unreachable && found.len() < search.targets.count() {
+        let (reached, targets_of_search) = (search.reached, search.targets);
+        let lists = [Some(roots), ignored_owners, hidden];
+        let lists = lists.into_iter().flatten().map(|list| list.as_ptr());
+        let excluded = lists.chain([targets.as_ptr()]);
         // SAFETY: as above.
-        unsafe {
-            strays.account_for(targets.as_ptr())?;
-            for list in [Some(roots), besides, hidden].into_iter().flatten() {
-                strays.account_for(list.as_ptr())?;
-            }
-            for pair in hidden.into_iter().flatten() {
-                strays.account_for(pair.as_ptr())?;
-            }
-            strays.walk(&stream)?;
-        }
-        for (way, target) in ways.iter_mut().zip(targets.iter_borrowed()) {
-            if way.0 == "nothing" {
+        let unreachable =
+            unsafe { heap.unreachable(&reached, &targets_of_search, excluded, hidden) }?;
+        for (path, target) in paths.iter_mut().zip(targets.iter_borrowed()) {
+            if path.0 == "unreferenced" {
                 // SAFETY: as above.
-                *way = unsafe { strays.way_to(target.as_ptr()) }?;
+                *path = unsafe { unreachable.path_to(target.as_ptr()) }?;
             }
         }
     }
-    // SAFETY: nothing has been let go since each was met; no list is made before all are owned.
+    // SAFETY: no object was freed since the search; no list is made before a reference to each object was taken.
     let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
     let mut owned = Vec::new();
-    for (how, way) in ways {
-        try_push(&mut owned, (how, try_collect(way.into_iter().map(own))?))?;
+    for (how, path) in paths {
+        try_push(&mut owned, (how, try_collect(path.into_iter().map(own))?))?;
     }
-    list(py, owned, |(how, way)| {
-        let way = list(py, way, Ok)?.into_any();
-        tuple(py, [text(py, how)?.into_any(), way])
+    list(py, owned, |(how, path)| {
+        let path = list(py, path, Ok)?.into_any();
+        tuple(py, [text(py, how)?.into_any(), path])
     })
 }
 
-/// Every instance of the types (or of subtypes), tracked or held by what is, and who holds it: each with which
-/// root leads to it by the shortest way, the type of its nearest holder on that way, and whether it is garbage.
+/// Every instance of the types (or of subtypes) that is tracked, or referenced by what is, and its owner.
 ///
-/// A holder of a type in ``through``, by exact type, is passed over for the one that holds it. What no root
-/// leads to is garbage, unless it is held from outside the heap; it is looked for only if ``strays``.
+/// Each comes with the index of the root that reaches it by the shortest path, the type of its nearest owner on that
+/// path, and whether it is garbage.
+///
+/// An owner of a type in ``through``, by exact type, is passed over for its own owner. An instance that no root reaches
+/// is garbage unless it has, or is reachable from, an external reference; such instances are searched for only if
+/// ``search_unreachable``.
 #[pyfunction]
-#[pyo3(signature = (types, roots, *, through, hidden=None, strays=true))]
-pub fn holdings<'py>(
+#[pyo3(signature = (types, roots, *, through, hidden=None, search_unreachable=true))]
+pub fn nearest_owners<'py>(
     py: Python<'py>,
     types: &Bound<'py, PyTuple>,
     roots: &Bound<'py, PyList>,
     through: &Bound<'py, PyTuple>,
     hidden: Option<&Bound<'py, PyList>>,
-    strays: bool,
+    search_unreachable: bool,
 ) -> PyResult<Bound<'py, PyList>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    if strays {
-        stream.fill()?;
-    }
-    let hidden_from = pairs(hidden)?;
-    let mut types = TypeTable::new(Wanted {
+    let types_of_interest = TypesOfInterest {
         reported: types_in(Some(types))?,
         containers: types_in(Some(through))?,
-        ..Wanted::default()
-    })?;
-    let mut forest = Forest::new(&mut types, &hidden_from);
-    // SAFETY: the caller holds the roots, and no Python code runs until all that is found is owned.
-    unsafe { forest.grow(roots)? };
-    let above = forest.holders()?;
+        ..TypesOfInterest::default()
+    };
+    let mut heap = PausedHeap::open(py, types_of_interest, hidden, search_unreachable)?;
+    let mut search = BreadthFirstSearch::new(&mut heap.types, &heap.hidden_references);
+    // SAFETY: the caller references the roots, and no Python code runs until a reference to each object was taken.
+    unsafe { search.run(roots)? };
+    let owners = search.nearest_owners()?;
     let mut found = Vec::new();
-    for at in std::mem::take(&mut forest.found) {
-        let (root, holder) = above[at as usize];
-        try_push(
-            &mut found,
-            (forest.objects[at as usize], Some(root), holder, false),
-        )?;
+    for &at in &search.found {
+        let (root, owner) = owners[at as usize];
+        let object = search.objects[at as usize];
+        try_push(&mut found, (object, Some(root), owner, false))?;
     }
-    if strays {
-        let (met, nothing) = (forest.met, Addresses::default());
-        let mut strays = Strays::new(&mut types, &met, &nothing);
+    if search_unreachable {
+        let (reached, no_targets) = (search.reached, Addresses::default());
+        let lists = [Some(roots), hidden];
+        let excluded = lists.into_iter().flatten().map(|list| list.as_ptr());
         // SAFETY: as above.
-        unsafe {
-            for list in [Some(roots), hidden].into_iter().flatten() {
-                strays.account_for(list.as_ptr())?;
-            }
-            for pair in hidden.into_iter().flatten() {
-                strays.account_for(pair.as_ptr())?;
-            }
-            strays.walk(&stream)?;
-        }
-        for stray in strays.reported()? {
-            try_push(
-                &mut found,
-                (stray.object, None, stray.holder, stray.is_garbage),
-            )?;
+        let mut unreachable = unsafe { heap.unreachable(&reached, &no_targets, excluded, hidden) }?;
+        for each in unreachable.reported()? {
+            try_push(&mut found, (each.object, None, each.owner, each.is_garbage))?;
         }
     }
-    // SAFETY: nothing has been let go since each was met; the type of a live object is live.
+    // SAFETY: no object was freed since the search; the type of a live object is live.
     let own = |at: *mut ffi::PyObject| unsafe { Bound::from_borrowed_ptr(py, at) };
-    let found = found.into_iter().map(|(object, root, holder, is_garbage)| {
-        let of = holder.map(|holder| own(unsafe { ffi::Py_TYPE(holder) }.cast()));
+    let found = found.into_iter().map(|(object, root, owner, is_garbage)| {
+        let of = owner.map(|owner| own(unsafe { ffi::Py_TYPE(owner) }.cast()));
         (own(object), root, of, is_garbage)
     });
     list(py, try_collect(found)?, |(object, root, of, is_garbage)| {
@@ -175,219 +143,63 @@ pub fn holdings<'py>(
     })
 }
 
-/// What pairs of a holder and what it holds say, by holder: borrowed pointers, which the list keeps alive.
-type Hidden = FxHashMap<usize, Vec<*mut ffi::PyObject>>;
-
-fn pairs(hidden: Option<&Bound<'_, PyList>>) -> PyResult<Hidden> {
-    let mut by_holder = Hidden::default();
-    for pair in hidden.into_iter().flatten() {
-        let pair = pair.cast_into::<PyTuple>()?;
-        let (holder, held) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
-        let held_by = try_entry(&mut by_holder, holder.as_ptr() as usize)?;
-        try_push(held_by, held.as_ptr())?;
-    }
-    Ok(by_holder)
+/// What a search needs. The garbage collector is paused until this is dropped.
+struct PausedHeap<'py> {
+    types: TypeTable,
+    hidden_references: HiddenReferences,
+    stream: Stream<'py>,
+    _pause: GcPause<'py>,
 }
 
-/// Which of the caller's roots is above an object, and its nearest holder that counts.
-type Above = (usize, Option<*mut ffi::PyObject>);
-
-/// Everything that roots lead to, each object beneath the one that it was met from first: breadth first,
-/// so that the way up is a shortest one.
-struct Forest<'a> {
-    types: &'a mut TypeTable,
-    targets: Addresses,
-    /// Whether a target is something that nothing can be reached through: others of these are not remembered.
-    any_leaf: bool,
-    besides: Addresses,
-    hidden: &'a Hidden,
-    met: Addresses,
-    /// In the order they were met. Roots come first.
-    objects: Vec<*mut ffi::PyObject>,
-    parents: Vec<u32>,
-    /// Referents on their way from memory, in a ring, each with the place of what refers to it.
-    coming: [(*mut ffi::PyObject, u32); AHEAD],
-    next: usize,
-    /// Where targets and objects of reported types are.
-    found: Vec<u32>,
-    /// For each root that stands in `objects`, its place in the caller's list.
-    roots: Vec<usize>,
-}
-
-impl<'a> Forest<'a> {
-    fn new(types: &'a mut TypeTable, hidden: &'a Hidden) -> Self {
-        Self {
-            types,
-            targets: Addresses::default(),
-            any_leaf: false,
-            besides: Addresses::default(),
-            hidden,
-            met: Addresses::default(),
-            objects: Vec::new(),
-            parents: Vec::new(),
-            coming: [(ptr::null_mut(), NO_PARENT); AHEAD],
-            next: 0,
-            found: Vec::new(),
-            roots: Vec::new(),
+impl<'py> PausedHeap<'py> {
+    fn open(
+        py: Python<'py>,
+        of_interest: TypesOfInterest,
+        hidden: Option<&Bound<'_, PyList>>,
+        search_unreachable: bool,
+    ) -> PyResult<Self> {
+        let pause = GcPause::new(py);
+        let stream = Stream::open(py)?;
+        if search_unreachable {
+            stream.fill()?;
         }
+        let mut hidden_references = HiddenReferences::default();
+        for pair in hidden.into_iter().flatten() {
+            let pair = pair.cast_into::<PyTuple>()?;
+            let (referrer, referent) = (pair.get_borrowed_item(0)?, pair.get_borrowed_item(1)?);
+            let referents = try_entry(&mut hidden_references, referrer.as_ptr() as usize)?;
+            try_push(referents, referent.as_ptr())?;
+        }
+        Ok(Self {
+            types: TypeTable::new(of_interest)?,
+            hidden_references,
+            stream,
+            _pause: pause,
+        })
     }
 
-    /// Takes everything that can be reached, or until all targets are found.
+    /// The objects that a search has not reached, without the caller's own lists and the pairs in `hidden`.
     ///
     /// # Safety
-    /// The roots and targets are live, the thread is attached, and no Python code runs while this is used.
-    unsafe fn grow(&mut self, roots: &Bound<'_, PyList>) -> Result<(), Failure> {
+    /// As for `UnreachableObjects::exclude`.
+    unsafe fn unreachable<'a>(
+        &'a mut self,
+        reached: &'a Addresses,
+        targets: &'a Addresses,
+        excluded: impl Iterator<Item = *mut ffi::PyObject>,
+        hidden: Option<&Bound<'_, PyList>>,
+    ) -> PyResult<UnreachableObjects<'a>> {
+        let mut unreachable = UnreachableObjects::new(&mut self.types, reached, targets);
         // SAFETY: by this function's contract.
         unsafe {
-            for (at, root) in roots.iter().enumerate() {
-                self.take(root.as_ptr(), NO_PARENT)?;
-                while self.roots.len() < self.objects.len() {
-                    try_push(&mut self.roots, at)?;
-                }
+            for list in excluded {
+                unreachable.exclude(list)?;
             }
-            let mut at = 0;
-            while !self.is_done() {
-                if at < self.objects.len() {
-                    self.bring(at + AHEAD);
-                    self.enter(at)?;
-                    at += 1;
-                } else if !self.take_one_coming()? {
-                    break;
-                }
+            for pair in hidden.into_iter().flatten() {
+                unreachable.exclude(pair.as_ptr())?;
             }
+            unreachable.walk(&self.stream)?;
         }
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.targets.count() > 0 && self.found.len() == self.targets.count()
-    }
-
-    /// Asks for what will be entered soon: it was met a while ago.
-    #[inline]
-    fn bring(&self, at: usize) {
-        if let Some(&object) = self.objects.get(at) {
-            prefetch(object);
-        }
-        if let Some(&object) = self.objects.get(at - AHEAD / 2) {
-            // SAFETY: live, as all that was met.
-            unsafe { prefetch_contents(object) };
-        }
-    }
-
-    /// Meets everything that an object refers to.
-    ///
-    /// # Safety
-    /// As for `grow`.
-    unsafe fn enter(&mut self, at: usize) -> Result<(), Failure> {
-        let object = self.objects[at];
-        let parent = u32::try_from(at).map_err(|_| Failure::OutOfMemory)?;
-        // SAFETY: by this function's contract; a static type is no instance that `traverse` is for.
-        unsafe {
-            let facts = self.types.of(object);
-            if let Some(traverse) = facts.traverse
-                && facts.is_gc.is_none_or(|is_gc| is_gc(object) != 0)
-            {
-                each_referent(object, traverse, |referent| self.meet(referent, parent))?;
-            }
-            if let Some(held) = self.hidden.get(&(object as usize)) {
-                for &referent in held {
-                    self.meet(referent, parent)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Has an object brought from memory, and takes the one that has been on its way longest.
-    ///
-    /// # Safety
-    /// As for `grow`; `object` is live.
-    #[inline]
-    unsafe fn meet(&mut self, object: *mut ffi::PyObject, parent: u32) -> Result<(), Failure> {
-        prefetch(object);
-        let (object, parent) = mem::replace(&mut self.coming[self.next], (object, parent));
-        self.next = (self.next + 1) % AHEAD;
-        if object.is_null() {
-            return Ok(());
-        }
-        // SAFETY: by this function's contract.
-        unsafe { self.take(object, parent) }
-    }
-
-    /// Takes the one that has been on its way longest, if any is.
-    ///
-    /// # Safety
-    /// As for `grow`.
-    unsafe fn take_one_coming(&mut self) -> Result<bool, Failure> {
-        for _ in 0..AHEAD {
-            let place = &mut self.coming[self.next];
-            let (object, parent) = mem::replace(place, (ptr::null_mut(), NO_PARENT));
-            self.next = (self.next + 1) % AHEAD;
-            if !object.is_null() {
-                // SAFETY: by this function's contract.
-                unsafe { self.take(object, parent) }?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// # Safety
-    /// As for `grow`; `object` is live.
-    #[inline]
-    unsafe fn take(&mut self, object: *mut ffi::PyObject, parent: u32) -> Result<(), Failure> {
-        // SAFETY: by this function's contract.
-        let facts = unsafe { self.types.of(object) };
-        let is_of_no_interest = facts.is_leaf()
-            && !(self.any_leaf && self.targets.contains(object))
-            && (self.hidden.is_empty() || !self.hidden.contains_key(&(object as usize)));
-        if is_of_no_interest || !self.met.insert(object)? {
-            return Ok(());
-        }
-        let is_target = self.targets.contains(object);
-        if is_target && parent != NO_PARENT && self.besides.contains(self.objects[parent as usize])
-        {
-            self.met.remove(object);
-            return Ok(());
-        }
-        let at = u32::try_from(self.objects.len()).map_err(|_| Failure::OutOfMemory)?;
-        try_push(&mut self.objects, object)?;
-        try_push(&mut self.parents, parent)?;
-        if is_target || facts.reported {
-            try_push(&mut self.found, at)?;
-        }
-        Ok(())
-    }
-
-    /// The objects from a root down to the one at a place.
-    fn way_to(&self, mut at: u32) -> Result<Vec<*mut ffi::PyObject>, Failure> {
-        let mut way = Vec::new();
-        while at != NO_PARENT {
-            try_push(&mut way, self.objects[at as usize])?;
-            at = self.parents[at as usize];
-        }
-        way.reverse();
-        Ok(way)
-    }
-
-    /// Which of the caller's roots is above the object at each place, and its nearest holder that counts.
-    fn holders(&mut self) -> Result<Vec<Above>, Failure> {
-        let mut above: Vec<Above> = Vec::new();
-        for at in 0..self.objects.len() {
-            // What holds an object was met before it.
-            let holding = match self.parents[at] {
-                NO_PARENT => (self.roots[at], None),
-                parent => {
-                    let (root, further) = above[parent as usize];
-                    let holder = self.objects[parent as usize];
-                    // SAFETY: live, as all that was met.
-                    let passed_over = unsafe { self.types.of(holder) }.container;
-                    (root, if passed_over { further } else { Some(holder) })
-                }
-            };
-            try_push(&mut above, holding)?;
-        }
-        Ok(above)
+        Ok(unreachable)
     }
 }

@@ -1,4 +1,4 @@
-//! One walk over all objects, and the closure beside it: the snapshot a sweep decides by.
+//! The snapshot that a sweep decides by: one walk over all objects, and the closure at the same moment.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
@@ -10,58 +10,58 @@ use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_collect, try_push};
 use crate::cpython::fallible_objects::{list, number, types_in};
 use crate::cpython::gc_pause::GcPause;
-use crate::graph::closure::Reach;
-use crate::graph::external_references::{Accounted, running_frames};
+use crate::graph::closure::Closure;
+use crate::graph::external_references::{KnownReferences, running_frames};
 use crate::graph::running_code::RunningCode;
 use crate::heap::address_sets::{Addresses, IdSet};
 use crate::heap::object_stream::Stream;
-use crate::heap::reference_counts::Counts;
-use crate::heap::type_facts::{Role, TypeTable, Wanted};
+use crate::heap::reference_counts::ReferenceCounts;
+use crate::heap::type_facts::{Role, TypeTable, TypesOfInterest};
 use crate::libraries::imported_modules::imported_modules;
 use crate::libraries::library_folders::Libraries;
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 
-/// What was kept and what was not, at one moment.
+/// Which objects were kept and which were not, at one moment.
 #[pyclass(module = "fastpurge._core", frozen, get_all)]
 pub struct Snapshot {
-    /// The objects in the closure whose type was to be reported, in the order they were met.
+    /// The objects in the closure that are of a reported type, in the order they were reached.
     kept: Py<PyList>,
     /// The objects of a scanned type outside the closure, in heap order.
     candidates: Py<PyList>,
-    /// Those that only what was guarded leads to, in heap order.
+    /// The objects of a scanned type that only `guarded` reaches, in heap order.
     spared: Py<PyList>,
-    /// What is held from outside the collector's sight, of a scanned type or one that is kept whole:
-    /// what they reach is no candidate.
-    held: Py<PyList>,
-    /// What only those reach, of a reported type; it is not in `kept`.
-    running: Py<PyList>,
-    /// Whether a list in the closure was being sorted: then the closure leaves out what is in it.
-    sorting: bool,
+    /// The objects with external references that are of a scanned type or of one in `kept_whole`. What they reach is
+    /// no candidate.
+    externally_referenced: Py<PyList>,
+    /// The objects of a reported type that only external references reach. They are not in `kept`.
+    kept_by_running_code: Py<PyList>,
+    /// Whether a list in the closure was being sorted, so that its items are missing from the closure.
+    list_being_sorted: bool,
     /// How many objects the collector tracked.
     objects_scanned: Py<PyAny>,
-    /// Everything in the closure that can itself hold a reference.
+    /// Everything in the closure that can itself refer to other objects.
     closure: Py<IdSet>,
 }
 
 #[pymethods]
 impl Snapshot {
-    // With this the lists are no longer held from where the collector cannot see.
+    // Without this, the references to the lists would be external references.
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.kept)?;
         visit.call(&self.candidates)?;
         visit.call(&self.spared)?;
-        visit.call(&self.held)?;
-        visit.call(&self.running)
+        visit.call(&self.externally_referenced)?;
+        visit.call(&self.kept_by_running_code)
     }
 }
 
-/// Takes the closure of the roots and scans the heap for what lies outside it, in one go.
+/// Takes the closure of the roots and scans the heap for objects outside it, at one moment.
 ///
-/// No Python code runs between the two, in this thread or any other, and no object is asked
-/// anything: types are compared by address and MRO.
+/// No Python code runs between the two, in this thread or any other: types are compared by address and MRO, and no
+/// method of an object is called.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, boundary=None, running_code=None, self_held=None))]
+#[pyo3(signature = (named, roots, *, scan_for, report, libraries, guarded=None, boundary=None, running_code=None, self_referenced=None))]
 pub fn snapshot<'py>(
     py: Python<'py>,
     named: &Bound<'_, PyTuple>,
@@ -72,10 +72,10 @@ pub fn snapshot<'py>(
     guarded: Option<&Bound<'_, PyList>>,
     boundary: Option<&Bound<'_, PyList>>,
     running_code: Option<&RunningCode>,
-    self_held: Option<&IdSet>,
+    self_referenced: Option<&IdSet>,
 ) -> PyResult<Bound<'py, Snapshot>> {
     let _pause = GcPause::new(py);
-    let question = Question {
+    let request = SnapshotRequest {
         named,
         roots,
         scan_for,
@@ -84,127 +84,129 @@ pub fn snapshot<'py>(
         guarded,
         boundary,
         running_code,
-        self_held,
+        self_referenced,
         lists: &[],
     };
-    let sight = question.look(py)?;
-    // All are owned before the first list is made: from then on they could be let go elsewhere.
-    let (kept, candidates) = (own(py, &sight.kept)?, own(py, &sight.candidates)?);
-    let (held, running) = (own(py, &sight.held)?, own(py, &sight.running)?);
-    let spared = own(py, &sight.spared)?;
+    let found = request.take(py)?;
+    // A reference to each object is taken before the first list is made: from then on other threads could free them.
+    let (kept, candidates) = (own(py, &found.kept)?, own(py, &found.candidates)?);
+    let externally_referenced = own(py, &found.externally_referenced)?;
+    let kept_by_running_code = own(py, &found.kept_by_running_code)?;
+    let spared = own(py, &found.spared)?;
     let snapshot = Snapshot {
         kept: list(py, kept, Ok)?.unbind(),
         candidates: list(py, candidates, Ok)?.unbind(),
         spared: list(py, spared, Ok)?.unbind(),
-        held: list(py, held, Ok)?.unbind(),
-        running: list(py, running, Ok)?.unbind(),
-        sorting: sight.sorting,
-        objects_scanned: number(py, sight.seen)?.unbind(),
-        closure: Py::new(py, IdSet::from(sight.closure))?,
+        externally_referenced: list(py, externally_referenced, Ok)?.unbind(),
+        kept_by_running_code: list(py, kept_by_running_code, Ok)?.unbind(),
+        list_being_sorted: found.list_being_sorted,
+        objects_scanned: number(py, found.objects_scanned)?.unbind(),
+        closure: Py::new(py, IdSet::from(found.closure))?,
     };
     Bound::new(py, snapshot)
 }
 
-/// What a snapshot is taken of.
-pub struct Question<'a, 'py> {
+/// The arguments of a snapshot.
+pub struct SnapshotRequest<'a, 'py> {
+    /// Roots that are traversed even if they are a boundary.
     pub named: &'a Bound<'py, PyTuple>,
     pub roots: &'a Bound<'py, PyList>,
     pub scan_for: &'a Bound<'py, PyTuple>,
     pub report: Option<&'a Bound<'py, PyTuple>>,
     pub libraries: &'a Libraries,
-    /// Roots as well, of which it is told what only they protect.
+    /// More roots. What only they reach is reported as spared.
     pub guarded: Option<&'a Bound<'py, PyList>>,
-    /// What is met and not entered.
+    /// Objects that count as reached, and are not traversed.
     pub boundary: Option<&'a Bound<'py, PyList>>,
     pub running_code: Option<&'a RunningCode>,
-    pub self_held: Option<&'a IdSet>,
-    /// Lists that protect nothing by holding it.
+    pub self_referenced: Option<&'a IdSet>,
+    /// Lists whose items are not protected by being in them.
     pub lists: &'a [*mut ffi::PyObject],
 }
 
-/// What a snapshot sees: borrowed pointers, good until Python code runs again.
-pub struct Sight {
+/// The content of a snapshot, as borrowed pointers, which are valid until Python code runs.
+pub struct SnapshotPointers {
     pub kept: Vec<*mut ffi::PyObject>,
     pub candidates: Vec<*mut ffi::PyObject>,
     pub spared: Vec<*mut ffi::PyObject>,
-    pub held: Vec<*mut ffi::PyObject>,
-    pub running: Vec<*mut ffi::PyObject>,
+    pub externally_referenced: Vec<*mut ffi::PyObject>,
+    pub kept_by_running_code: Vec<*mut ffi::PyObject>,
     pub closure: Addresses,
-    pub sorting: bool,
-    pub seen: usize,
+    pub list_being_sorted: bool,
+    pub objects_scanned: usize,
 }
 
-impl<'py> Question<'_, 'py> {
-    /// Looks. The garbage collector must be paused.
-    pub fn look(&self, py: Python<'py>) -> PyResult<Sight> {
-        // From the first walk on nothing may run that could let another thread in.
+impl<'py> SnapshotRequest<'_, 'py> {
+    /// Takes the snapshot. The garbage collector must be paused.
+    pub fn take(&self, py: Python<'py>) -> PyResult<SnapshotPointers> {
+        // From the first walk on nothing may run that could let another thread run.
         let stream = Stream::open(py)?;
-        let judge = Judge::new(py, self.libraries)?;
+        let library_types = LibraryTypes::new(py, self.libraries)?;
         let frames = running_frames(py)?;
         let search = self.running_code.map(|code| code.search(self.scan_for));
         let search = search.transpose()?;
-        let mut types = TypeTable::new(Wanted {
+        let mut types = TypeTable::new(TypesOfInterest {
             scanned: types_in(Some(self.scan_for))?,
             reported: types_in(self.report)?,
-            ..Wanted::default()
+            ..TypesOfInterest::default()
         })?;
-        let accounted = Accounted {
+        let known = KnownReferences {
             frames: &frames,
-            self_held: self.self_held.map(IdSet::addresses),
+            self_referenced: self.self_referenced.map(IdSet::addresses),
             lists: self.lists,
         };
-        let counts = search.is_some().then(Counts::default);
-        let heap = Heap::walk(py, &stream, &mut types, counts)?;
-        let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
+        let counts = search.is_some().then(ReferenceCounts::default);
+        let heap = HeapWalk::walk(py, &stream, &mut types, counts)?;
+        let mut closure = Closure::new(&mut types, library_types, &heap.module_dicts);
         for object in self.boundary.into_iter().flatten() {
-            reach.stop_at(object.as_ptr())?;
+            closure.add_boundary(object.as_ptr())?;
         }
         for root in self.named.iter_borrowed() {
-            // SAFETY: `named` holds the root, and no Python code runs from here on.
-            unsafe { reach.name(root.as_ptr()) }?;
+            // SAFETY: `named` references the root, and no Python code runs from here on.
+            unsafe { closure.add_named(root.as_ptr()) }?;
         }
         for root in self.roots.iter() {
             // SAFETY: as above, for `roots`.
-            unsafe { reach.add(root.as_ptr()) }?;
+            unsafe { closure.add(root.as_ptr()) }?;
         }
         let mut candidates = heap.found;
-        candidates.retain(|&object| !reach.has_met(object));
+        candidates.retain(|&object| !closure.contains(object));
         for root in self.guarded.into_iter().flatten() {
             // SAFETY: as above, for `guarded`.
-            unsafe { reach.add(root.as_ptr()) }?;
+            unsafe { closure.add(root.as_ptr()) }?;
         }
         let mut spared = Vec::new();
-        for &object in candidates.iter().filter(|&&object| reach.has_met(object)) {
+        for &object in candidates.iter().filter(|&&at| closure.contains(at)) {
             try_push(&mut spared, object)?;
         }
-        candidates.retain(|&object| !reach.has_met(object));
-        let by_keep = reach.reported();
-        let held = match search.zip(heap.counts) {
+        candidates.retain(|&object| !closure.contains(object));
+        let reported_by_keep = closure.reported();
+        let externally_referenced = match search.zip(heap.counts) {
             Some((search, counts)) if !candidates.is_empty() => {
-                let streams = stream.references();
-                // SAFETY: what the walk has begun is live, since no Python code has run since.
-                unsafe { search.add_to(py, &mut reach, counts, streams, accounted) }?
+                let stream_references = stream.references();
+                // SAFETY: the objects that the walk has registered are live, since no Python code has run since.
+                unsafe { search.add_to(py, &mut closure, counts, stream_references, known) }?
             }
             _ => Vec::new(),
         };
-        let sorting = reach.is_sorting();
-        let (closure, mut kept) = reach.finish();
-        let running = kept.split_off(by_keep);
+        let list_being_sorted = closure.has_list_being_sorted();
+        let (closure, mut kept) = closure.finish();
+        let kept_by_running_code = kept.split_off(reported_by_keep);
         candidates.retain(|&object| !closure.contains(object));
-        Ok(Sight {
+        Ok(SnapshotPointers {
             kept,
             candidates,
             spared,
-            held,
-            running,
+            externally_referenced,
+            kept_by_running_code,
             closure,
-            sorting,
-            seen: heap.seen,
+            list_being_sorted,
+            objects_scanned: heap.objects_scanned,
         })
     }
 }
 
-/// Everything reachable from the roots that can itself hold a reference.
+/// Everything reachable from the roots that can itself refer to other objects.
 #[pyfunction]
 #[pyo3(signature = (named, *, libraries))]
 pub fn closure<'py>(
@@ -212,54 +214,63 @@ pub fn closure<'py>(
     named: &Bound<'_, PyTuple>,
     libraries: &Libraries,
 ) -> PyResult<Bound<'py, IdSet>> {
-    let _pause = GcPause::new(py);
-    let stream = Stream::open(py)?;
-    let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
-    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-    for root in named.iter_borrowed() {
-        // SAFETY: `named` holds the root, and no Python code runs in this function from here on.
-        unsafe { reach.name(root.as_ptr()) }?;
-    }
-    Bound::new(py, IdSet::from(reach.finish().0))
+    let closure = with_closure(py, libraries, |mut closure| {
+        for root in named.iter_borrowed() {
+            // SAFETY: `named` references the root, and no Python code runs until the closure is finished.
+            unsafe { closure.add_named(root.as_ptr()) }?;
+        }
+        Ok(closure.finish().0)
+    })?;
+    Bound::new(py, IdSet::from(closure))
 }
 
-/// For each root, the targets reachable from it, by their indices; one walk over the heap for all.
+/// For each root, the indices of the targets reachable from it. One walk over the heap serves all roots.
 #[pyfunction]
 #[pyo3(signature = (roots, targets, *, libraries))]
-pub fn reached<'py>(
+pub fn reachable_targets<'py>(
     py: Python<'py>,
     roots: &Bound<'_, PyTuple>,
     targets: &Bound<'_, PyTuple>,
     libraries: &Libraries,
 ) -> PyResult<Bound<'py, PyList>> {
+    let reachable = with_closure(py, libraries, |mut closure| {
+        let mut reachable = Vec::new();
+        for root in roots.iter_borrowed() {
+            closure.start_recording();
+            // SAFETY: `roots` references the root, and no Python code runs until the closure is dropped.
+            unsafe { closure.add_named(root.as_ptr()) }?;
+            let mut indices = Vec::new();
+            for (at, target) in targets.iter_borrowed().enumerate() {
+                if closure.contains(target.as_ptr()) {
+                    try_push(&mut indices, at)?;
+                }
+            }
+            // Objects that reach no target need not be traversed again for another root.
+            if !indices.is_empty() {
+                closure.remove_recorded();
+            }
+            try_push(&mut reachable, indices)?;
+        }
+        Ok(reachable)
+    })?;
+    list(py, reachable, |indices| {
+        Ok(list(py, indices, |at| number(py, at))?.into_any())
+    })
+}
+
+/// Calls `build` with an empty closure, while the garbage collector is paused.
+fn with_closure<'py, T>(
+    py: Python<'py>,
+    libraries: &Libraries,
+    build: impl FnOnce(Closure<'_, 'py>) -> Result<T, Failure>,
+) -> PyResult<T> {
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
-    let judge = Judge::new(py, libraries)?;
-    let mut types = TypeTable::new(Wanted::default())?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
-    let mut reach = Reach::new(&mut types, judge, &heap.namespaces);
-    let mut answers = Vec::new();
-    for root in roots.iter_borrowed() {
-        reach.begin();
-        // SAFETY: `roots` holds the root, and no Python code runs in this function from here on.
-        unsafe { reach.name(root.as_ptr()) }?;
-        let mut answer = Vec::new();
-        for (at, target) in targets.iter_borrowed().enumerate() {
-            if reach.has_met(target.as_ptr()) {
-                try_push(&mut answer, at)?;
-            }
-        }
-        // What leads to no target from one root leads to none from any: it need not be walked again.
-        if !answer.is_empty() {
-            reach.forget();
-        }
-        try_push(&mut answers, answer)?;
-    }
-    list(py, answers, |reached| {
-        Ok(list(py, reached, |at| number(py, at))?.into_any())
-    })
+    let library_types = LibraryTypes::new(py, libraries)?;
+    let mut types = TypeTable::new(TypesOfInterest::default())?;
+    let heap = HeapWalk::walk(py, &stream, &mut types, None)?;
+    let closure = Closure::new(&mut types, library_types, &heap.module_dicts);
+    Ok(build(closure)?)
 }
 
 /// The objects of the given types (or of subtypes) that the collector tracks.
@@ -268,71 +279,72 @@ pub fn reached<'py>(
 pub fn scan<'py>(py: Python<'py>, types: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
     let stream = Stream::open(py)?;
-    let mut types = TypeTable::new(Wanted {
+    let mut types = TypeTable::new(TypesOfInterest {
         scanned: types_in(Some(types))?,
-        ..Wanted::default()
+        ..TypesOfInterest::default()
     })?;
-    let heap = Heap::walk(py, &stream, &mut types, None)?;
+    let heap = HeapWalk::walk(py, &stream, &mut types, None)?;
     list(py, own(py, &heap.found)?, Ok)
 }
 
-/// What one walk over the heap gives: borrowed pointers, good until Python code runs again.
-struct Heap {
+/// What one walk over the heap has found, as borrowed pointers, which are valid until Python code runs.
+struct HeapWalk {
+    /// The objects of scanned types.
     found: Vec<*mut ffi::PyObject>,
-    /// The `__dict__` of every module, in `sys.modules` or not.
-    namespaces: Addresses,
-    /// With every object begun, if they are to be counted.
-    counts: Option<Counts>,
-    seen: usize,
+    /// The `__dict__` of every module, whether it is in `sys.modules` or not.
+    module_dicts: Addresses,
+    /// With every object registered, if references are to be counted.
+    counts: Option<ReferenceCounts>,
+    objects_scanned: usize,
 }
 
-impl Heap {
+impl HeapWalk {
     fn walk(
         py: Python<'_>,
         stream: &Stream<'_>,
         types: &mut TypeTable,
-        mut counts: Option<Counts>,
+        mut counts: Option<ReferenceCounts>,
     ) -> PyResult<Self> {
         let mut found = Vec::new();
-        let mut namespaces = Addresses::default();
-        // The walk meets these as well, unless `gc.freeze` has put them out of its sight.
+        let mut module_dicts = Addresses::default();
+        // The walk visits these modules too, unless `gc.freeze` has hidden them.
         for (_, module) in imported_modules(py)? {
             // SAFETY: a live module.
-            namespaces.insert(unsafe { ffi::PyModule_GetDict(module) })?;
+            module_dicts.insert(unsafe { ffi::PyModule_GetDict(module) })?;
         }
-        let seen = stream.walk(|object| {
-            // SAFETY: the walk hands on live objects, and this thread is attached.
+        let objects_scanned = stream.walk(|object| {
+            // SAFETY: the walk passes live objects, and this thread is attached.
             let facts = unsafe { types.of(object) };
             if facts.scanned {
                 try_push(&mut found, object)?;
             }
             if let Some(counts) = &mut counts {
-                counts.begin(object)?;
+                counts.register(object)?;
             }
             if facts.role == Role::Module {
-                // SAFETY: a live module; its dict is null only while it is being made.
-                let namespace = unsafe { ffi::PyModule_GetDict(object) };
-                if !namespace.is_null() {
-                    namespaces.insert(namespace)?;
+                // SAFETY: a live module; its dict is null only while the module is being made.
+                let module_dict = unsafe { ffi::PyModule_GetDict(object) };
+                if !module_dict.is_null() {
+                    module_dicts.insert(module_dict)?;
                 }
             }
             Ok(())
         })?;
         Ok(Self {
             found,
-            namespaces,
+            module_dicts,
             counts,
-            seen,
+            objects_scanned,
         })
     }
 }
 
-/// Takes a reference to each.
+/// Takes a reference to each object.
 fn own<'py>(
     py: Python<'py>,
     objects: &[*mut ffi::PyObject],
 ) -> Result<Vec<Bound<'py, PyAny>>, Failure> {
-    // SAFETY: live, since no Python code has run since each was met.
+    // SAFETY: live, since no Python code has run since each was found.
     try_collect(
         objects
             .iter()

@@ -1,29 +1,29 @@
-//! `IdSet`: a set of object identities, keyed by address.
+//! Sets of objects by address, and `IdSet`, such a set for Python.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_objects::text;
-use crate::heap::address_table::Pages;
+use crate::heap::address_table::PageTable;
 
-/// Objects are aligned to this many bytes at least: static ones to the word, those on the heap to two.
+/// The least alignment of objects in bytes: static objects are aligned to a word, objects on the heap to two words.
 const ALIGNMENT: usize = 8;
-/// How many bytes of memory a block stands for.
+/// The size of a page in bytes.
 const PAGE: usize = 4096;
-/// One bit for each place in a page where an object may begin: 64 bytes, a line of the cache.
+/// One bit for each address in a page where an object may begin: 64 bytes, one cache line.
 type Bits = [u64; PAGE / ALIGNMENT / 64];
 
-/// Addresses of objects. Holds no references: an address says something only while its object lives.
+/// A set of addresses of objects. It has no references to them: an address is meaningful only while its object is alive.
 pub struct Addresses {
-    pages: Pages<Bits, 256>,
+    pages: PageTable<Bits, 256>,
     len: usize,
 }
 
 impl Default for Addresses {
     fn default() -> Self {
         Self {
-            pages: Pages::new(|| Ok(Bits::default())),
+            pages: PageTable::new(|| Ok(Bits::default())),
             len: 0,
         }
     }
@@ -33,8 +33,8 @@ impl Addresses {
     /// Adds an address; `true` if it was not there. Running out of memory is an error, not an abort.
     #[inline]
     pub fn insert<T>(&mut self, object: *const T) -> Result<bool, Failure> {
-        let (page, word, bit) = place(object);
-        let word = &mut self.pages.made(page)?[word];
+        let (page, word, bit) = page_word_and_bit(object);
+        let word = &mut self.pages.get_or_insert(page)?[word];
         let is_new = *word & bit == 0;
         *word |= bit;
         self.len += usize::from(is_new);
@@ -43,14 +43,14 @@ impl Addresses {
 
     #[inline]
     pub fn contains<T>(&self, object: *const T) -> bool {
-        let (page, word, bit) = place(object);
+        let (page, word, bit) = page_word_and_bit(object);
         self.pages
             .get(page)
             .is_some_and(|bits| bits[word] & bit != 0)
     }
 
     pub fn remove<T>(&mut self, object: *const T) -> bool {
-        let (page, word, bit) = place(object);
+        let (page, word, bit) = page_word_and_bit(object);
         let was_there = self.contains(object);
         if let Some(bits) = self.pages.get_mut(page) {
             bits[word] &= !bit;
@@ -64,19 +64,19 @@ impl Addresses {
     }
 }
 
-/// The page of an address, and which bit of which word stands for it there.
+/// The page of an address, and the word and the bit for it in that page's block.
 #[inline]
-fn place<T>(object: *const T) -> (usize, usize, u64) {
+fn page_word_and_bit<T>(object: *const T) -> (usize, usize, u64) {
     let address = object as usize;
     debug_assert_eq!(address % ALIGNMENT, 0, "an object that is not aligned");
     let index = address % PAGE / ALIGNMENT;
     (address / PAGE, index / 64, 1 << (index % 64))
 }
 
-/// A set of object identities.
+/// A set of objects by identity.
 ///
-/// Membership is by identity alone: no `__eq__` and no `__hash__` is run. The set holds no
-/// references, so it is for the caller to keep alive what it asks about.
+/// No `__eq__` and no `__hash__` is called. The set has no references to its objects: the caller must keep them alive,
+/// because the address of a freed object may be reused.
 #[pyclass(module = "fastpurge._core")]
 #[derive(Default)]
 pub struct IdSet {
@@ -120,7 +120,7 @@ impl IdSet {
     #[pyo3(signature = (objects, /))]
     fn update(slf: &Bound<'_, Self>, objects: &Bound<'_, PyAny>) -> PyResult<()> {
         for object in objects.try_iter()? {
-            // Borrowed anew each time: advancing the iterator runs code that may use this very set.
+            // Borrowed for each object: the iterator may run code that uses this set.
             slf.borrow_mut().addresses.insert(object?.as_ptr())?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Objects as they lie in memory: the object stream, facts of types, tables by address.
+//! Objects in memory: the object stream, facts about types, tables by address.
 
 pub mod address_sets;
 pub mod address_table;

@@ -1,8 +1,8 @@
 //! The object stream: every object the garbage collector tracks, one after the other.
 //!
-//! CPython 3.12 added `PyUnstable_GC_VisitObjects` (Modules/gcmodule.c), which walks the collector's
-//! own lists and builds nothing. It is not part of the stable ABI, so it is looked up at run time and
-//! one abi3 wheel uses it where it is. Elsewhere `gc.get_objects()` gives the same objects as a list.
+//! CPython 3.12 added `PyUnstable_GC_VisitObjects` (Modules/gcmodule.c), which walks the collector's own lists and
+//! builds no list. It is not part of the stable ABI, so it is looked up at run time. Older versions use
+//! `gc.get_objects()`, which returns the same objects as a list.
 #![allow(unsafe_code)]
 
 use std::cell::OnceCell;
@@ -28,7 +28,7 @@ struct Walk<F> {
 }
 
 impl<F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>> Walk<F> {
-    /// Hands one object on; `false` once the walk is over.
+    /// Passes one object to `each`; `false` ends the walk.
     #[inline]
     fn step(&mut self, object: *mut ffi::PyObject) -> bool {
         self.seen += 1;
@@ -54,16 +54,16 @@ unsafe extern "C" fn visit_one<F: FnMut(*mut ffi::PyObject) -> Result<(), Failur
 
 /// The object stream of this interpreter, ready for any number of walks.
 ///
-/// A walk must not let another thread run. `PyOnceLock` gives the GIL away while it is filled, and so
-/// does `intern!`: the first is filled when the module is loaded, the second is not used in this crate.
+/// A walk must not let another thread run. `PyOnceLock` and `intern!` release the GIL when they are initialized: the
+/// first is initialized when the module is loaded, the second is not used in this crate.
 pub enum Stream<'py> {
     Visitor(VisitObjects, Python<'py>),
-    /// `gc.get_objects`, and what it gave for the first walk: no object may come or go until the last.
+    /// `gc.get_objects`, and the list that it returned for the first walk. All walks use the same list.
     List(Bound<'py, PyAny>, OnceCell<Bound<'py, PyList>>),
 }
 
 impl<'py> Stream<'py> {
-    /// Does once what may let other threads run.
+    /// Initializes what may let other threads run.
     pub fn prepare(py: Python<'py>) {
         visit_objects(py);
     }
@@ -78,8 +78,8 @@ impl<'py> Stream<'py> {
         }
     }
 
-    /// Takes the list, where it is one. That may run Python code (an audit hook), which a walk must not once
-    /// there are borrowed pointers.
+    /// Calls `gc.get_objects` now, if this stream uses it. That may run Python code (an audit hook), which must not happen
+    /// while there are borrowed pointers.
     pub fn fill(&self) -> PyResult<()> {
         if let Self::List(get_objects, objects) = self
             && objects.get().is_none()
@@ -90,15 +90,15 @@ impl<'py> Stream<'py> {
         Ok(())
     }
 
-    /// How many references to each object of the stream are the stream's own.
+    /// How many references the stream itself has to each object.
     pub fn references(&self) -> ffi::Py_ssize_t {
         ffi::Py_ssize_t::from(matches!(self, Self::List(_, objects) if objects.get().is_some()))
     }
 
-    /// Calls `each` with every object the collector tracks and returns how many there were.
+    /// Calls `each` with every object the collector tracks, and returns the number of objects.
     ///
-    /// `each` must run no Python code, allocate no object the collector tracks, and release none. The
-    /// pointers are borrowed, and live as long as the caller stays attached and runs no Python code.
+    /// `each` must run no Python code, and must not allocate or free tracked objects. The pointers are borrowed, and
+    /// valid as long as the caller stays attached and runs no Python code.
     pub fn walk<F>(&self, each: F) -> PyResult<usize>
     where
         F: FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
@@ -121,7 +121,7 @@ impl<'py> Stream<'py> {
                 for index in 0..count {
                     // SAFETY: `index` is within the list, which nothing else can reach.
                     let object = unsafe { ffi::PyList_GetItem(objects.as_ptr(), index) };
-                    // The list itself is not among its objects; this one is ours alone.
+                    // The list does not contain itself, and no other code has a reference to it.
                     if !walk.step(object) {
                         break;
                     }
@@ -142,7 +142,7 @@ fn visit_objects(py: Python<'_>) -> Option<VisitObjects> {
     })
 }
 
-/// Which object stream this interpreter gives: ``"visitor"`` (nothing is built) or ``"list"``.
+/// How this interpreter lists its objects: ``"visitor"`` (by a C callback) or ``"list"``.
 #[pyfunction]
 pub fn object_stream(py: Python<'_>) -> PyResult<Bound<'_, PyString>> {
     let name = match visit_objects(py) {
@@ -162,15 +162,15 @@ mod tests {
     fn a_tracked_object_is_in_the_stream() {
         Python::attach(|py| {
             let list = PyList::empty(py);
-            let mut met = 0;
+            let mut found = 0;
             let stream = Stream::open(py).unwrap();
             let seen = stream
                 .walk(|object| {
-                    met += usize::from(object == list.as_ptr());
+                    found += usize::from(object == list.as_ptr());
                     Ok(())
                 })
                 .unwrap();
-            assert_eq!(met, 1);
+            assert_eq!(found, 1);
             assert!(seen > 1000);
         });
     }
@@ -201,7 +201,7 @@ mod tests {
             }));
             let message = caught.unwrap_err();
             assert_eq!(message.downcast_ref(), Some(&"in the visitor"));
-            // The interpreter is whole: its collector was switched back on by the visitor.
+            // The visitor has enabled the collector again, so another walk is possible.
             assert!(stream.walk(|_| Ok(())).unwrap() > 1000);
         });
     }

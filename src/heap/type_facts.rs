@@ -1,4 +1,4 @@
-//! What one walk needs to know of a type, asked once per type.
+//! What a walk needs to know about a type, read once per type.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -9,14 +9,14 @@ use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_collections::try_table;
+use crate::cpython::fallible_collections::try_boxed_array;
 
 /// How a closure treats the instances of a type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Entered.
+    /// Any other object: traversed.
     Plain,
-    /// A dict, which may be the namespace of a module.
+    /// A dict, which may be the dict of a module.
     Dict,
     /// A module.
     Module,
@@ -25,72 +25,72 @@ pub enum Role {
 }
 
 #[derive(Clone, Copy)]
-pub struct Facts {
+pub struct TypeFacts {
     pub traverse: Option<ffi::traverseproc>,
-    /// Says of a single instance whether it takes part in garbage collection (static types do not).
+    /// Whether an instance takes part in garbage collection (static types do not).
     pub is_gc: Option<ffi::inquiry>,
     pub role: Role,
-    /// The type was made by a class statement, or like one.
-    pub instance: bool,
+    /// The type is a heap type, such as a class statement makes, and no metaclass.
+    pub heap_type: bool,
     /// An instance is a list.
     pub list: bool,
-    /// An instance is what the scan looks for.
+    /// The scan returns instances.
     pub scanned: bool,
-    /// An instance is to be named when the closure meets it.
+    /// The closure reports instances.
     pub reported: bool,
-    /// An instance is looked through for what it holds.
+    /// The references of instances are followed.
     pub container: bool,
-    /// An instance is one of a type that is derived from a container's.
+    /// The type is a subtype of one in `container_bases`.
     pub derived: bool,
-    /// An instance may wait to go on, or to be called.
+    /// Instances are calls or tasks that may be scheduled.
     pub scheduled: bool,
-    /// An instance that is held from outside keeps everything it reaches.
-    pub whole: bool,
-    /// An instance is looked through as if it were not there.
+    /// An instance with external references keeps everything it reaches.
+    pub kept_whole: bool,
+    /// Instances are followed without counting a step.
     pub wrapper: bool,
-    /// An instance holds results by arguments.
+    /// Instances have results by arguments.
     pub cache: bool,
 }
 
-/// The types that one walk is about.
+/// The types that a walk treats specially.
 #[derive(Default)]
-pub struct Wanted {
-    /// With subtypes: what the scan looks for.
+pub struct TypesOfInterest {
+    /// With subtypes: the scan returns their instances.
     pub scanned: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what the closure names.
+    /// With subtypes: the closure reports their instances.
     pub reported: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what is looked through.
+    /// Without subtypes: the references of their instances are followed.
     pub containers: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what may be looked through as well.
+    /// With subtypes: their instances may be followed as well.
     pub container_bases: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what may wait to go on, or to be called.
+    /// With subtypes: calls or tasks that may be scheduled.
     pub scheduled: Vec<*mut ffi::PyTypeObject>,
-    /// With subtypes: what keeps everything it reaches, if it is held from outside.
-    pub whole: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what is looked through as if it were not there.
+    /// With subtypes: their instances keep everything they reach, if they have external references.
+    pub kept_whole: Vec<*mut ffi::PyTypeObject>,
+    /// Without subtypes: their instances are followed without counting a step.
     pub wrappers: Vec<*mut ffi::PyTypeObject>,
-    /// Exactly these: what holds results by arguments.
+    /// Without subtypes: their instances have results by arguments.
     pub caches: Vec<*mut ffi::PyTypeObject>,
 }
 
-impl Facts {
+impl TypeFacts {
     const NONE: Self = Self {
         traverse: None,
         is_gc: None,
         role: Role::Plain,
-        instance: false,
+        heap_type: false,
         list: false,
         scanned: false,
         reported: false,
         container: false,
         derived: false,
         scheduled: false,
-        whole: false,
+        kept_whole: false,
         wrapper: false,
         cache: false,
     };
 
-    /// Nothing can be reached through an instance, and nobody asked for it.
+    /// Instances refer to nothing, and are not reported.
     #[inline]
     pub fn is_leaf(&self) -> bool {
         self.traverse.is_none() && !self.reported
@@ -100,31 +100,30 @@ impl Facts {
 #[derive(Clone, Copy)]
 struct Slot {
     of: *mut ffi::PyTypeObject,
-    facts: Facts,
+    facts: TypeFacts,
 }
 
 const FRONT: usize = 512;
 
-/// Facts by type pointer, for the length of one walk: a type may die after it.
+/// Facts by type pointer, for the length of one walk: a type may be freed after it.
 ///
-/// Most objects of a heap have one of a few types, so a small direct-mapped table stands before the
-/// hash map.
+/// Most objects of a heap have one of a few types, so a small direct-mapped cache is looked up before the hash map.
 pub struct TypeTable {
     front: Box<[Slot; FRONT]>,
-    all: FxHashMap<usize, Facts>,
-    wanted: Wanted,
+    all: FxHashMap<usize, TypeFacts>,
+    of_interest: TypesOfInterest,
 }
 
 impl TypeTable {
-    /// Fails if there is no memory for it.
-    pub fn new(wanted: Wanted) -> Result<Self, Failure> {
+    /// Fails if there is not enough memory.
+    pub fn new(of_interest: TypesOfInterest) -> Result<Self, Failure> {
         Ok(Self {
-            front: try_table(Slot {
+            front: try_boxed_array(Slot {
                 of: ptr::null_mut(),
-                facts: Facts::NONE,
+                facts: TypeFacts::NONE,
             })?,
             all: FxHashMap::default(),
-            wanted,
+            of_interest,
         })
     }
 
@@ -133,8 +132,8 @@ impl TypeTable {
     /// # Safety
     /// `object` is live and the thread is attached.
     #[inline(always)]
-    pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> Facts {
-        // SAFETY: `object` is live. This reads the C type; `__class__` is never asked.
+    pub unsafe fn of(&mut self, object: *mut ffi::PyObject) -> TypeFacts {
+        // SAFETY: `object` is live. This reads the C type, and not `__class__`.
         let of = unsafe { ffi::Py_TYPE(object) };
         // Type objects are at least 16-byte aligned.
         let slot = &self.front[(of as usize >> 4) % FRONT];
@@ -148,11 +147,11 @@ impl TypeTable {
     /// # Safety
     /// `of` is a live type and the thread is attached.
     #[cold]
-    unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> Facts {
+    unsafe fn look_up(&mut self, of: *mut ffi::PyTypeObject) -> TypeFacts {
         let known = self.all.get(&(of as usize)).copied();
         // SAFETY: by this function's contract.
-        let facts = known.unwrap_or_else(|| unsafe { study(of, &self.wanted) });
-        // What there is no memory to remember is studied again.
+        let facts = known.unwrap_or_else(|| unsafe { read_facts(of, &self.of_interest) });
+        // Without memory to remember them, the facts are read again.
         if known.is_none() && self.all.try_reserve(1).is_ok() {
             self.all.insert(of as usize, facts);
         }
@@ -163,7 +162,7 @@ impl TypeTable {
 
 /// # Safety
 /// `of` is a live type and the thread is attached.
-unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
+unsafe fn read_facts(of: *mut ffi::PyTypeObject, of_interest: &TypesOfInterest) -> TypeFacts {
     // SAFETY: PyType_IsSubtype walks the MRO of two live types; no `__subclasscheck__` is run.
     let is = |base| unsafe { ffi::PyType_IsSubtype(of, base) } != 0;
     // SAFETY: a live type, as the contract says.
@@ -191,27 +190,27 @@ unsafe fn study(of: *mut ffi::PyTypeObject, wanted: &Wanted) -> Facts {
     } else {
         Role::Plain
     };
-    Facts {
+    TypeFacts {
         traverse: traverse.filter(|_| flags & ffi::Py_TPFLAGS_HAVE_GC != 0),
         is_gc,
         role,
-        instance: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
+        heap_type: flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 && role != Role::Type,
         list: flags & ffi::Py_TPFLAGS_LIST_SUBCLASS != 0,
-        scanned: wanted.scanned.iter().any(|&base| is(base)),
-        reported: wanted.reported.iter().any(|&base| is(base)),
-        container: wanted.containers.contains(&of),
-        derived: wanted.container_bases.iter().any(|&base| is(base)),
-        scheduled: wanted.scheduled.iter().any(|&base| is(base)),
-        whole: wanted.whole.iter().any(|&base| is(base)),
-        wrapper: wanted.wrappers.contains(&of),
-        cache: wanted.caches.contains(&of),
+        scanned: of_interest.scanned.iter().any(|&base| is(base)),
+        reported: of_interest.reported.iter().any(|&base| is(base)),
+        container: of_interest.containers.contains(&of),
+        derived: of_interest.container_bases.iter().any(|&base| is(base)),
+        scheduled: of_interest.scheduled.iter().any(|&base| is(base)),
+        kept_whole: of_interest.kept_whole.iter().any(|&base| is(base)),
+        wrapper: of_interest.wrappers.contains(&of),
+        cache: of_interest.caches.contains(&of),
     }
 }
 
-/// Calls `each` with what an object refers to: by its type's own tp_traverse, and what that does not show.
+/// Calls `each` with every referent of an object: those that its tp_traverse shows, or else embedded values.
 ///
 /// # Safety
-/// As for `each_shown`, and `each` changes no object.
+/// As for `each_traversed`, and `each` changes no object.
 pub unsafe fn each_referent<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
@@ -222,20 +221,20 @@ where
 {
     // SAFETY: by this function's contract.
     unsafe {
-        if each_shown(object, traverse, &mut each)? {
+        if each_traversed(object, traverse, &mut each)? {
             return Ok(());
         }
-        each_unshown(object, each)
+        each_embedded_value(object, each)
     }
 }
 
-/// Calls `each` with what an object's tp_traverse shows; whether that was anything.
+/// Calls `each` with every referent that an object's tp_traverse shows. Returns whether there was one.
 ///
 /// # Safety
 /// `object` is live and of the type that `traverse` is of, the thread is attached, and `each` runs no
 /// Python code and does not panic.
 #[inline]
-pub unsafe fn each_shown<F>(
+pub unsafe fn each_traversed<F>(
     object: *mut ffi::PyObject,
     traverse: ffi::traverseproc,
     each: F,
@@ -245,7 +244,7 @@ where
 {
     struct Referents<F> {
         each: F,
-        shown: bool,
+        any_traversed: bool,
         outcome: Result<(), Failure>,
     }
     /// # Safety
@@ -254,32 +253,32 @@ where
         referent: *mut ffi::PyObject,
         referents: *mut c_void,
     ) -> c_int {
-        // SAFETY: by this function's contract; nothing else touches it meanwhile.
+        // SAFETY: by this function's contract; nothing else uses it meanwhile.
         let referents = unsafe { &mut *referents.cast::<Referents<F>>() };
-        referents.shown = true;
+        referents.any_traversed = true;
         referents.outcome = (referents.each)(referent);
         c_int::from(referents.outcome.is_err())
     }
     let mut referents = Referents {
         each,
-        shown: false,
+        any_traversed: false,
         outcome: Ok(()),
     };
     // SAFETY: by this function's contract.
     unsafe { traverse(object, visit::<F>, (&raw mut referents).cast()) };
     referents.outcome?;
-    Ok(referents.shown)
+    Ok(referents.any_traversed)
 }
 
 /// Calls `each` with the values of a dict whose `tp_traverse` has shown nothing.
 ///
-/// From CPython 3.13 on the `__dict__` of an object may lie in the object, and then only the object
-/// shows its values (`dict_traverse` in Objects/dictobject.c: `embedded`).
+/// From CPython 3.13 on the values of an instance's `__dict__` may be embedded in the instance. Then only the tp_traverse
+/// of the instance shows them (`dict_traverse` in Objects/dictobject.c: `embedded`).
 ///
 /// # Safety
 /// `object` is live, the thread is attached, and `each` runs no Python code and changes no dict.
 #[inline]
-pub unsafe fn each_unshown(
+pub unsafe fn each_embedded_value(
     object: *mut ffi::PyObject,
     mut each: impl FnMut(*mut ffi::PyObject) -> Result<(), Failure>,
 ) -> Result<(), Failure> {

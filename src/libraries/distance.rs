@@ -1,21 +1,21 @@
-//! How far from a module of a library an object was met, and where.
+//! How far from a library's module a walk reaches an object, and through what.
 
 use pyo3::ffi;
 use rustc_hash::FxHashMap;
 
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_entry, try_insert, try_push};
-use crate::heap::address_table::ObjectBytes;
+use crate::heap::address_table::ByteTable;
 
-/// How far from a module something was met.
+/// How far from a module a walk reached an object.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub struct Distance {
-    /// Whether an instance stood on the way.
+    /// Whether the path leads through an instance.
     pub past_instance: bool,
-    /// Whether a function, or what is like one, stood on the way: what it leads to is needed when it is called.
+    /// Whether the path leads through a wrapper (a function or the like), which needs what it leads to when it is called.
     pub past_wrapper: bool,
-    /// Whether it is a result that a library has cached, or what a root object holds: the library does not call it.
-    pub uncalled: bool,
+    /// Whether the path leads through a cache or a root object: the library does not call what these lead to.
+    pub never_called: bool,
     pub steps: u8,
 }
 
@@ -29,9 +29,14 @@ impl Distance {
         }
     }
 
-    /// As a byte that is not 0.
+    /// The distance as a byte that is neither 0 nor `SEVERAL`.
     fn code(self) -> u8 {
-        let flags = [true, self.past_instance, self.past_wrapper, self.uncalled];
+        let flags = [
+            true,
+            self.past_instance,
+            self.past_wrapper,
+            self.never_called,
+        ];
         let flags = flags
             .iter()
             .fold(0, |code, &flag| code << 1 | u8::from(flag));
@@ -42,45 +47,45 @@ impl Distance {
         (code > SEVERAL).then_some(Self {
             past_instance: code & 0x40 != 0,
             past_wrapper: code & 0x20 != 0,
-            uncalled: code & 0x10 != 0,
+            never_called: code & 0x10 != 0,
             steps: code & MOST_STEPS,
         })
     }
 
-    /// Whether everything that can be reached from `other` can be reached from here.
+    /// Whether a walk at this distance reaches everything that it reaches at `other`.
     pub fn covers(self, other: Self) -> bool {
         self.steps <= other.steps
             && self.past_instance <= other.past_instance
             && self.past_wrapper == other.past_wrapper
-            && self.uncalled <= other.uncalled
+            && self.never_called <= other.never_called
     }
 }
 
-/// Where objects were met: a byte for each, or a list if none of several places covers the others.
+/// At which distances objects were visited: a byte for each object, or a list if it was visited at several distances
+/// that do not cover each other.
 ///
-/// A walk that forgot the first place at the second would, in a cycle, meet it at both in turn, and never end.
+/// If only the last distance were kept, a walk around a cycle could visit an object at two distances in turn for ever.
 #[derive(Default)]
-pub struct Met {
-    bytes: ObjectBytes,
-    several: FxHashMap<usize, Vec<Distance>>,
+pub struct VisitedDistances {
+    bytes: ByteTable,
+    uncovered: FxHashMap<usize, Vec<Distance>>,
 }
 
-/// The byte of an object whose places are in the list: no `Distance::code`.
+/// The byte of an object whose distances are in a list. No `Distance::code` has this value.
 const SEVERAL: u8 = 1;
 
-impl Met {
-    /// Notes where an object is met; `false` if all that can be reached from there could be reached from where it was
-    /// met before.
+impl VisitedDistances {
+    /// Records that an object is visited at a distance; `false` if a distance recorded before covers this one.
     #[inline]
-    pub fn note(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<bool, Failure> {
-        let byte = self.bytes.made(object)?;
+    pub fn record(&mut self, object: *mut ffi::PyObject, at: Distance) -> Result<bool, Failure> {
+        let byte = self.bytes.get_or_insert(object)?;
         match Distance::of_code(*byte) {
             Some(before) if before.covers(at) => return Ok(false),
             Some(before) if !at.covers(before) => {
-                let mut places = Vec::new();
-                try_push(&mut places, before)?;
-                try_push(&mut places, at)?;
-                try_insert(&mut self.several, object as usize, places)?;
+                let mut distances = Vec::new();
+                try_push(&mut distances, before)?;
+                try_push(&mut distances, at)?;
+                try_insert(&mut self.uncovered, object as usize, distances)?;
                 *byte = SEVERAL;
                 return Ok(true);
             }
@@ -90,12 +95,12 @@ impl Met {
                 return Ok(true);
             }
         }
-        let places = try_entry(&mut self.several, object as usize)?;
-        if places.iter().any(|before| before.covers(at)) {
+        let distances = try_entry(&mut self.uncovered, object as usize)?;
+        if distances.iter().any(|before| before.covers(at)) {
             return Ok(false);
         }
-        places.retain(|&before| !at.covers(before));
-        try_push(places, at)?;
+        distances.retain(|&before| !at.covers(before));
+        try_push(distances, at)?;
         Ok(true)
     }
 }
@@ -109,14 +114,14 @@ mod tests {
             (0..8).map(move |flags| Distance {
                 past_instance: flags & 1 != 0,
                 past_wrapper: flags & 2 != 0,
-                uncalled: flags & 4 != 0,
+                never_called: flags & 4 != 0,
                 steps,
             })
         })
     }
 
     #[test]
-    fn a_distance_is_what_its_byte_says() {
+    fn a_distance_and_its_byte_correspond() {
         for distance in all() {
             assert!(distance.code() > SEVERAL);
             assert!(Distance::of_code(distance.code()) == Some(distance));
@@ -124,17 +129,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_covered_once_stays_covered() {
+    fn a_covered_distance_stays_covered() {
         let objects = [0x7000_0010, 0x7000_0020, 0x9000_0000_usize];
         let order = |of: &Distance| (of.code() as usize * 37) % 251;
         for object in objects.map(|address| address as *mut ffi::PyObject) {
-            let mut met = Met::default();
+            let mut visited = VisitedDistances::default();
             let mut before: Vec<Distance> = Vec::new();
             let mut distances: Vec<_> = all().collect();
             distances.sort_by_key(order);
             for distance in distances.repeat(2) {
                 let is_covered = before.iter().any(|known| known.covers(distance));
-                assert_eq!(met.note(object, distance).unwrap(), !is_covered);
+                assert_eq!(visited.record(object, distance).unwrap(), !is_covered);
                 before.push(distance);
             }
         }

@@ -11,7 +11,7 @@ use crate::heap::type_facts::each_item;
 /// The name and the module of an entry of `sys.modules`.
 pub type Entry = (*mut ffi::PyObject, *mut ffi::PyObject);
 
-/// The modules in `sys.modules` with their names; borrowed, good until Python code runs.
+/// The modules in `sys.modules` with their names, as borrowed pointers, which are valid until Python code runs.
 pub fn imported_modules(_py: Python<'_>) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
     // SAFETY: attached, as `_py` proves; the dict is the interpreter's own, and types are compared in C.

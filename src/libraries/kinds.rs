@@ -1,19 +1,21 @@
-//! How a walk over what libraries keep treats an object: what it is, and where it was met, decide.
+//! How a walk over library globals treats an object, by its type and the distance at which it was reached.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
 
 use crate::cpython::failure::Failure;
 use crate::heap::address_sets::Addresses;
-use crate::heap::type_facts::{Facts, Role, TypeTable};
+use crate::heap::type_facts::{Role, TypeFacts, TypeTable};
 use crate::libraries::distance::Distance;
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
-/// How an object that libraries hold is looked through.
+/// How an object that libraries reference is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Not followed.
     Opaque,
+    /// A result, not followed.
     Found,
     Container,
     Wrapper,
@@ -23,17 +25,17 @@ pub enum Kind {
     Root,
 }
 
-pub struct Kinds<'py, 'a> {
-    pub judge: Judge<'py, 'a>,
+pub struct KindOfObject<'py, 'a> {
+    pub library_types: LibraryTypes<'py, 'a>,
     pub types: TypeTable,
-    /// What leads to more than a call needs.
-    pub roots: RootObjects,
+    /// Instances that lead to more than a call needs.
+    pub root_objects: RootObjects,
     pub depth: u8,
-    /// The namespaces of modules: each is taken as that of a library, or not at all.
-    pub namespaces: Addresses,
+    /// The dicts of modules, which are not followed as values.
+    pub module_dicts: Addresses,
 }
 
-impl Kinds<'_, '_> {
+impl KindOfObject<'_, '_> {
     /// # Safety
     /// `value` is live, the thread is attached, and no Python code runs meanwhile.
     #[inline]
@@ -45,15 +47,15 @@ impl Kinds<'_, '_> {
             if facts.scanned {
                 return Ok(Kind::Found);
             }
-            // What holds a tracked object is tracked (`MAINTAIN_TRACKING` in Objects/dictobject.c).
-            let is_at_the_end = at.steps >= self.depth || facts.traverse.is_none();
-            if is_at_the_end || ffi::PyObject_GC_IsTracked(value) == 0 {
+            // An untracked object references no tracked one (`MAINTAIN_TRACKING` in Objects/dictobject.c).
+            let is_end = at.steps >= self.depth || facts.traverse.is_none();
+            if is_end || ffi::PyObject_GC_IsTracked(value) == 0 {
                 return Ok(Kind::Opaque);
             }
             if facts.role == Role::Type {
                 return self.of_class(value, facts, at);
             }
-            if facts.role == Role::Module || self.namespaces.contains(value) {
+            if facts.role == Role::Module || self.module_dicts.contains(value) {
                 return Ok(Kind::Opaque);
             }
             if facts.container {
@@ -68,10 +70,13 @@ impl Kinds<'_, '_> {
             if is_exception(of) {
                 return Ok(Kind::Opaque);
             }
-            if self.roots.have(of, &mut self.judge)? {
+            if self
+                .root_objects
+                .include_type(of, &mut self.library_types)?
+            {
                 let is_looked_into = !at.past_wrapper
                     && !at.past_instance
-                    && self.judge.is_library_type(of.cast())?;
+                    && self.library_types.is_library_type(of.cast())?;
                 return Ok(if is_looked_into {
                     Kind::Root
                 } else {
@@ -79,7 +84,7 @@ impl Kinds<'_, '_> {
                 });
             }
             if ffi::PyType_GetFlags(of) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
-                // Iterators, namespaces, generators.
+                // A static type: iterators, namespaces, generators.
                 let followed = at.past_wrapper;
                 return Ok(if followed {
                     Kind::Container
@@ -87,13 +92,17 @@ impl Kinds<'_, '_> {
                     Kind::Opaque
                 });
             }
-            // What a library is to call may lead to an object of the program, or be one, which is needed whole.
+            // An object of the program that a library will call, or that such a call needs, is needed with everything
+            // it reaches: it is a result.
             Ok(
-                match (self.judge.is_library_type(of.cast())?, at.past_wrapper) {
+                match (
+                    self.library_types.is_library_type(of.cast())?,
+                    at.past_wrapper,
+                ) {
                     (true, true) => Kind::Instance,
                     (true, false) if !at.past_instance => Kind::Instance,
                     (false, true) => Kind::Found,
-                    (false, false) if !at.uncalled && is_callable(of) => Kind::Found,
+                    (false, false) if !at.never_called && is_callable(of) => Kind::Found,
                     _ => Kind::Opaque,
                 },
             )
@@ -105,7 +114,7 @@ impl Kinds<'_, '_> {
     unsafe fn of_class(
         &mut self,
         class: *mut ffi::PyObject,
-        facts: Facts,
+        facts: TypeFacts,
         at: Distance,
     ) -> Result<Kind, Failure> {
         // SAFETY: by this function's contract.
@@ -113,11 +122,11 @@ impl Kinds<'_, '_> {
             if facts.is_gc.is_some_and(|is_gc| is_gc(class) == 0) {
                 return Ok(Kind::Opaque);
             }
-            // What is to be called needs classes of the program, and those that a function has made.
-            if at.past_wrapper && !self.judge.is_boundary_type(class)? {
+            // A wrapper needs the program's classes, and classes made by a function.
+            if at.past_wrapper && !self.library_types.is_boundary_type(class)? {
                 return Ok(Kind::Found);
             }
-            let is_library = self.judge.is_library_type(class)?;
+            let is_library = self.library_types.is_library_type(class)?;
             Ok(if is_library {
                 Kind::Class
             } else {
@@ -134,7 +143,7 @@ unsafe fn is_callable(of: *mut ffi::PyTypeObject) -> bool {
     !unsafe { ffi::PyType_GetSlot(of, ffi::Py_tp_call) }.is_null()
 }
 
-/// Whether a type is one of exceptions: those in `sys.last_value` are nobody's state.
+/// Whether a type is an exception type. Exceptions, such as `sys.last_value`, are no state of a library.
 ///
 /// # Safety
 /// `of` is a live type.

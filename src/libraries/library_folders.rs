@@ -1,4 +1,4 @@
-//! Which folders and modules are a library's.
+//! Which files and modules are a library's.
 
 use std::path::MAIN_SEPARATOR;
 
@@ -8,15 +8,15 @@ use rustc_hash::FxHashSet;
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_add, try_copy, try_push};
 
-/// What counts as a library: folders, and the names of modules that have no file.
+/// Which modules are libraries: by their folders, or by their names if they have no file.
 ///
-/// `folders` maps a folder to whether what lies in it is a library; the deepest folder decides, and
-/// outside all of them is the program. `builtin_names` are the top-level modules without a file that
-/// are libraries all the same; one that ends in `*` stands for all that begin so.
+/// `folders` are pairs of a folder and whether the files in it are a library's. The deepest folder decides; files
+/// outside all folders are the program's. `builtin_names` are the top-level modules without a file that are libraries;
+/// a name that ends in `*` stands for all names with that prefix.
 #[pyclass(module = "fastpurge._core", frozen)]
 #[derive(Default)]
 pub struct Libraries {
-    /// Without a separator at the end, the longest first. One may be a single file as well.
+    /// Without a separator at the end, longest first. An entry may also be a single file.
     folders: Vec<(String, bool)>,
     builtin_names: FxHashSet<String>,
     builtin_prefixes: Vec<String>,
@@ -39,13 +39,13 @@ impl Libraries {
     }
 
     pub fn has_builtin(&self, name: &str) -> bool {
-        let begins_so = |prefix: &String| name.starts_with(prefix.as_str());
-        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(begins_so)
+        let matches = |prefix: &String| name.starts_with(prefix.as_str());
+        self.builtin_names.contains(name) || self.builtin_prefixes.iter().any(matches)
     }
 
-    /// Whether a file lies in a library: the deepest folder decides, and the deepest has the longest path. None if
-    /// it lies in no folder that is known.
-    pub fn holds(&self, file: &str) -> Option<bool> {
+    /// Whether a file is a library's: the deepest folder decides, which is the one with the longest path. None if the
+    /// file is in none of the folders.
+    pub fn is_library_file(&self, file: &str) -> Option<bool> {
         let folder = self.folders.iter().find(|(folder, _)| {
             let rest = file.strip_prefix(folder.as_str());
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(MAIN_SEPARATOR))
@@ -75,19 +75,28 @@ mod tests {
     #[test]
     fn the_deepest_folder_decides() {
         let libraries = libraries();
-        assert_eq!(libraries.holds("/env/lib/json/__init__.py"), Some(true));
         assert_eq!(
-            libraries.holds("/env/lib/site-packages/app/nodes.py"),
+            libraries.is_library_file("/env/lib/json/__init__.py"),
+            Some(true)
+        );
+        assert_eq!(
+            libraries.is_library_file("/env/lib/site-packages/app/nodes.py"),
             Some(false)
         );
-        assert_eq!(libraries.holds("/home/me/script.py"), Some(false));
-        assert_eq!(libraries.holds("/home/me/.venv/lib/json/nn.py"), Some(true));
-        assert_eq!(libraries.holds("/home/me/six.py"), Some(true));
+        assert_eq!(libraries.is_library_file("/home/me/script.py"), Some(false));
+        assert_eq!(
+            libraries.is_library_file("/home/me/.venv/lib/json/nn.py"),
+            Some(true)
+        );
+        assert_eq!(libraries.is_library_file("/home/me/six.py"), Some(true));
     }
 
     #[test]
-    fn a_folder_is_not_a_prefix_of_letters() {
-        assert_eq!(libraries().holds("/env/library/thing.py"), None);
-        assert_eq!(libraries().holds("relative/env/lib/thing.py"), None);
+    fn a_folder_is_no_plain_string_prefix() {
+        assert_eq!(libraries().is_library_file("/env/library/thing.py"), None);
+        assert_eq!(
+            libraries().is_library_file("relative/env/lib/thing.py"),
+            None
+        );
     }
 }

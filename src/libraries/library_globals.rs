@@ -1,7 +1,8 @@
-//! What libraries keep: state that nobody named, and that is not the program's garbage.
+//! Library globals: objects that libraries reference at module and class level. They are a library's own state, and
+//! no garbage of the program.
 //!
-//! Found from the other end than by a closure: from the modules and classes of libraries down, a few
-//! steps, through what a library would keep it in.
+//! A walk of a few steps finds them. It starts at the modules and classes of libraries, and follows the kinds of objects
+//! that libraries usually store state in.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -11,37 +12,39 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PySet, PyString, PyTuple};
 
 use crate::cpython::failure::Failure;
-use crate::cpython::fallible_collections::{try_collect, try_push, try_table};
+use crate::cpython::fallible_collections::{try_boxed_array, try_collect, try_push};
 use crate::cpython::fallible_objects::{list, tuple, types_in, utf8};
 use crate::cpython::gc_pause::GcPause;
 use crate::cpython::unstable_functions::Functions;
 use crate::heap::address_sets::Addresses;
 use crate::heap::prefetch::prefetch;
-use crate::heap::type_facts::{TypeTable, Wanted, each_item, each_referent};
-use crate::libraries::distance::{Distance, MOST_STEPS, Met};
+use crate::heap::type_facts::{TypeTable, TypesOfInterest, each_item, each_referent};
+use crate::libraries::distance::{Distance, MOST_STEPS, VisitedDistances};
 use crate::libraries::imported_modules::{Entry, imported_modules};
-use crate::libraries::kinds::{Kind, Kinds};
+use crate::libraries::kinds::{Kind, KindOfObject};
 use crate::libraries::library_folders::Libraries;
-use crate::libraries::library_types::Judge;
+use crate::libraries::library_types::LibraryTypes;
 use crate::libraries::root_objects::RootObjects;
 
-/// What libraries keep at module and at class level: instances of the given types, found directly or
-/// through what holds them there, down to a depth; each with the name of a module that leads to it.
+/// The instances of the types that libraries reference at module and class level, down to a depth.
 ///
-/// Of all libraries, or only of the ``modules`` named, as far as they are of libraries.
+/// Each comes with the name of a module that leads to it. ``modules`` limits the search to the libraries among the
+/// modules of these names.
 ///
-/// ``containers`` are looked through, by exact type, each a step deeper, and one instance of a library's own class
-/// may stand on the way. ``wrappers`` are too, and are no step: functions, what decorators make of them, and
-/// ``caches``, whose dicts hold results by arguments: results are state, arguments are the caller's.
+/// ``containers`` are followed, by exact type. Each is one step of ``depth``, and so is an instance of a library's
+/// class, of which there may be one on the way. ``wrappers`` are followed without a step: functions and what decorators
+/// make of them. So are ``caches``, which have dicts of results by arguments: the results are followed, the arguments
+/// are the caller's.
 ///
-/// What a wrapper leads to is needed when it is called, at any depth: as far as ``roots``, types and
-/// names of packages whose instances lead to what no call needs. Where a module or class holds such an instance,
-/// it is looked through as what the library does not call. An instance of another class that a wrapper leads to
-/// is itself among the results, and so is one that can be called. A class counts if its own module is a library's.
+/// What a wrapper leads to is needed when it is called, and is followed to any depth, up to ``root_objects``: types,
+/// and names of packages, whose instances lead to more than a call needs. A root object that a module or class
+/// references is followed, but the library does not call what it leads to. Instances of the program's classes that a
+/// wrapper leads to are results themselves, and so are those that can be called. A class counts if its own module is a
+/// library's.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "keyword-only in Python")]
-#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, roots=None, modules=None))]
-pub fn library_state<'py>(
+#[pyo3(signature = (types, *, libraries, containers, depth, wrappers=None, caches=None, root_objects=None, modules=None))]
+pub fn library_globals<'py>(
     py: Python<'py>,
     types: &Bound<'py, PyTuple>,
     libraries: &Libraries,
@@ -49,72 +52,72 @@ pub fn library_state<'py>(
     depth: u8,
     wrappers: Option<&Bound<'py, PyTuple>>,
     caches: Option<&Bound<'py, PyTuple>>,
-    roots: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
+    root_objects: Option<(Bound<'py, PyTuple>, Bound<'py, PyTuple>)>,
     modules: Option<&Bound<'py, PySet>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let _pause = GcPause::new(py);
-    let mut state = State {
-        kinds: Kinds {
-            judge: Judge::new(py, libraries)?,
-            types: TypeTable::new(Wanted {
+    let mut walk = GlobalsWalk {
+        kinds: KindOfObject {
+            library_types: LibraryTypes::new(py, libraries)?,
+            types: TypeTable::new(TypesOfInterest {
                 scanned: types_in(Some(types))?,
                 containers: types_in(Some(containers))?,
                 wrappers: types_in(wrappers)?,
                 caches: types_in(caches)?,
-                ..Wanted::default()
+                ..TypesOfInterest::default()
             })?,
-            roots: roots.map_or_else(
+            root_objects: root_objects.map_or_else(
                 || Ok(RootObjects::default()),
                 |(types, packages)| RootObjects::new(&types, &packages),
             )?,
             depth: depth.min(MOST_STEPS),
-            namespaces: Addresses::default(),
+            module_dicts: Addresses::default(),
         },
         functions: Functions::new(py),
-        seen: Met::default(),
-        recent: try_table((ptr::null_mut(), Distance::default()))?,
-        level: Vec::new(),
-        from: ptr::null_mut(),
-        reported: Addresses::default(),
+        visited: VisitedDistances::default(),
+        recent: try_boxed_array((ptr::null_mut(), Distance::default()))?,
+        pending: Vec::new(),
+        module_name: ptr::null_mut(),
+        found_addresses: Addresses::default(),
         found: Vec::new(),
     };
-    // SAFETY: what is in `sys.modules` is live until Python code runs.
-    unsafe { state.take_all(&imported_modules(py)?, modules)? };
-    let found = state.found.into_iter();
-    // SAFETY: live: no Python code has run since each was met, and the collector is paused.
+    // SAFETY: the modules in `sys.modules` are live until Python code runs.
+    unsafe { walk.walk_modules(&imported_modules(py)?, modules)? };
+    let found = walk.found.into_iter();
+    // SAFETY: live: no Python code has run since each was found, and the collector is paused.
     let own = |at| unsafe { Bound::from_borrowed_ptr(py, at) };
     let found = try_collect(found.map(|(object, name)| [own(object), own(name)]))?;
     list(py, found, |pair| tuple(py, pair))
 }
 
-/// Bytes that come from memory together.
-const LINE: usize = 64;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
-/// How many objects are looked at together.
+/// How many objects are prefetched and visited together.
 const BATCH: usize = 64;
 
 const RECENT: usize = 4096;
 
-struct State<'py, 'a> {
-    kinds: Kinds<'py, 'a>,
+struct GlobalsWalk<'py, 'a> {
+    kinds: KindOfObject<'py, 'a>,
     functions: Functions,
-    /// Where each was met last.
-    seen: Met,
-    /// What was met last, by a part of its address.
+    /// The distances at which each object was visited.
+    visited: VisitedDistances,
+    /// The objects that were pushed last, by a part of their address.
     recent: Box<[(*mut ffi::PyObject, Distance); RECENT]>,
-    /// What is still to be looked at.
-    level: Vec<(*mut ffi::PyObject, Distance)>,
-    /// The name of the module that is looked into.
-    from: *mut ffi::PyObject,
-    /// What was found. A class may be looked into as a library's before it is found to be called.
-    reported: Addresses,
+    /// Objects that were not visited yet.
+    pending: Vec<(*mut ffi::PyObject, Distance)>,
+    /// The name of the module that the walk started from.
+    module_name: *mut ffi::PyObject,
+    /// The objects in `found`. A class may be followed as a library's before it is found behind a wrapper.
+    found_addresses: Addresses,
     found: Vec<(*mut ffi::PyObject, *mut ffi::PyObject)>,
 }
 
-impl State<'_, '_> {
+impl GlobalsWalk<'_, '_> {
     /// # Safety
-    /// `modules` are those of `sys.modules`; no Python code runs meanwhile.
-    unsafe fn take_all(
+    /// `modules` are the modules in `sys.modules`; no Python code runs meanwhile.
+    unsafe fn walk_modules(
         &mut self,
         modules: &[Entry],
         only: Option<&Bound<'_, PySet>>,
@@ -123,7 +126,7 @@ impl State<'_, '_> {
         unsafe {
             for &(_, module) in modules {
                 self.kinds
-                    .namespaces
+                    .module_dicts
                     .insert(ffi::PyModule_GetDict(module))?;
             }
             for &(name, module) in modules {
@@ -133,45 +136,45 @@ impl State<'_, '_> {
                 {
                     continue;
                 }
-                let text = Bound::from_borrowed_ptr(self.kinds.judge.py, name);
+                let text = Bound::from_borrowed_ptr(self.kinds.library_types.py, name);
                 let text = text.cast_into_unchecked::<PyString>();
                 let Some(text) = utf8(&text)? else {
                     continue;
                 };
-                if self.kinds.judge.is_library_name(text)? {
-                    self.from = name;
-                    self.take_module(module)?;
-                    self.run()?;
+                if self.kinds.library_types.is_library_name(text)? {
+                    self.module_name = name;
+                    self.push_module_values(module)?;
+                    self.visit_pending()?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Has the values of a module's namespace looked at, and what a module of C code has beside it (`module_traverse`
-    /// in Objects/moduleobject.c calls its `m_traverse`).
+    /// Pushes the values of a module's dict, and what a module in C references besides (`module_traverse` in
+    /// Objects/moduleobject.c calls its `m_traverse`).
     ///
     /// # Safety
-    /// As for `take_all`; `module` is live.
-    unsafe fn take_module(&mut self, module: *mut ffi::PyObject) -> Result<(), Failure> {
+    /// As for `walk_modules`; `module` is live.
+    unsafe fn push_module_values(&mut self, module: *mut ffi::PyObject) -> Result<(), Failure> {
         let here = Distance::default();
         // SAFETY: by this function's contract.
         unsafe {
             let namespace = ffi::PyModule_GetDict(module);
-            self.take_values(namespace, here)?;
+            self.push_values(namespace, here)?;
             let Some(traverse) = self.kinds.types.of(module).traverse else {
                 return Ok(());
             };
             each_referent(module, traverse, |referent| match referent == namespace {
                 true => Ok(()),
-                false => self.meet(referent, here),
+                false => self.push(referent, here),
             })
         }
     }
 
     /// # Safety
-    /// As for `take_all`; `namespace` is null or a live dict.
-    unsafe fn take_values(
+    /// As for `walk_modules`; `namespace` is null or a live dict.
+    unsafe fn push_values(
         &mut self,
         namespace: *mut ffi::PyObject,
         at: Distance,
@@ -180,47 +183,47 @@ impl State<'_, '_> {
             return Ok(());
         }
         // SAFETY: by this function's contract.
-        unsafe { each_item(namespace, |_, value| self.meet(value, at)) }
+        unsafe { each_item(namespace, |_, value| self.push(value, at)) }
     }
 
-    /// Has an object looked at, unless it is plain that it was met from as far already.
+    /// Adds an object to those to visit, unless it was recently pushed at the same distance.
     #[inline]
-    fn meet(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
-        // What is met most, small numbers, names and types, is met over and over.
+    fn push(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
+        // Small numbers, names and types are referenced over and over.
         let address = value as usize;
         let recent = &mut self.recent[((address >> 4) ^ (address >> 16)) % RECENT];
         if *recent == (value, at) {
             return Ok(());
         }
         *recent = (value, at);
-        try_push(&mut self.level, (value, at))
+        try_push(&mut self.pending, (value, at))
     }
 
     /// # Safety
-    /// As for `take_all`.
-    unsafe fn run(&mut self) -> Result<(), Failure> {
+    /// As for `walk_modules`.
+    unsafe fn visit_pending(&mut self) -> Result<(), Failure> {
         let mut batch = [(ptr::null_mut(), Distance::default()); BATCH];
-        while !self.level.is_empty() {
-            let kept = self.level.len().saturating_sub(BATCH);
-            let count = self.level.len() - kept;
-            batch[..count].copy_from_slice(&self.level[kept..]);
-            self.level.truncate(kept);
-            // Most are cold. Loads that do not depend on each other overlap.
+        while !self.pending.is_empty() {
+            let kept = self.pending.len().saturating_sub(BATCH);
+            let count = self.pending.len() - kept;
+            batch[..count].copy_from_slice(&self.pending[kept..]);
+            self.pending.truncate(kept);
+            // Most objects are not in the cache. Loads that do not depend on each other overlap.
             for &(value, _) in &batch[..count] {
                 prefetch(value);
-                prefetch(value.wrapping_byte_add(LINE)); // where a function says what it holds
+                prefetch(value.wrapping_byte_add(CACHE_LINE)); // the fields of a function
             }
             for &(value, at) in &batch[..count] {
                 // SAFETY: by this function's contract.
-                unsafe { self.look_at(value, at)? };
+                unsafe { self.visit(value, at)? };
             }
         }
         Ok(())
     }
 
     /// # Safety
-    /// As for `take_all`; `value` is live.
-    unsafe fn look_at(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
+    /// As for `walk_modules`; `value` is live.
+    unsafe fn visit(&mut self, value: *mut ffi::PyObject, at: Distance) -> Result<(), Failure> {
         // SAFETY: by this function's contract.
         unsafe {
             let kind = self.kinds.of(value, at)?;
@@ -228,32 +231,32 @@ impl State<'_, '_> {
                 return Ok(());
             }
             if kind == Kind::Found {
-                return match self.reported.insert(value)? {
-                    true => try_push(&mut self.found, (value, self.from)),
+                return match self.found_addresses.insert(value)? {
+                    true => try_push(&mut self.found, (value, self.module_name)),
                     false => Ok(()),
                 };
             }
             let values = self.functions.values_of(value, ffi::Py_TYPE(value));
-            if values.is_some_and(|values| values.iter().all(|held| held.is_null())) {
-                return Ok(()); // most of what modules and classes hold
+            if values.is_some_and(|values| values.iter().all(|value| value.is_null())) {
+                return Ok(()); // most functions
             }
-            // A class has what it has, whatever leads to it.
+            // The distance of a class does not depend on what leads to it.
             let at = if kind == Kind::Class {
                 Distance::default()
             } else {
                 at
             };
-            if !self.seen.note(value, at)? {
+            if !self.visited.record(value, at)? {
                 return Ok(());
             }
             let is_no_step = matches!(kind, Kind::Wrapper | Kind::Cache);
             let mut next = if is_no_step { at } else { at.step() };
             next.past_instance |= matches!(kind, Kind::Instance | Kind::Root);
-            next.past_wrapper |= kind == Kind::Wrapper && !at.uncalled;
+            next.past_wrapper |= kind == Kind::Wrapper && !at.never_called;
             if matches!(kind, Kind::Cache | Kind::Root) {
                 next = Distance {
                     past_wrapper: false,
-                    uncalled: true,
+                    never_called: true,
                     ..next
                 };
             }
@@ -261,66 +264,65 @@ impl State<'_, '_> {
                 next.steps = 0; // at any depth
             }
             if let Some(values) = values {
-                for held in values.into_iter().filter(|held| !held.is_null()) {
-                    self.meet(held, next)?;
+                for value in values.into_iter().filter(|value| !value.is_null()) {
+                    self.push(value, next)?;
                 }
                 return Ok(());
             }
             match (kind, self.kinds.types.of(value).traverse) {
                 (_, None) => Ok(()),
-                (Kind::Class, Some(traverse)) => self.look_into_class(value, traverse, next),
-                (Kind::Cache, Some(traverse)) => self.look_into_cache(value, traverse, next),
+                (Kind::Class, Some(traverse)) => self.follow_class(value, traverse, next),
+                (Kind::Cache, Some(traverse)) => self.follow_cache(value, traverse, next),
                 (_, Some(traverse)) => {
-                    each_referent(value, traverse, |referent| self.meet(referent, next))
+                    each_referent(value, traverse, |referent| self.push(referent, next))
                 }
             }
         }
     }
 
     /// # Safety
-    /// As for `look_at`, for a class; `traverse` is that of its type.
-    unsafe fn look_into_class(
+    /// As for `visit`, for a class; `traverse` is that of its type.
+    unsafe fn follow_class(
         &mut self,
         class: *mut ffi::PyObject,
         traverse: ffi::traverseproc,
         next: Distance,
     ) -> Result<(), Failure> {
-        // A type shows its own dict among its referents, and no other (`type_traverse` in
-        // Objects/typeobject.c).
+        // The only dict among the referents of a type is its own (`type_traverse` in Objects/typeobject.c).
         // SAFETY: by this function's contract.
         unsafe {
             each_referent(class, traverse, |referent| {
                 match ffi::PyDict_CheckExact(referent) {
                     0 => Ok(()),
-                    _ => self.take_values(referent, next),
+                    _ => self.push_values(referent, next),
                 }
             })
         }
     }
 
-    /// Looks at what a cache keeps, and not at the keys that it is kept by.
+    /// Pushes the results in a cache, and not their keys.
     ///
     /// # Safety
-    /// As for `look_at`, for a cache; `traverse` is that of its type.
-    unsafe fn look_into_cache(
+    /// As for `visit`, for a cache; `traverse` is that of its type.
+    unsafe fn follow_cache(
         &mut self,
         cache: *mut ffi::PyObject,
         traverse: ffi::traverseproc,
         next: Distance,
     ) -> Result<(), Failure> {
-        // SAFETY: by this function's contract. One with a limit shows keys and results alike
-        // (`lru_cache_tp_traverse` in Modules/_functoolsmodule.c), one without only its dict.
+        // SAFETY: by this function's contract. A cache with a limit shows keys and results
+        // (`lru_cache_tp_traverse` in Modules/_functoolsmodule.c), one without shows only its dict.
         unsafe {
             let (mut keys, mut shown) = (Addresses::default(), Vec::new());
             each_referent(cache, traverse, |referent| {
                 if ffi::PyDict_CheckExact(referent) == 0 {
                     return try_push(&mut shown, referent);
                 }
-                self.take_values(referent, next.step())?;
+                self.push_values(referent, next.step())?;
                 each_item(referent, |key, _| keys.insert(key).map(drop))
             })?;
             for referent in shown.into_iter().filter(|&of| !keys.contains(of)) {
-                self.meet(referent, next)?;
+                self.push(referent, next)?;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
-//! Which types belong to a library, and which to the program.
+//! Which types are a library's, and which are the program's.
 //!
-//! A closure stops at a library's types: through the class of one of its objects it would reach the library, not
-//! what the caller keeps. It enters the program's own classes, whose attributes may hold tensors.
+//! A library's types are a boundary of closures: through the type of an object a closure would reach the whole library.
+//! The program's own classes are traversed, because their attributes may refer to candidates.
 #![allow(unsafe_code)]
 
 use std::path::MAIN_SEPARATOR;
@@ -15,7 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::cpython::failure::Failure;
 use crate::cpython::fallible_collections::{try_copy, try_insert, try_push};
 use crate::cpython::fallible_objects::{
-    attribute, list, none_unless_out_of_memory, pair, string_of, taken, text, utf8,
+    attribute, list, none_unless_out_of_memory, owned_or_error, pair, string_of, text, utf8,
 };
 use crate::cpython::type_attributes::{TypeGetter, type_repr};
 use crate::libraries::library_folders::Libraries;
@@ -35,27 +35,27 @@ impl Libraries {
         Ok(libraries)
     }
 
-    /// Whether the module of this name (as in ``sys.modules``) is a library.
+    /// Whether the module of this name (as in ``sys.modules``) is a library's.
     #[pyo3(signature = (name, /))]
     fn is_library(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
         match utf8(name)? {
-            Some(name) => Ok(Judge::new(py, self)?.is_library_name(name)?),
+            Some(name) => Ok(LibraryTypes::new(py, self)?.is_library_name(name)?),
             None => Ok(false),
         }
     }
 
-    /// Those of some modules, by their names, that are of no library.
+    /// Those of the given module names that are no library's.
     #[pyo3(signature = (names, /))]
-    fn of_the_program<'py>(
+    fn program_modules<'py>(
         &self,
         py: Python<'py>,
         names: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let mut judge = Judge::new(py, self)?;
+        let mut library_types = LibraryTypes::new(py, self)?;
         let mut found = Vec::new();
         for name in names {
             let text = utf8(name.cast::<PyString>()?)?;
-            if !text.map_or(Ok(false), |text| judge.is_library_name(text))? {
+            if !text.map_or(Ok(false), |text| library_types.is_library_name(text))? {
                 try_push(&mut found, name)?;
             }
         }
@@ -63,12 +63,12 @@ impl Libraries {
     }
 }
 
-/// Judges types for the length of one walk. Runs no Python code.
-pub struct Judge<'py, 'a> {
+/// Tells for the length of one walk which types and modules are a library's. Runs no Python code.
+pub struct LibraryTypes<'py, 'a> {
     pub py: Python<'py>,
     libraries: &'a Libraries,
     by_name: FxHashMap<String, bool>,
-    /// Whether a type is a library's, and whether a closure stops at it, by its address: no type dies meanwhile.
+    /// Whether a type is a library's, and whether it is a boundary, by its address. No type is freed meanwhile.
     types: FxHashMap<usize, bool>,
     boundaries: FxHashMap<usize, bool>,
     module_of: TypeGetter<'py>,
@@ -78,12 +78,12 @@ pub struct Judge<'py, 'a> {
     size_of: TypeGetter<'py>,
     /// `list.__sizeof__`.
     size_of_list: Bound<'py, PyAny>,
-    /// Made once: `intern!` is not for here, see `Stream`.
+    /// Made once, without `intern!`, which releases the GIL: see `Stream`.
     file_key: Bound<'py, PyString>,
     path_key: Bound<'py, PyString>,
 }
 
-impl<'py, 'a> Judge<'py, 'a> {
+impl<'py, 'a> LibraryTypes<'py, 'a> {
     pub fn new(py: Python<'py>, libraries: &'a Libraries) -> PyResult<Self> {
         Ok(Self {
             py,
@@ -101,8 +101,8 @@ impl<'py, 'a> Judge<'py, 'a> {
         })
     }
 
-    /// Whether a closure stops at a type object: a library's, unless it was made in a function, or derived from a
-    /// class of the program. Such a type is no part of the library: it holds what that function was called with.
+    /// Whether a type object is a boundary of closures: a library's type, unless it was made by a function or is derived
+    /// from a class of the program. Such a type refers to what the function was called with.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -113,18 +113,18 @@ impl<'py, 'a> Judge<'py, 'a> {
         // SAFETY: by this function's contract.
         let answer = unsafe {
             self.is_library_type(of)?
-                && !self.is_made_by_a_function(of)?
-                && !self.has_base_of_the_program(of)?
+                && !self.is_made_by_function(of)?
+                && !self.has_program_base(of)?
         };
         try_insert(&mut self.boundaries, of as usize, answer)?;
         Ok(answer)
     }
 
-    /// Whether a type is derived from a class of the program, as a library does it; what C code defines is none.
+    /// Whether a type has a base that is a class of the program. Static types are none.
     ///
     /// # Safety
     /// `of` is a live type object.
-    unsafe fn has_base_of_the_program(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
+    unsafe fn has_program_base(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract. The slot is a tuple of types, or null while a type is made.
         unsafe {
             let bases: *mut ffi::PyObject = ffi::PyType_GetSlot(of.cast(), ffi::Py_tp_bases).cast();
@@ -134,7 +134,7 @@ impl<'py, 'a> Judge<'py, 'a> {
             for at in 0..ffi::PyTuple_Size(bases) {
                 let base = ffi::PyTuple_GetItem(bases, at);
                 let is_class = ffi::PyType_GetFlags(base.cast()) & ffi::Py_TPFLAGS_HEAPTYPE != 0;
-                if is_class && !self.is_boundary_type(base)? && !self.is_made_by_a_function(base)? {
+                if is_class && !self.is_boundary_type(base)? && !self.is_made_by_function(base)? {
                     return Ok(true);
                 }
             }
@@ -142,17 +142,17 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(false)
     }
 
-    /// Whether a list is being sorted: its items are out of it meanwhile, and the number of items that it has room
-    /// for is -1, which shows in its size (`list_sort_impl` and `list___sizeof___impl` in Objects/listobject.c).
+    /// Whether a list is being sorted. Sorting takes the items out of the list and sets `allocated` to -1, which makes
+    /// its size smaller (`list_sort_impl` and `list___sizeof___impl` in Objects/listobject.c).
     ///
     /// # Safety
-    /// `list` is a live list, or of a subtype.
+    /// `list` is a live instance of list or a subtype.
     pub unsafe fn is_being_sorted(&self, list: *mut ffi::PyObject) -> Result<bool, Failure> {
-        // SAFETY: by this function's contract; a method in C, which gives a number.
+        // SAFETY: by this function's contract; a method in C, which returns a number.
         unsafe {
             let end = ptr::null_mut::<ffi::PyObject>();
             let size = ffi::PyObject_CallFunctionObjArgs(self.size_of_list.as_ptr(), list, end);
-            let size = match taken(self.py, size) {
+            let size = match owned_or_error(self.py, size) {
                 Ok(size) => Some(size),
                 Err(error) => none_unless_out_of_memory(self.py, &error)?,
             };
@@ -166,10 +166,7 @@ impl<'py, 'a> Judge<'py, 'a> {
     ///
     /// # Safety
     /// `of` is a live type object.
-    pub unsafe fn is_made_by_a_function(
-        &mut self,
-        of: *mut ffi::PyObject,
-    ) -> Result<bool, Failure> {
+    pub unsafe fn is_made_by_function(&mut self, of: *mut ffi::PyObject) -> Result<bool, Failure> {
         // SAFETY: by this function's contract.
         let name = unsafe {
             if ffi::PyType_GetFlags(of.cast()) & ffi::Py_TPFLAGS_HEAPTYPE == 0 {
@@ -183,7 +180,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(utf8(&name)?.is_some_and(|name| name.contains("<locals>")))
     }
 
-    /// Whether a type object is a library's. A type that does not say where it is from is not.
+    /// Whether a type object is a library's. A type without a module name is not.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -201,8 +198,8 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(answer)
     }
 
-    /// The module of a type; of one that has something else as `__module__`, such as the descriptor that gives its
-    /// instances theirs (Cython's functions and coroutines), what its C name begins with.
+    /// The module name of a type. If `__module__` is no str, such as the descriptor for instances of Cython's functions
+    /// and coroutines, the module name is taken from the type's name in C.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -210,14 +207,14 @@ impl<'py, 'a> Judge<'py, 'a> {
         &self,
         of: *mut ffi::PyObject,
     ) -> Result<Option<Bound<'py, PyString>>, Failure> {
-        // SAFETY: by this function's contract. `type_repr` (Objects/typeobject.c) is C, and gives
-        // "<class 'module.name'>" with the name that the type has in C if there is no other.
+        // SAFETY: by this function's contract. `type_repr` (Objects/typeobject.c) is C, and returns
+        // "<class 'module.name'>", with the name in C if there is no other.
         unsafe {
-            let told = self.module_of.get(of)?;
-            if told.is_some() {
-                return Ok(told);
+            let name = self.module_of.get(of)?;
+            if name.is_some() {
+                return Ok(name);
             }
-            let repr = match taken(self.py, (self.repr)(of)) {
+            let repr = match owned_or_error(self.py, (self.repr)(of)) {
                 Ok(repr) => repr.cast_into_exact::<PyString>().ok(),
                 Err(error) => none_unless_out_of_memory(self.py, &error)?,
             };
@@ -234,7 +231,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         }
     }
 
-    /// Whether a type object is of a module of one of some packages.
+    /// Whether the module of a type object is in one of the packages.
     ///
     /// # Safety
     /// `of` is a live type object.
@@ -264,24 +261,25 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(answer)
     }
 
-    /// The file of the module, or of the nearest package around it that has one, decides. A file outside of all
-    /// folders is the program's, but for a module of a library: that has made it (inductor's code, in a cache).
+    /// The file of the module decides, or that of the nearest package that has one. A file outside all folders is the
+    /// program's, unless the package is a library's: that has generated it (inductor's code, in a cache).
     fn look_up(&self, name: &str) -> Result<bool, Failure> {
         let mut at = name;
         loop {
-            // The second is the name that `multiprocessing` gives the same module.
+            // `multiprocessing` gives the main module the second name.
             if at == "__main__" || at == "__mp_main__" {
                 return Ok(false);
             }
             let file = self.file_of(at)?;
             if let Some(file) = &file
-                && let Some(is_library) = utf8(file)?.and_then(|file| self.libraries.holds(file))
+                && let Some(is_library) =
+                    utf8(file)?.and_then(|file| self.libraries.is_library_file(file))
             {
                 return Ok(is_library);
             }
             match at.rsplit_once('.') {
                 Some((package, _)) => {
-                    // One that was imported from a folder of the package's path is whose that folder is.
+                    // A module from a folder in the package's `__path__` is the program's, like the folder.
                     if let Some(file) = &file
                         && self.is_in_path_of(package, file)?
                     {
@@ -294,7 +292,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         }
     }
 
-    /// Whether a file lies in one of the folders that a package is searched for modules in.
+    /// Whether a file is in one of the folders of a package's `__path__`.
     fn is_in_path_of(&self, package: &str, file: &Bound<'py, PyString>) -> Result<bool, Failure> {
         let path = self.attribute_of(package, &self.path_key)?;
         let Some(path) = path.and_then(|path| path.cast_into_exact::<PyList>().ok()) else {
@@ -318,19 +316,19 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(file.and_then(|file| file.cast_into_exact::<PyString>().ok()))
     }
 
-    /// What a module, by its name, has in its namespace.
+    /// A value in the dict of the module of this name.
     fn attribute_of(
         &self,
         name: &str,
         key: &Bound<'py, PyString>,
     ) -> Result<Option<Bound<'py, PyAny>>, Failure> {
-        // SAFETY: attached; the reference is borrowed from the interpreter, which keeps the dict.
+        // SAFETY: attached; the reference is borrowed from the interpreter, which owns the dict.
         let modules = unsafe { ffi::PyImport_GetModuleDict() };
         let name = text(self.py, name).map_err(|_| Failure::OutOfMemory)?;
         let Some(module) = self.item(modules, &name) else {
             return Ok(None);
         };
-        // SAFETY: `item` gave an owned, live object; a module's dict is null only while it is made.
+        // SAFETY: `item` returned an owned, live object; a module's dict is null only while the module is made.
         let namespace = unsafe {
             if ffi::PyObject_TypeCheck(module.as_ptr(), &raw mut ffi::PyModule_Type) == 0 {
                 return Ok(None);
@@ -340,7 +338,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         Ok(self.item(namespace, key))
     }
 
-    /// A str key looked up in a namespace: strings are compared as strings, in C.
+    /// The value of a str key in a dict. Keys are compared as strings, in C.
     fn item(
         &self,
         namespace: *mut ffi::PyObject,
@@ -349,7 +347,7 @@ impl<'py, 'a> Judge<'py, 'a> {
         if namespace.is_null() {
             return None;
         }
-        // SAFETY: `namespace` is a live dict; the borrowed result is made ours at once.
+        // SAFETY: `namespace` is a live dict; a reference to the borrowed result is taken at once.
         unsafe {
             let value = ffi::PyDict_GetItemWithError(namespace, key.as_ptr());
             if value.is_null() {
@@ -365,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn modules_without_a_file_go_by_name() {
+    fn modules_without_a_file_are_judged_by_name() {
         Python::attach(|py| {
             let mut libraries = Libraries::default();
             libraries.add_builtin("sys").unwrap();

@@ -1,4 +1,4 @@
-//! Which types and modules are a library's, and what libraries keep.
+//! Which types and modules are a library's, and the objects that libraries reference globally.
 
 pub mod distance;
 pub mod imported_modules;

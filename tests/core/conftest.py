@@ -1,4 +1,4 @@
-"""What the core tests share: libraries as the package tells the core about them."""
+"""Fixtures of the core tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects change places with blanks: all of them or none, and none that is in use."""
+"""Objects are exchanged with replacements: all of them or none, and none that is in use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _set_class = cast(Any, object.__dict__["__class__"]).__set__
 
 
 class Base:
-    """What is exchanged."""
+    """The type of the objects that are exchanged."""
 
 
-class Blank:
-    """What it is exchanged with."""
+class Replacement:
+    """The type of the replacements."""
 
 
-_no_owners = vars(object)["__sizeof__"]  # any C function that gives a number
+_one_owner = vars(object)["__sizeof__"]  # any C function that returns a number
 
 
 class Slotted(Base):
@@ -36,30 +36,30 @@ class Slotted(Base):
 
 
 class Holder:
-    """What a program keeps things in; not a plain container."""
+    """An object of the program that refers to others; not a plain container."""
 
 
 def exchange(
-    objects: list[Any], *, keep: tuple[object, ...] = (), spare_held: bool = True
+    objects: list[Any], *, keep: tuple[object, ...] = (), spare_external: bool = True
 ) -> list[tuple[int, BaseException | None]]:
-    return exchanging(objects, keep=keep, spare_held=spare_held)()
+    return exchanging(objects, keep=keep, spare_external=spare_external)()
 
 
 def exchanging(
-    objects: list[Any], *, keep: tuple[object, ...] = (), spare_held: bool = True
+    objects: list[Any], *, keep: tuple[object, ...] = (), spare_external: bool = True
 ) -> Callable[[], list[tuple[int, BaseException | None]]]:
     return functools.partial(
         _core.exchange,
         keep,
         [],
         objects,
-        [Blank() for _ in objects],
+        [Replacement() for _ in objects],
         scan_for=(Base,),
         libraries=Libraries((), ()),
         running_code=RunningCode(containers=(list, dict)),
-        self_held=IdSet(),
-        owners=_no_owners,
-        spare_held=spare_held,
+        self_referenced=IdSet(),
+        count_owners=_one_owner,
+        spare_external=spare_external,
         set_class=_set_class,
         implementation=(bytes, max),
     )
@@ -71,7 +71,7 @@ def holder() -> Holder:
 
 
 def _output(program: str) -> str:
-    """What a process of its own prints."""
+    """The standard output of a program in a new process."""
     folder = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=folder
@@ -79,14 +79,14 @@ def _output(program: str) -> str:
     return done.stdout
 
 
-def test_an_object_takes_the_class_and_the_attributes_of_its_blank(holder: Any) -> None:
+def test_an_object_takes_the_class_and_the_attributes_of_its_replacement(holder: Any) -> None:
     holder.one = Base()
     holder.one.value = 1
     attributes = vars(holder.one)
     assert exchange([holder.one]) == []
-    assert type(holder.one) is Blank
+    assert type(holder.one) is Replacement
     assert vars(holder.one) == {}
-    assert attributes == {"value": 1}  # a dict that somebody else holds is not emptied
+    assert attributes == {"value": 1}  # a dict with another reference is not emptied
 
 
 def test_attributes_shared_with_another_object_stay(holder: Any) -> None:
@@ -100,7 +100,7 @@ def test_attributes_shared_with_another_object_stay(holder: Any) -> None:
     assert shared.table == {"k": 1}  # type: ignore[attr-defined]
 
 
-def test_what_is_kept_now_is_refused_whatever_was_surveyed(holder: Any) -> None:
+def test_an_object_that_is_kept_by_now_is_refused(holder: Any) -> None:
     holder.one, holder.two = Base(), Base()
     kept = Holder()
     kept.two = holder.two  # type: ignore[attr-defined]
@@ -108,7 +108,7 @@ def test_what_is_kept_now_is_refused_whatever_was_surveyed(holder: Any) -> None:
     assert type(holder.one) is type(holder.two) is Base
 
 
-def test_what_running_code_holds_is_refused(holder: Any) -> None:
+def test_an_object_that_running_code_references_is_refused(holder: Any) -> None:
     holder.one, holder.two = Base(), Base()
     local = holder.two
     assert exchange([holder.one, holder.two]) == [(1, None)]
@@ -118,15 +118,15 @@ def test_what_running_code_holds_is_refused(holder: Any) -> None:
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_if_asked_not_to_only_for_the_sake_of_other_threads(
+def test_without_spare_external_it_is_refused_only_if_another_thread_runs(
     holder: Any, alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Test runners have threads of their own.
     threads = [threading.get_ident(), *([] if alone else [0])]
     monkeypatch.setattr(sys, "_current_frames", lambda: dict.fromkeys(threads))
     holder.one = local = Base()
-    assert exchange([holder.one], spare_held=False) == ([] if alone else [(0, None)])
-    assert type(local) is (Blank if alone else Base)
+    assert exchange([holder.one], spare_external=False) == ([] if alone else [(0, None)])
+    assert type(local) is (Replacement if alone else Base)
 
 
 def test_one_that_cannot_be_exchanged_leaves_all_as_they_were(holder: Any) -> None:
@@ -145,14 +145,14 @@ def test_one_without_memory_leaves_all_as_they_were(length: int) -> None:
     program = f"""
 import gc, sys, _testcapi
 sys.path.insert(0, {sys.path[0]!r})
-from test_exchange import Base, Blank, Holder, exchanging
+from test_exchange import Base, Replacement, Holder, exchanging
 last = 0
 for number in range(400):
     holder = Holder()
     holder.all = [Base() for _ in range(5)]
     for one in holder.all:
         one.value = [number]
-        vars(one)  # from 3.13 on a dict whose values lie in the object
+        vars(one)  # from 3.13 on a dict whose values are embedded in the object
     del one
     call = exchanging(holder.all)
     _testcapi.set_nomemory(number, number + {length})
@@ -166,7 +166,7 @@ for number in range(400):
     gc.collect()
     last = number if refused else last
     for one in holder.all:
-        assert type(one) is (Base if refused else Blank), (number, refused)
+        assert type(one) is (Base if refused else Replacement), (number, refused)
         assert vars(one) == ({{"value": [number]}} if refused else {{}}), (number, refused)
         one.value = 2  # it can be written as it can be read
         assert (one.value, vars(one)) == (2, {{"value": 2}})
@@ -176,7 +176,7 @@ print(0 < last < 399)
     assert _output(program) == "True\n"
 
 
-def test_an_audit_hook_that_takes_an_object_up_makes_it_refuse() -> None:
+def test_an_object_that_an_audit_hook_references_is_refused() -> None:
     program = f"""
 import sys
 sys.path.insert(0, {sys.path[0]!r})
@@ -192,7 +192,7 @@ print(exchange([holder.one, holder.two]), type(holder.one) is type(holder.two) i
     assert _output(program) == "[(0, None), (1, None)] True\n"
 
 
-def test_an_object_dies_as_what_it_was(holder: Any) -> None:
+def test_the_finalizer_of_the_old_class_runs(holder: Any) -> None:
     ends = []
 
     class Mortal(Base):
@@ -203,7 +203,7 @@ def test_an_object_dies_as_what_it_was(holder: Any) -> None:
     holder.one.name = "one"
     assert exchange([holder.one]) == []
     assert ends == ["one"]
-    assert type(holder.one) is Blank
+    assert type(holder.one) is Replacement
 
 
 LIBRARIES = Libraries((("/nowhere", True),), ())
@@ -218,18 +218,18 @@ CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (Holder(),), [], report=(Base,), **OPTIONS),
     "closure": functools.partial(_core.closure, (Holder(),), libraries=LIBRARIES),
     "scan": functools.partial(_core.scan, (Base,)),
-    "library_state": functools.partial(
-        _core.library_state, (Base,), libraries=LIBRARIES, containers=(), depth=1
+    "library_globals": functools.partial(
+        _core.library_globals, (Base,), libraries=LIBRARIES, containers=(), depth=1
     ),
     "exchange": functools.partial(
         _core.exchange,
         (Holder(),),
         [],
         FORGOTTEN.list,  # type: ignore[attr-defined]
-        [Blank()],
-        self_held=IdSet(),
-        owners=_no_owners,
-        spare_held=True,
+        [Replacement()],
+        self_referenced=IdSet(),
+        count_owners=_one_owner,
+        spare_external=True,
         set_class=_set_class,
         implementation=(bytes, max),
         **OPTIONS,
@@ -239,7 +239,7 @@ CALLS: dict[str, Callable[[], object]] = {
 
 def count_switches(call: str) -> int:
     """How often another thread runs during the first call in this process."""
-    sys.setswitchinterval(1e-6)  # whoever gives the GIL away loses it
+    sys.setswitchinterval(1e-6)  # a thread that releases the GIL loses it
     turns = [0]
     started, stop = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""An allocation that fails inside the core is a `MemoryError`: no crash, no other error, no other answer."""
+"""An allocation that fails inside the core raises `MemoryError`: no crash, no other error."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from fastpurge._core import IdSet, Libraries, RunningCode
 
 
 class Base:
-    """What is looked for."""
+    """The scanned type."""
 
     held: Any
 
 
 class Holder:
-    """What a program keeps things in."""
+    """An object of the program that refers to others."""
 
     held: Any
 
 
 LIBRARIES = Libraries((("/nowhere", True),), (*sys.stdlib_module_names,))
-EXECUTING = ((types.GeneratorType, "gi_running"),)
+GENERATOR_TYPES = ((types.GeneratorType, "gi_running"),)
 CONTAINERS = (list, tuple, dict, types.FunctionType, types.CellType, types.GeneratorType)
 HOW = RunningCode(
-    containers=CONTAINERS, whole=(Holder,), executing=EXECUTING, roots=((threading.Thread,), ("pytest",))
+    containers=CONTAINERS,
+    kept_whole=(Holder,),
+    generator_types=GENERATOR_TYPES,
+    root_objects=((threading.Thread,), ("pytest",)),
 )
 KEPT, FORGOTTEN = Holder(), Holder()
 KEPT.held = [Base()]
@@ -57,10 +60,12 @@ READS: list[tuple[Callable[[Any], Any], Any]] = [(operator.neg, 300), (operator.
 CALLS: dict[str, Callable[[], object]] = {
     "snapshot": functools.partial(_core.snapshot, (KEPT, json), [RUNNING], report=(Base,), **LOOK),
     "closure": functools.partial(_core.closure, (KEPT, json), libraries=LIBRARIES),
-    "reached": functools.partial(_core.reached, (KEPT, RUNNING), (KEPT.held,), libraries=LIBRARIES),
+    "reachable_targets": functools.partial(
+        _core.reachable_targets, (KEPT, RUNNING), (KEPT.held,), libraries=LIBRARIES
+    ),
     "scan": functools.partial(_core.scan, (Base,)),
-    "library_state": functools.partial(
-        _core.library_state,
+    "library_globals": functools.partial(
+        _core.library_globals,
         (Base, json.JSONEncoder),
         libraries=LIBRARIES,
         containers=CONTAINERS,
@@ -68,17 +73,24 @@ CALLS: dict[str, Callable[[], object]] = {
         caches=(functools._lru_cache_wrapper,),
         modules={"json", "functools", "collections.abc"},
     ),
-    "callbacks": functools.partial(
-        _core.callbacks,
-        function=types.FunctionType,
-        method=types.MethodType,
-        others=(functools.partial,),
-        executing=EXECUTING,
+    "c_callbacks": functools.partial(
+        _core.c_callbacks,
+        function_type=types.FunctionType,
+        method_type=types.MethodType,
+        other_types=(functools.partial,),
+        generator_types=GENERATOR_TYPES,
     ),
-    "paths": functools.partial(
-        _core.paths, (KEPT.held, RUNNING), [KEPT], besides=[FORGOTTEN], hidden=[(KEPT, LOOK)], strays=True
+    "referrer_paths": functools.partial(
+        _core.referrer_paths,
+        (KEPT.held, RUNNING),
+        [KEPT],
+        ignored_owners=[FORGOTTEN],
+        hidden=[(KEPT, LOOK)],
+        search_unreachable=True,
     ),
-    "holdings": functools.partial(_core.holdings, (Base,), [KEPT], through=(list,), hidden=[(KEPT, LOOK)]),
+    "nearest_owners": functools.partial(
+        _core.nearest_owners, (Base,), [KEPT], through=(list,), hidden=[(KEPT, LOOK)]
+    ),
     "frame_locals": functools.partial(_core.frame_locals, RUNNING.gi_frame),
     "frame_locals of a module": functools.partial(_core.frame_locals, sys._getframe()),
     "read": functools.partial(_core.read_unless_inside, READS, unless_inside=generator.__code__, then=[id]),
@@ -89,9 +101,9 @@ CALLS: dict[str, Callable[[], object]] = {
     "RunningCode": functools.partial(
         RunningCode,
         containers=CONTAINERS,
-        executing=EXECUTING,
+        generator_types=GENERATOR_TYPES,
         scheduled=((Holder, None),),
-        roots=((), ("pytest",)),
+        root_objects=((), ("pytest",)),
     ),
     "object_stream": _core.object_stream,
     "trim_heap": _core.trim_heap,
@@ -100,12 +112,12 @@ ENOUGH = 10
 
 
 def deeper(call: Callable[[], object], levels: int = 3) -> object:
-    """Calls, with frames around it that no object stands for yet."""
+    """Calls from nested frames that have no frame objects yet."""
     return deeper(call, levels - 1) if levels else call()
 
 
 def outcomes(call: Callable[[], object], length: int) -> Counter[str]:
-    """What becomes of a call if a number of allocations in a row fail, from the first, the second, ... on."""
+    """The outcomes of a call if `length` allocations in a row fail, from the first, the second, ... on."""
     import _testcapi  # type: ignore[import-not-found]
 
     found, done = Counter[str](), 0
@@ -121,7 +133,7 @@ def outcomes(call: Callable[[], object], length: int) -> Counter[str]:
         found[type(outcome).__name__ if outcome else "done"] += 1
         done = 0 if outcome else done + 1
         outcome = None
-        if done == ENOUGH:  # there are as many allocations in the call, and no more
+        if done == ENOUGH:  # the failures start after the last allocation of the call
             gc.collect()
             return found
     raise AssertionError("no end")
@@ -144,7 +156,7 @@ for name, call in CALLS.items():
         cwd=Path(__file__).parent,
     )
     found = dict(map(json.loads, done.stdout.splitlines()))
-    # What Python would print of an error that is passed over, or Rust of a panic.
+    # Python prints errors that it ignores to stderr, and Rust prints panics.
     assert (done.returncode, done.stderr) == (0, ""), f"after {[*found][-1:]}"
     assert {name: {*outcomes} - {"MemoryError", "done"} for name, outcomes in found.items()} == {
         name: set() for name in CALLS

@@ -140,16 +140,16 @@ class Search:
                 scan_for=self.scan_for,
                 libraries=libraries(),
                 running_code=running_code(look_through=look_through),
-                self_held=self._hold_themselves(),
-                owners=use_count,
-                spare_held=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
+                self_referenced=self._hold_themselves(),
+                count_owners=use_count,
+                spare_external=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
                 set_class=_set_class,
                 implementation=(torch.Tensor, torch._C._swap_tensor_impl),
             )
 
     def _view(self) -> View:
         snapshot = self._snapshot()
-        while snapshot.held and self._explain(snapshot):
+        while snapshot.externally_referenced and self._explain(snapshot):
             snapshot = self._snapshot()
         return self._view_of(snapshot)
 
@@ -175,9 +175,9 @@ class Search:
             report=hidden_references.reported_types(),
             libraries=libraries(),
             running_code=self.running_code,
-            self_held=self._hold_themselves(),
+            self_referenced=self._hold_themselves(),
         )
-        self.is_sorting |= snapshot.sorting
+        self.is_sorting |= snapshot.list_being_sorted
         return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
@@ -193,7 +193,7 @@ class Search:
         take that reference over (`THPVariable_Wrap` in torch/csrc/autograd/python_variable.cpp), so while
         the first snapshot holds it as well nothing holds itself: any further reference is a use.
         """
-        held = _core.IdSet(snapshot.held)
+        held = _core.IdSet(snapshot.externally_referenced)
         unkept = (x for x in snapshot.candidates if x in self._there)
         known = len(self._owned)
         self._owned.update(x for x in hidden_references.owned([*unkept, *snapshot.kept]) if x in held)

@@ -146,7 +146,7 @@ def _spare_graphs(search: Search, view: View) -> bool:
 
 def _spare_callbacks(search: Search, view: View) -> bool:
     """Of no use if no graph is in use: then the callbacks are those of a graph that may go as well."""
-    in_use = hidden_references.any_graph(view.snapshot.kept, view.snapshot.running)
+    in_use = hidden_references.any_graph(view.snapshot.kept, view.snapshot.kept_by_running_code)
     return in_use and search.add(cpp_callbacks.callbacks())
 
 
@@ -165,7 +165,7 @@ def _spare_what_moved(search: Search, view: View) -> bool:
 
 
 def _spare_aliases(search: Search, view: View) -> bool:
-    memory = MemoryMap(hidden_references.extents([*view.snapshot.kept, *view.snapshot.running]))
+    memory = MemoryMap(hidden_references.extents([*view.snapshot.kept, *view.snapshot.kept_by_running_code]))
     return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
 
 
@@ -213,7 +213,7 @@ def _skip_held(search: Search, view: View) -> None:
         return
     search.running_code = running_code(look_through=False)
     after = search.look()
-    held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
+    held, left = _core.IdSet(after.snapshot.externally_referenced), _core.IdSet(after.asked)
     stays = [(one.obj in held and may_be_lent(one)) if alone else one not in left for one in view.asked]
     view.skip(stays, "held from outside the garbage collector's sight (by running code, NumPy, or C++)")
 

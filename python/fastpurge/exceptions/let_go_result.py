@@ -155,8 +155,8 @@ def leading_outside(holders: Iterable[object], keep: object) -> list[bool]:
     alive = tuple(obj for obj in _core.scan(_TYPES) if not is_purged(obj))
     is_kept = _Kept(names, alive)
     # Much leads to `()` or to a small number, whoever named it.
-    leads = _core.reached(names, alive, libraries=libraries())
+    leads = _core.reachable_targets(names, alive, libraries=libraries())
     needed = [name for name, indices in zip(names, leads, strict=True) if indices]
     targets = (*needed, *(obj for obj in alive if not is_kept(obj)))
-    reached = _core.reached(tuple(holders), targets, libraries=libraries())
+    reached = _core.reachable_targets(tuple(holders), targets, libraries=libraries())
     return [bool(indices) and min(indices) >= len(needed) for indices in reached]

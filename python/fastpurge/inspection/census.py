@@ -213,7 +213,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     objs = [root.obj for root in starts]
     hidden = find_hidden(starts)
     types = (torch.Tensor, *hidden_references.array_types())
-    found = _core.holdings(types, objs, through=PLAIN, hidden=hidden.pairs)
+    found = _core.nearest_owners(types, objs, through=PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
     # What is held by name counts the memory that it shares with what is not, and a tensor before an array.
     found.sort(key=lambda one: (one[1] is None, not is_a(one[0], torch.Tensor)))

@@ -126,7 +126,7 @@ def holders(objects: tuple[object, ...]) -> list[str | None]:
     """For each object the path to it from outside this package, as far as the interpreter shows it."""
     starts = roots.find(roots.caller())
     by_id = {id(root.obj): root for root in reversed(starts)}
-    ways = _core.paths(objects, [root.obj for root in starts])
+    ways = _core.referrer_paths(objects, [root.obj for root in starts])
     return [_line(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
 
 
@@ -175,7 +175,7 @@ class _Variables:
 
 def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], labels: Labels) -> Why:
     what = describe(obj)
-    if how == "nothing":
+    if how == "unreferenced":
         return Why(what, None, reason=_NOTHING)
     root = by_id[id(way[0])] if how == "root" else None
     start = root.name if root is not None else f"<{type_name(way[0])}>"
@@ -183,11 +183,11 @@ def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], la
     path, types = "".join(word for word, _ in steps), tuple(type_name(one) for _, one in steps)
     if root is not None:
         return Why(what, path, root.where, None, types)
-    reason = (cpp_owners.reason_for(way[0]) or _OUTSIDE) if how == "outside" else _CYCLE
+    reason = (cpp_owners.reason_for(way[0]) or _OUTSIDE) if how == "external" else _CYCLE
     return Why(what, None, reason=f"{reason}: {path}", types=types)
 
 
-_Ways = list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]
+_Ways = list[tuple[Literal["root", "external", "cycle", "unreferenced"], list[Any]]]
 
 
 def _ways(
@@ -196,12 +196,14 @@ def _ways(
     """The way to each, looking for what C++ holds only if that is needed."""
     objs = [root.obj for root in starts]
     if hidden is None:
-        ways = _core.paths(objects, objs, besides=besides)
+        ways = _core.referrer_paths(objects, objs, ignored_owners=besides)
         if all(how == "root" for how, _ in ways):
             return ways, {}
         del ways
         hidden = find_hidden(starts)
-    return _core.paths(objects, objs, besides=besides, hidden=hidden.pairs, strays=True), hidden.labels
+    return _core.referrer_paths(
+        objects, objs, ignored_owners=besides, hidden=hidden.pairs, search_unreachable=True
+    ), hidden.labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,9 @@ def _arrays(roots: list[Any]) -> list[Any]:
         known = _core.IdSet(met)
         fresh = [
             one
-            for one, *_ in _core.holdings(types, roots, through=(), strays=False, hidden=pairs)
+            for one, *_ in _core.nearest_owners(
+                types, roots, through=(), search_unreachable=False, hidden=pairs
+            )
             if one not in known
         ]
         met += fresh

@@ -48,13 +48,13 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
     """
     if where_known and not _keepers:
         return []
-    found = _core.library_state(
+    found = _core.library_globals(
         scan_for,
         libraries=libraries(),
         containers=(*PLAIN, collections.defaultdict, *ITERATORS, *_NAMESPACES),
         wrappers=(*CALLABLES, staticmethod, classmethod, property),
         caches=(functools._lru_cache_wrapper,),
-        roots=root_objects(threads=True),
+        root_objects=root_objects(threads=True),
         depth=_LIBRARY_DEPTH,
         modules=_keepers if where_known else None,
     )

@@ -55,7 +55,7 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
     `__exit__` may restore what they hold, and for classes derived from a few of torch's and transformers'.
     """
     if not look_through:
-        return _core.RunningCode(executing=EXECUTING)
+        return _core.RunningCode(generator_types=EXECUTING)
     calls = imported_modules.types_in(_CALLS)
     return _core.RunningCode(
         containers=(
@@ -75,10 +75,10 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
             *imported_modules.types_in(_CONTAINERS),
             *imported_modules.types_in(_THREADS),
         ),
-        whole=imported_modules.types_in(_WHOLE),
-        executing=EXECUTING,
+        kept_whole=imported_modules.types_in(_WHOLE),
+        generator_types=EXECUTING,
         scheduled=_scheduled(calls),
-        roots=root_objects(),
+        root_objects=root_objects(),
     )
 
 

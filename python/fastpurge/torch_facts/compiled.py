@@ -85,7 +85,7 @@ def _globals(names: set[str], *, all_made: bool) -> Iterator[object]:
     if not all_made:
         return
     # What is in a library's namespace is a library's state.
-    for name in libraries().of_the_program([*modules]):
+    for name in libraries().program_modules([*modules]):
         found = imported_modules.namespace(modules[name]).copy().items()
         yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))
 

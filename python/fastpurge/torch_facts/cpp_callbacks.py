@@ -15,9 +15,9 @@ def callbacks() -> list[Any]:
     Autograd holds these in C++ (torch/csrc/autograd/python_hook.h) and shows them to nobody. A dict of
     hooks is one as well.
     """
-    return _core.callbacks(
-        function=types.FunctionType,
-        method=types.MethodType,
-        others=(functools.partial, collections.OrderedDict),
-        executing=EXECUTING,
+    return _core.c_callbacks(
+        function_type=types.FunctionType,
+        method_type=types.MethodType,
+        other_types=(functools.partial, collections.OrderedDict),
+        generator_types=EXECUTING,
     )

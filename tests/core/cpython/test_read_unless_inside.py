@@ -1,4 +1,4 @@
-"""Reading what other threads may change: in one go, and only while none of them is where it changes."""
+"""`read_unless_inside` calls C functions only while no other thread runs a given code object."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_each_function_is_called_with_its_object() -> None:
     assert read([(double, 2), (operator.neg, 3)]) == [4, -3]
 
 
-def test_a_list_or_a_tuple_stands_for_its_items_and_none_for_nothing() -> None:
+def test_lists_and_tuples_are_replaced_by_their_items_and_none_is_left_out() -> None:
     reads: list[Any] = [(list, "ab"), (tuple, "cd"), (double, "e"), (list, ""), ({}.get, 1)]
     assert read(reads) == ["a", "b", "c", "d", "ee"]
 
 
-def test_more_functions_are_called_with_each_item() -> None:
+def test_the_functions_in_then_are_called_with_each_item() -> None:
     assert read([(list, (1, 2)), (double, 2)], then=[operator.neg, abs]) == [-1, 1, -2, 2, -4, 4]
     assert read([(list, (1, 2))], then=[]) == []
 
 
-def test_what_raises_a_runtime_error_gives_nothing_and_other_errors_are_raised() -> None:
+def test_calls_that_raise_a_runtime_error_are_left_out_and_other_errors_are_raised() -> None:
     def refuse(error: Exception) -> None:
         raise error
 
@@ -81,5 +81,5 @@ def test_this_thread_may_be_inside_itself() -> None:
     assert inside(lambda: read([(double, 2)])) == [4]
 
 
-def test_without_a_function_to_be_inside_everything_is_read() -> None:
+def test_without_unless_inside_everything_is_read() -> None:
     assert read_unless_inside([(len, "abc"), (str.upper, "x")]) == [3, "X"]

@@ -1,4 +1,4 @@
-"""`callbacks` finds what C code is to call, and tells it from what is only being called."""
+"""`c_callbacks` finds the callbacks that C code references, without functions that are only running."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from typing import Any
 import pytest
 from fastpurge import _core
 
-EXECUTING = ((types.GeneratorType, "gi_running"),)
+GENERATOR_TYPES = ((types.GeneratorType, "gi_running"),)
 
 
 def callbacks() -> list[Any]:
-    return _core.callbacks(
-        function=types.FunctionType, method=types.MethodType, others=(), executing=EXECUTING
+    return _core.c_callbacks(
+        function_type=types.FunctionType,
+        method_type=types.MethodType,
+        other_types=(),
+        generator_types=GENERATOR_TYPES,
     )
 
 
 @pytest.fixture
-def hand_over() -> Iterator[Callable[[Any], Any]]:
-    """Makes a function a handler of signals: C code holds it, and no object that could be asked."""
+def set_handler() -> Iterator[Callable[[Any], Any]]:
+    """Makes a function a signal handler: C code references it, and no tracked object does."""
     before = signal.getsignal(signal.SIGINT)
     yield lambda handler: signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_handler_is_found_while_a_generator_calls_it(hand_over: Callable[[Any], Any]) -> None:
-    # From CPython 3.14 on such a call borrows the function from the local of the generator.
+def test_a_handler_is_found_while_a_generator_calls_it(set_handler: Callable[[Any], Any]) -> None:
+    # From CPython 3.14 on such a call borrows the function from a local of the generator.
     found: list[Any] = []
 
     def make(value: object) -> Any:
@@ -43,14 +46,14 @@ def test_a_handler_is_found_while_a_generator_calls_it(hand_over: Callable[[Any]
 
     def prepare() -> Iterator[object]:
         handler = make("held")
-        hand_over(handler)
+        set_handler(handler)
         return call(handler)
 
     assert next(prepare()) == "held"
     assert signal.getsignal(signal.SIGINT) in found
 
 
-def test_a_function_that_only_a_list_holds_is_not_found() -> None:
+def test_a_function_that_only_a_list_references_is_not_found() -> None:
     def make(value: object) -> Callable[[], object]:
         return lambda: value
 

@@ -1,4 +1,4 @@
-"""The closure: what keep reaches, by the interpreter's own traversal, and where it stops."""
+"""The closure: everything reachable from keep, by the interpreter's own traversal, and its boundary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import weakref
 from typing import Any
 
 import pytest
-from fastpurge._core import IdSet, Libraries, closure, reached
+from fastpurge._core import IdSet, Libraries, closure, reachable_targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ GRAPHS = int(os.environ.get("FASTPURGE_GRAPHS", "300"))
 
 
 class Thing:
-    """Something to hold."""
+    """An object to refer to."""
 
 
 class Slotted:
@@ -105,7 +105,7 @@ def _in_cycle(held: object) -> Any:
     return a
 
 
-HOLDERS = {
+OWNERS = {
     "list": lambda x: [x],
     "tuple": lambda x: (1, x),
     "dict value": lambda x: {"k": x},
@@ -145,10 +145,10 @@ HOLDERS = {
 }
 
 
-@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
-def test_kept_holders_keep_what_they_hold(holder: Any, libraries: Libraries) -> None:
+@pytest.mark.parametrize("make_owner", OWNERS.values(), ids=OWNERS)
+def test_kept_owners_keep_what_they_refer_to(make_owner: Any, libraries: Libraries) -> None:
     held = Thing()
-    root = holder(held)
+    root = make_owner(held)
     assert held in closure((root,), libraries=libraries)
     assert GLOBAL not in closure((root,), libraries=libraries)
     if isinstance(root, types.CoroutineType):
@@ -238,13 +238,13 @@ def test_a_suspended_generator_reaches_its_locals_and_not_its_globals(libraries:
     assert GLOBAL not in found
 
 
-def test_a_named_module_is_entered(libraries: Libraries) -> None:
+def test_a_named_module_is_traversed(libraries: Libraries) -> None:
     module = _make_module("named")
     assert module.HIDDEN in closure((module,), libraries=libraries)
     assert module.HIDDEN in closure((module.__dict__,), libraries=libraries)
 
 
-def test_a_named_module_is_entered_even_if_met_before(libraries: Libraries) -> None:
+def test_a_named_module_is_traversed_even_if_reached_before(libraries: Libraries) -> None:
     module = _make_module("named")
     assert module.HIDDEN in closure(([module], module), libraries=libraries)
     assert module.HIDDEN in closure((module.function, module.__dict__), libraries=libraries)
@@ -261,12 +261,12 @@ def test_types_of_libraries_are_a_boundary(libraries: Libraries) -> None:
         del json.JSONDecoder.fastpurge_test  # type: ignore[attr-defined]
 
 
-def test_static_types_are_not_entered(libraries: Libraries) -> None:
+def test_static_types_are_not_traversed(libraries: Libraries) -> None:
     # Their traverse function aborts the process when it is called on them.
     assert int in closure((int, [dict, object, type]), libraries=libraries)
 
 
-def test_the_judgement_of_libraries(libraries: Libraries) -> None:
+def test_which_modules_are_libraries(libraries: Libraries) -> None:
     assert libraries.is_library("json")
     assert libraries.is_library("json.decoder")
     assert libraries.is_library("sys")
@@ -276,7 +276,7 @@ def test_the_judgement_of_libraries(libraries: Libraries) -> None:
     assert not libraries.is_library("no_such_module_anywhere")
 
 
-def test_a_type_that_lies_about_its_module_is_the_programs(libraries: Libraries) -> None:
+def test_a_type_with_a_wrong_module_name_is_the_programs(libraries: Libraries) -> None:
     held = Thing()
     for module in (None, 3, "", "no.such", "\ud800"):
         liar = type("Liar", (), {"held": held, "__module__": module})
@@ -292,7 +292,7 @@ def test_wrong_arguments_are_refused(libraries: Libraries) -> None:
         closure((1,))  # type: ignore[call-arg]
 
 
-# A program of steps that builds a graph: each makes a node that refers to earlier ones, by index.
+# Steps that build a graph: each makes a node that refers to earlier nodes, by index.
 KINDS = ("list", "tuple", "dict", "set", "slots", "instance", "closure", "partial", "method")
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 10**6), max_size=4)), max_size=40)
 
@@ -328,7 +328,7 @@ def _build(steps: list[tuple[str, list[int]]]) -> list[Any]:  # noqa: C901
 
 
 class IdHash:
-    """Makes anything a member of a set."""
+    """Wraps an object so that it can be in a set."""
 
     def __init__(self, held: object) -> None:
         self.held = held
@@ -366,18 +366,18 @@ def test_the_closure_is_an_idset(libraries: Libraries) -> None:
 
 @settings(deadline=None, max_examples=GRAPHS // 5)
 @given(steps=STEPS)
-def test_what_each_of_several_roots_reaches_is_what_its_closure_holds(
+def test_the_targets_of_each_root_are_those_in_its_closure(
     steps: list[tuple[str, list[int]]],
 ) -> None:
     nodes, none = _build(steps), Libraries((), ())
     closures = [closure((root,), libraries=none) for root in nodes]
     expected = [[at for at, node in enumerate(nodes) if node in found] for found in closures]
-    assert reached((*nodes,), (*nodes,), libraries=none) == expected
+    assert reachable_targets((*nodes,), (*nodes,), libraries=none) == expected
 
 
-def test_what_no_root_reaches_is_not_reached(libraries: Libraries) -> None:
+def test_a_target_that_no_root_reaches_is_not_returned(libraries: Libraries) -> None:
     held = Thing()
-    assert reached(([held], held, 1, ()), (held, GLOBAL), libraries=libraries) == [[0], [0], [], []]
-    assert reached((), (held,), libraries=libraries) == []
+    assert reachable_targets(([held], held, 1, ()), (held, GLOBAL), libraries=libraries) == [[0], [0], [], []]
+    assert reachable_targets((), (held,), libraries=libraries) == []
     with pytest.raises(TypeError):
-        reached([held], (held,), libraries=libraries)  # type: ignore[arg-type]
+        reachable_targets([held], (held,), libraries=libraries)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The shortest way from a root to an object, and what holds what no root leads to."""
+"""The shortest path from a root to an object, and the owners of objects that no root reaches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 
 class Thing:
-    """Something that can hold anything, and be held weakly."""
+    """An object with attributes that supports weak references."""
 
     held: Any
 
@@ -37,60 +37,60 @@ def collector_off() -> Iterator[None]:
     gc.enable()
 
 
-def ways(targets: tuple[Any, ...], roots: list[Any], **options: Any) -> list[tuple[str, list[str]]]:
-    found = _core.paths(targets, roots, **options)
-    return [(how, [type(one).__name__ for one in way]) for how, way in found]
+def paths(targets: tuple[Any, ...], roots: list[Any], **options: Any) -> list[tuple[str, list[str]]]:
+    found = _core.referrer_paths(targets, roots, **options)
+    return [(how, [type(one).__name__ for one in path]) for how, path in found]
 
 
-def test_a_way_leads_from_a_root_through_what_holds_the_target() -> None:
+def test_a_path_leads_from_a_root_through_owners_to_the_target() -> None:
     thing, target = Thing(), Thing()
     thing.held = {"k": [(target,)]}
-    [(how, way)] = _core.paths((target,), [[], [thing]])
+    [(how, path)] = _core.referrer_paths((target,), [[], [thing]])
     assert how == "root"
-    assert way[0] == [thing]
-    assert way[-1] is target
-    assert all(any(held is two for held in gc.get_referents(one)) for one, two in pairwise(way))
+    assert path[0] == [thing]
+    assert path[-1] is target
+    assert all(any(held is two for held in gc.get_referents(one)) for one, two in pairwise(path))
 
 
 @pytest.mark.parametrize("target", ["abc" * 9, 10**30, b"x" * 50, 1.5, object()])
 def test_a_target_may_be_something_the_collector_does_not_track(target: Any) -> None:
-    [(how, way)] = _core.paths((target,), [[[target]]])
+    [(how, path)] = _core.referrer_paths((target,), [[[target]]])
     assert how == "root"
-    assert [type(one) for one in way[:-1]] == [list, list]
-    assert way[-1] is target
+    assert [type(one) for one in path[:-1]] == [list, list]
+    assert path[-1] is target
 
 
-def test_a_root_is_its_own_way() -> None:
+def test_the_path_to_a_root_is_the_root() -> None:
     root: list[Any] = []
-    [(how, way)] = _core.paths((root,), [root])
+    [(how, path)] = _core.referrer_paths((root,), [root])
     assert how == "root"
-    assert len(way) == 1
-    assert way[0] is root
+    assert len(path) == 1
+    assert path[0] is root
 
 
 def test_several_targets_are_found_in_one_walk() -> None:
     first, second, lost = Thing(), Thing(), Thing()
-    found = _core.paths((first, lost, second, first), [[first], {"k": second}])
-    assert [how for how, _ in found] == ["root", "nothing", "root", "root"]
-    assert [type(way[0]) if way else None for _, way in found] == [list, None, dict, list]
+    found = _core.referrer_paths((first, lost, second, first), [[first], {"k": second}])
+    assert [how for how, _ in found] == ["root", "unreferenced", "root", "root"]
+    assert [type(path[0]) if path else None for _, path in found] == [list, None, dict, list]
 
 
 def test_a_library_is_no_boundary() -> None:
-    assert ways((sys.path,), [sys.modules]) == [("root", ["dict", "module", "dict", "list"])]
+    assert paths((sys.path,), [sys.modules]) == [("root", ["dict", "module", "dict", "list"])]
 
 
-def test_references_of_a_holder_left_out_do_not_count() -> None:
+def test_references_from_ignored_owners_do_not_count() -> None:
     target = Thing()
     names = {"t": target}
-    assert ways((target,), [names], besides=[names]) == [("nothing", [])]
+    assert paths((target,), [names], ignored_owners=[names]) == [("unreferenced", [])]
     names["more"] = [target]  # type: ignore[assignment]
-    assert ways((target,), [names], besides=[names]) == [("root", ["dict", "list", "Thing"])]
+    assert paths((target,), [names], ignored_owners=[names]) == [("root", ["dict", "list", "Thing"])]
 
 
-def test_what_is_hidden_is_looked_at_as_if_it_were_shown() -> None:
+def test_hidden_references_are_followed() -> None:
     target = [Thing()]
-    leaf = "some" * 5  # which holds nothing that anybody can see
-    assert ways((target[0],), [[leaf]], hidden=[(leaf, target)]) == [
+    leaf = "some" * 5  # which has no references that `tp_traverse` shows
+    assert paths((target[0],), [[leaf]], hidden=[(leaf, target)]) == [
         ("root", ["list", "str", "list", "Thing"])
     ]
 
@@ -119,7 +119,7 @@ def _put(holder: Any, held: Any, at: int) -> None:
 
 
 def _distances(root: Any) -> dict[int, int]:
-    """By the interpreter's own word for what refers to what."""
+    """The length of the shortest path to each object, by `gc.get_referents`."""
     met, pending = {id(root): 0}, deque([root])
     while pending:
         one = pending.popleft()
@@ -132,17 +132,17 @@ def _distances(root: Any) -> dict[int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(graphs)
-def test_a_way_is_the_shortest_there_is(graph: Any) -> None:
+def test_a_path_is_a_shortest_one(graph: Any) -> None:
     size, edges, random = graph
     nodes = [_node(random.randrange(6)) for _ in range(size)]
     for at, (holder, held) in enumerate(edges):
         if holder < size and held < size:
             _put(nodes[holder], nodes[held], at)
-    found = _core.paths((*nodes,), [nodes[0]])
+    found = _core.referrer_paths((*nodes,), [nodes[0]])
     distances = _distances(nodes[0])
-    for node, (how, way) in zip(nodes, found, strict=True):
+    for node, (how, path) in zip(nodes, found, strict=True):
         if how == "root":
-            assert len(way) == distances[id(node)] + 1
+            assert len(path) == distances[id(node)] + 1
         else:
             assert id(node) not in distances
 
@@ -153,63 +153,65 @@ def _forgotten_cycle() -> weakref.ref[Thing]:
     return weakref.ref(target)
 
 
-def test_what_only_a_cycle_holds_is_told_from_what_is_held_from_outside() -> None:
-    [(how, way)] = _core.paths((_forgotten_cycle()(),), [], strays=True)
+def test_cyclic_garbage_and_externally_referenced_objects_are_distinguished() -> None:
+    [(how, path)] = _core.referrer_paths((_forgotten_cycle()(),), [], search_unreachable=True)
     assert how == "cycle"
-    assert [type(one) for one in way[-3:]] == [list, tuple, Thing]
-    assert way[0] in gc.get_referents(
-        *gc.get_referents(way[0]), way[0], *gc.get_referents(*gc.get_referents(way[0]))
+    assert [type(one) for one in path[-3:]] == [list, tuple, Thing]
+    assert path[0] in gc.get_referents(
+        *gc.get_referents(path[0]), path[0], *gc.get_referents(*gc.get_referents(path[0]))
     )
-    del way
+    del path
     holder = [Thing()]  # a local, which no frame shows
-    assert ways((holder[0],), [], strays=True)[0][1][-2:] == ["list", "Thing"]
-    assert ways((holder[0],), [], strays=True)[0][0] == "outside"
+    assert paths((holder[0],), [], search_unreachable=True)[0][1][-2:] == ["list", "Thing"]
+    assert paths((holder[0],), [], search_unreachable=True)[0][0] == "external"
 
 
-def test_what_nothing_holds_is_told_from_both() -> None:
+def test_an_unreferenced_object_is_neither() -> None:
     allowance = (
-        [("nothing", [])] if sys.version_info >= (3, 11) else [("outside", ["Thing"]), ("nothing", [])]
+        [("unreferenced", [])]
+        if sys.version_info >= (3, 11)
+        else [("external", ["Thing"]), ("unreferenced", [])]
     )
-    assert ways((Thing(),), [], strays=True)[0] in allowance
+    assert paths((Thing(),), [], search_unreachable=True)[0] in allowance
 
 
-def test_what_is_found_holds_nothing_afterwards() -> None:
+def test_a_search_leaves_no_references_behind() -> None:
     thing = Thing()
     thing.held = Thing()
     gone = weakref.ref(thing.held)
-    assert ways((thing.held,), [thing], strays=True)[0][0] == "root"
+    assert paths((thing.held,), [thing], search_unreachable=True)[0][0] == "root"
     del thing
     assert gone() is None
 
 
-def test_every_instance_is_found_with_the_root_and_the_type_that_hold_it() -> None:
+def test_every_instance_is_found_with_its_root_and_the_type_of_its_owner() -> None:
     thing, slotted = Thing(), Slotted()
     thing.held = {"k": [Slotted()]}
     slotted.held = Slotted()
     other = {"direct": slotted, "text": ["text"]}
-    found = _core.holdings((Slotted,), [vars(thing), other], through=(list, dict))
+    found = _core.nearest_owners((Slotted,), [vars(thing), other], through=(list, dict))
     assert {(root, of) for _, root, of, _ in found if root is not None} == {
         (0, None),
         (1, None),
         (1, Slotted),
     }
-    found = _core.holdings((Slotted,), [[thing], other], through=(list, dict))
+    found = _core.nearest_owners((Slotted,), [[thing], other], through=(list, dict))
     assert [(root, of) for _, root, of, _ in found if root == 0] == [(0, Thing)]
 
 
-def test_instances_that_the_collector_does_not_track_are_found_by_their_holders() -> None:
+def test_untracked_instances_are_found_through_their_owners() -> None:
     class Text(str):
         __slots__ = ()
 
     text = Text("abc")
     root = [(text,)]
-    assert [(one, at) for one, at, _, _ in _core.holdings((Text,), [root], through=())] == [(text, 0)]
+    assert [(one, at) for one, at, _, _ in _core.nearest_owners((Text,), [root], through=())] == [(text, 0)]
 
 
-def test_garbage_is_told_from_what_is_held_from_outside() -> None:
+def test_garbage_and_externally_referenced_objects_are_distinguished() -> None:
     target = _forgotten_cycle()
     kept = [Thing()]
-    found = _core.holdings((Thing,), [], through=(list, tuple, dict))
+    found = _core.nearest_owners((Thing,), [], through=(list, tuple, dict))
     state = {id(one): (root, of, garbage) for one, root, of, garbage in found}
     assert state[id(target())] == (None, Thing, True)
     assert state[id(kept[0])][0] is None
@@ -239,7 +241,7 @@ def test_reading_the_locals_of_a_frame_leaves_no_reference_behind() -> None:
     assert outer()
 
 
-def test_reading_the_locals_of_a_frame_takes_nothing_from_who_has_asked_for_them() -> None:
+def test_reading_the_locals_of_a_frame_leaves_an_f_locals_dict_in_use_alone() -> None:
     def function() -> tuple[Any, Any]:
         one = 1
         mine = sys._getframe().f_locals
@@ -271,13 +273,13 @@ def test_garbage_may_be_something_the_collector_does_not_track() -> None:
 
     leaves = ["".join(["a", "leaf"])]
     forget(leaves[0])
-    [(how, way)] = _core.paths((leaves.pop(),), [], strays=True)
+    [(how, path)] = _core.referrer_paths((leaves.pop(),), [], search_unreachable=True)
     assert how == "cycle"
-    assert [type(one) for one in way[-2:]] == [list, str]
+    assert [type(one) for one in path[-2:]] == [list, str]
 
 
-def test_garbage_whose_dict_somebody_has_asked_for_is_garbage_all_the_same() -> None:
-    class Fresh:  # one whose instances have had few names keeps their values in themselves, from 3.13 on
+def test_garbage_with_a_materialized_dict_is_garbage() -> None:
+    class Fresh:  # from 3.13 on instances with few attributes embed the values of their dict
         pass
 
     def forget() -> None:
@@ -285,7 +287,7 @@ def test_garbage_whose_dict_somebody_has_asked_for_is_garbage_all_the_same() -> 
         fresh.held, fresh.names = fresh, vars(fresh)
 
     forget()
-    [(_, _, _, garbage)] = _core.holdings((Fresh,), [], through=())
+    [(_, _, _, garbage)] = _core.nearest_owners((Fresh,), [], through=())
     assert garbage
 
 
@@ -310,7 +312,7 @@ def test_a_function_that_is_traced_keeps_its_locals() -> None:
     assert total == 6
 
 
-def test_what_an_audit_hook_lets_go_of_is_not_found() -> None:
+def test_objects_that_an_audit_hook_frees_are_not_found() -> None:
     script = """
 import sys
 from fastpurge import _core
@@ -326,7 +328,7 @@ def hook(event, _):
 
 sys.addaudithook(hook)
 box_is_listed = _core.object_stream() == "list"
-found = _core.holdings((Thing,), [[box]], through=())
+found = _core.nearest_owners((Thing,), [[box]], through=())
 assert len(found) == (0 if box_is_listed else 10_000), len(found)
 assert all(type(one) is Thing for one, *_ in found)
 """

@@ -1,4 +1,4 @@
-"""The scan and the snapshot: one walk, matched by C type, no Python code in between."""
+"""The scan and the snapshot: one walk, objects matched by C type, no Python code run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Other:
 
 
 class Liar:
-    """Claims to be a Base, and counts how often it is asked anything at all."""
+    """Claims to be a Base by `__class__`, and counts calls to its methods."""
 
     asked = 0
 
@@ -80,13 +80,13 @@ def test_no_foreign_code_is_run(libraries: Libraries) -> None:
     snapshot = _snapshot(([liar], {"k": liar}), libraries, report=(Base, Liar))
     assert sum(type(x) is Liar for x in snapshot.kept) == 1
     assert sum(type(x) is Liar for x in _core.scan((Liar,))) == 1
-    _core.library_state((Base,), libraries=libraries, containers=(list, dict), depth=2)
+    _core.library_globals((Base,), libraries=libraries, containers=(list, dict), depth=2)
     assert Liar.asked == 0
     assert isinstance(liar, Base)  # it does count when asked
     assert Liar.asked == 1
 
 
-def test_a_metaclass_is_not_asked(libraries: Libraries) -> None:
+def test_no_method_of_a_metaclass_is_called(libraries: Libraries) -> None:
     class Meta(type):
         asked = 0
 
@@ -114,7 +114,7 @@ def test_a_metaclass_is_not_asked(libraries: Libraries) -> None:
     assert found[0] is own
 
 
-def test_what_lies_behind_the_boundary_is_not_met(libraries: Libraries) -> None:
+def test_what_only_the_boundary_reaches_is_a_candidate(libraries: Libraries) -> None:
     behind, beside = Base(), Base()
     stop = [behind]
     snapshot = _snapshot(((stop, beside),), libraries, boundary=[stop])
@@ -124,7 +124,7 @@ def test_what_lies_behind_the_boundary_is_not_met(libraries: Libraries) -> None:
     assert [x is behind for x in named.kept] == [True]
 
 
-def test_what_only_the_guarded_lead_to_is_told_apart(libraries: Libraries) -> None:
+def test_what_only_guarded_objects_reach_is_spared(libraries: Libraries) -> None:
     kept, guarded, loose = Base(), Base(), Base()
     snapshot = _snapshot((kept,), libraries, guarded=[[kept, guarded]])
     assert [x is guarded for x in snapshot.spared] == [True]
@@ -158,7 +158,7 @@ def test_further_roots_stop_at_boundaries_and_named_ones_do_not(libraries: Libra
     assert any(x is sentinel for x in as_named.kept)
 
 
-def test_a_type_outside_the_collector_is_reported_if_asked(libraries: Libraries) -> None:
+def test_an_untracked_type_is_reported_if_listed(libraries: Libraries) -> None:
     # bytes takes no part in garbage collection, as a NumPy array does not.
     blob = bytes([1, 2, 3])
     snapshot = _snapshot(([blob, blob],), libraries, report=(bytes,))
@@ -183,7 +183,7 @@ def test_one_snapshot_with_no_collection_inside(libraries: Libraries) -> None:
         garbage.itself = garbage  # type: ignore[attr-defined]
         del garbage
         gc.enable()
-        # Nothing here makes an object that the collector tracks, but the call itself.
+        # Only the call makes objects that the collector tracks.
         snapshot = _core.snapshot((), roots, scan_for=types, report=types, libraries=libraries)
         seen = len(snapshot.candidates)
     finally:
@@ -211,13 +211,13 @@ def test_types_only_are_scanned_for() -> None:
         _core.scan([int])  # type: ignore[arg-type]
 
 
-def test_the_stream_is_the_one_this_python_can_give() -> None:
+def test_the_stream_is_the_best_that_this_python_has() -> None:
     expected = "visitor" if sys.version_info >= (3, 12) else "list"
     assert _core.object_stream() == expected
 
 
-def test_a_visitor_builds_no_list_of_all_objects() -> None:
-    # Peaks of the Python allocator and of the resident set, in a process that has seen no other.
+def test_the_visitor_builds_no_list_of_all_objects() -> None:
+    # Peaks of the Python allocator and of the resident set, in a new process.
     program = """
         import gc, tracemalloc
         from pathlib import Path
@@ -272,7 +272,7 @@ def test_the_resident_peak_of_a_scan_does_not_grow_with_the_heap() -> None:
         assert grown > 8 << 20
 
 
-def test_trim_says_what_it_did() -> None:
+def test_trim_returns_the_mechanism() -> None:
     assert _core.trim_heap() in ("malloc_trim", "malloc_zone_pressure_relief", "HeapCompact", None)
     if sys.platform == "linux" and "glibc" in " ".join(map(str, __import__("platform").libc_ver())):
         assert _core.trim_heap() == "malloc_trim"
@@ -280,7 +280,7 @@ def test_trim_says_what_it_did() -> None:
 
 @pytest.mark.parametrize(("enabled", "loads"), [(True, True), (False, False)])
 def test_an_interpreter_whose_gil_is_off_is_refused(enabled: bool, loads: bool) -> None:
-    # What a free-threaded build answers under PYTHON_GIL=0; the others have it on, or no such question.
+    # A free-threaded build returns False with PYTHON_GIL=0; other builds return True, or lack the function.
     program = f"import sys; sys._is_gil_enabled = lambda: {enabled}; import fastpurge._core"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is loads, done.stderr

@@ -1,4 +1,4 @@
-"""IdSet: identities, nothing else."""
+"""`IdSet` compares objects by identity only."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from fastpurge._core import IdSet
 
 
-class Rude:
-    """Equal to everything, and furious when asked."""
+class Incomparable:
+    """Raises when it is compared or hashed."""
 
     def __eq__(self, other: object) -> NoReturn:
         raise AssertionError("asked")
@@ -25,15 +25,15 @@ def test_membership_is_by_identity() -> None:
     assert b not in ids
 
 
-def test_no_object_is_asked_anything() -> None:
-    rude = Rude()
+def test_no_object_is_compared_or_hashed() -> None:
+    incomparable = Incomparable()
     ids = IdSet()
-    ids.add(rude)
-    ids.update([rude, rude])
-    assert rude in ids
+    ids.add(incomparable)
+    ids.update([incomparable, incomparable])
+    assert incomparable in ids
     assert len(ids) == 1
-    ids.discard(rude)
-    assert rude not in ids
+    ids.discard(incomparable)
+    assert incomparable not in ids
     assert len(ids) == 0
 
 
@@ -66,7 +66,7 @@ def test_what_is_not_iterable_is_refused() -> None:
         IdSet().update(None)  # type: ignore[arg-type]
 
 
-def test_holds_no_references() -> None:
+def test_a_set_has_no_references() -> None:
     import weakref
 
     class Thing:
@@ -80,5 +80,5 @@ def test_holds_no_references() -> None:
     assert len(ids) == 1
 
 
-def test_says_what_it_is() -> None:
+def test_repr_gives_the_number_of_objects() -> None:
     assert repr(IdSet([1, 2])) == "<IdSet of 2 objects>"

@@ -1,4 +1,4 @@
-"""Library state: what imported libraries keep at module and at class level."""
+"""Library globals: objects that imported libraries reference at module and class level."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def state(tmp_path: Path) -> Callable[[], list[Any]]:
 
     def ask() -> list[Any]:
         standard = sys.stdlib_module_names
-        found = _core.library_state(
+        found = _core.library_globals(
             (Base,),
             libraries=libraries,
             modules={name for name in sys.modules if name.partition(".")[0] not in standard},
@@ -62,11 +62,11 @@ def test_modules_can_be_named(package: Any, tmp_path: Path) -> None:
     libraries = Libraries(((str(tmp_path), True),), ())
 
     def of(modules: set[str] | None) -> list[tuple[Any, str]]:
-        return _core.library_state((Base,), libraries=libraries, containers=(), depth=1, modules=modules)
+        return _core.library_globals((Base,), libraries=libraries, containers=(), depth=1, modules=modules)
 
     assert of(None) == of({"some_library", "never_imported"}) == [(package.value, "some_library")]
     assert of({"never_imported"}) == of(set()) == []
-    # To be named makes no library of a module.
+    # A module in `modules` that is no library is ignored.
     globals()["value"] = Base()
     try:
         assert of({__name__}) == []
@@ -80,7 +80,9 @@ def test_class_level_values_are_state(package: Any, state: Callable[[], list[Any
     assert {id(x) for x in state()} == {id(package.Class.value), id(package.Class.table["k"])}
 
 
-def test_deeper_and_other_holders_are_not(package: Any, state: Callable[[], list[Any]]) -> None:
+def test_deeper_values_and_values_of_nested_instances_are_not(
+    package: Any, state: Callable[[], list[Any]]
+) -> None:
     package.deep = [[[[Base()]]]]
     package.instance = package.Class()
     package.instance.other = package.Class()
@@ -101,7 +103,7 @@ def test_the_programs_own_modules_are_not(package: Any, state: Callable[[], list
         del sys.modules["own_program"]
 
 
-def test_main_is_not_a_library_wherever_it_lies(tmp_path: Path) -> None:
+def test_main_is_not_a_library_in_any_folder(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import multiprocessing\n"
@@ -109,13 +111,13 @@ def test_main_is_not_a_library_wherever_it_lies(tmp_path: Path) -> None:
         "class Base: pass\n"
         "value = Base()\n"
         f"libraries = _core.Libraries((({str(tmp_path)!r}, True),), ())\n"
-        "print(_core.library_state((Base,), libraries=libraries, containers=(), depth=1))\n"
+        "print(_core.library_globals((Base,), libraries=libraries, containers=(), depth=1))\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def test_strange_entries_of_sys_modules_are_passed_over(
+def test_entries_of_sys_modules_that_are_no_modules_are_ignored(
     state: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "a_none", None)
@@ -123,7 +125,7 @@ def test_strange_entries_of_sys_modules_are_passed_over(
     assert state() == []
 
 
-def test_boundaries_hold_for_modules_that_gc_freeze_put_out_of_sight() -> None:
+def test_modules_hidden_by_gc_freeze_are_a_boundary() -> None:
     program = """
 import gc, types, sys
 from fastpurge import _core
@@ -141,11 +143,11 @@ print(module.hidden in _core.closure((module.function,), libraries=_core.Librari
 
 
 class Key(Base):
-    """What something is cached by."""
+    """A key of a cache."""
 
 
 @pytest.mark.parametrize("maxsize", [None, 8])
-def test_what_a_cache_keeps_is_state_and_what_it_keeps_it_by_is_not(
+def test_the_results_in_a_cache_are_state_and_its_keys_are_not(
     package: Any, state: Callable[[], list[Any]], maxsize: int | None
 ) -> None:
     result, key = Base(), Key()
@@ -155,7 +157,7 @@ def test_what_a_cache_keeps_is_state_and_what_it_keeps_it_by_is_not(
     assert state() == [result]
 
 
-def test_what_functions_and_decorators_hold_is_state(package: Any, state: Callable[[], list[Any]]) -> None:
+def test_values_of_functions_and_decorators_are_state(package: Any, state: Callable[[], list[Any]]) -> None:
     captured, default, cached, attribute = (Base() for _ in range(4))
 
     def table() -> Base:
@@ -192,10 +194,10 @@ def test_the_namespace_of_a_program_is_not_a_librarys(package: Any, state: Calla
         del sys.modules["own_program"]
 
 
-def test_a_walk_ends_where_a_cycle_leads_by_two_ways_to_the_same(
+def test_a_walk_ends_if_a_cycle_reaches_an_object_at_two_distances(
     package: Any, state: Callable[[], list[Any]]
 ) -> None:
-    # Each filler pushes what was met last out of the table that keeps a walk from looking twice.
+    # The fillers evict all other objects from the table of recently visited objects.
     table: list[Any] = [object() for _ in range(100_000)]
     instance = package.Class()
     instance.table, instance.itself, instance.wrapper = table, instance, staticmethod(table)  # type: ignore[arg-type]
@@ -205,7 +207,7 @@ def test_a_walk_ends_where_a_cycle_leads_by_two_ways_to_the_same(
 
 
 @pytest.mark.parametrize("first", ["module", "function"])
-def test_what_a_root_object_holds_is_state_whatever_was_met_first(
+def test_what_a_root_object_references_is_state_whatever_is_visited_first(
     first: str, package: Any, tmp_path: Path
 ) -> None:
     class Root:
@@ -218,19 +220,19 @@ def test_what_a_root_object_holds_is_state_whatever_was_met_first(
     places = {"module": [[[holder]]], "function": lambda: holder}
     for place in dict.fromkeys((first, *places)):  # the order of a namespace
         setattr(package, place, places[place])
-    found = _core.library_state(
+    found = _core.library_globals(
         (Base,),
         libraries=Libraries(((str(tmp_path), True),), ()),
         containers=(list, dict),
         wrappers=(types.FunctionType, types.CellType),
-        roots=((Root,), ()),
+        root_objects=((Root,), ()),
         depth=9,
     )
     assert [obj for obj, _ in found] == root.history
 
 
 @pytest.mark.parametrize("first", ["dict", "function"])
-def test_a_class_that_a_function_made_is_found_whatever_was_met_first(
+def test_a_class_made_by_a_function_is_found_whatever_is_visited_first(
     first: str, package: Any, state: Callable[[], list[Any]]
 ) -> None:
     made = type("made", (), {"__module__": package.__name__, "__qualname__": "make.<locals>.made"})

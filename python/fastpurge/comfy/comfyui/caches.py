@@ -88,7 +88,7 @@ def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list
     if nbytes_of(unkept) < min_bytes:
         return []
     values, tensors = (*(entry.value for entry in found),), (*(one.tensor for one in unkept),)
-    reached = _core.reached(values, tensors, libraries=libraries())
+    reached = _core.reachable_targets(values, tensors, libraries=libraries())
     held = [(entry, [unkept[at] for at in hits]) for entry, hits in zip(found, reached, strict=True)]
     return [(entry, tensors) for entry, tensors in held if nbytes_of(tensors) >= min_bytes]
 

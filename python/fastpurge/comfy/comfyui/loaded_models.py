@@ -47,7 +47,7 @@ def pinned(unkept: list[weakref.ref[Any]]) -> list[Pinned]:
     """
     patchers = (*(one for one in _core.scan((_patcher_type(),)) if _has_pins(one)),) if unkept else ()
     targets = (*(one for one in (ref() for ref in unkept) if one is not None),)
-    reached = _core.reached(patchers, targets, libraries=libraries()) if patchers else []
+    reached = _core.reachable_targets(patchers, targets, libraries=libraries()) if patchers else []
     return [
         Pinned(one, _name_of_model(one), nbytes_of(Unkept(*of) for of in known(targets[at] for at in hits)))
         for one, hits in zip(patchers, reached, strict=True)

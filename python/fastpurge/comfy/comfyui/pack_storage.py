@@ -81,7 +81,7 @@ def sizes(kept: list[Unkept], places: list[Place], *, min_bytes: int) -> list[Le
     if nbytes_of(kept) < min_bytes:
         return []
     by_root = {id(place.obj): place for place in reversed(places)}
-    ways = _core.paths((*(one.tensor for one in kept),), [place.obj for place in places])
+    ways = _core.referrer_paths((*(one.tensor for one in kept),), [place.obj for place in places])
     by_name: dict[str, list[Unkept]] = {}
     for one, (how, way) in zip(kept, ways, strict=True):
         # Through a module it leads to what is another's.

@@ -282,7 +282,7 @@ def _running() -> Iterator[FrameType]:
 
 
 def _those_that_lead_to(tombstones: tuple[Any, ...], named: list[_T], held: list[object]) -> list[_T]:
-    reached = _core.reached((*held,), tombstones, libraries=libraries()) if held else []
+    reached = _core.reachable_targets((*held,), tombstones, libraries=libraries()) if held else []
     return [name for name, hits in zip(named, reached, strict=True) if hits]
 
 
