@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "constants of scripts go with them",
         "torch_facts/hidden_references.py",
-        "yield from script_modules.owned_by(obj)",
-        "yield from (tensor for tensor, _ in script_modules.held_by(obj))",
+        "yield from script_modules.parameters_and_buffers(obj)",
+        "yield from (tensor for tensor, _ in script_modules.labelled_tensors(obj))",
         "tests/unit/torch_facts/test_cpp_owners.py",
     ),
     Mutant(
@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant(
         "tensors that another library reads released",
         "engine/survey.py",
-        "    if search.add(address_readers.lent()):",
+        "    if search.add(address_readers.exported_tensors()):",
         "    if False:",
         "tests/unit/torch_facts/test_address_readers.py",
     ),
@@ -233,7 +233,7 @@ MUTANTS = (
     Mutant(
         "arrays have no memory",
         "torch_facts/hidden_references.py",
-        "            yield extent_of_array(obj)\n",
+        "            yield range_of_array(obj)\n",
         "",
         KEEP,
     ),

@@ -26,7 +26,7 @@ class PurgedAttributeError(PurgedError, AttributeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Epitaph:
+class ReleaseRecord:
     """What a tombstone remembers of the released object."""
 
     description: str
@@ -43,22 +43,22 @@ class Epitaph:
 
 _HOW_TO_KEEP = "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
 # By `isinstance(x, torch.nn.Parameter)` and `Buffer`; by `inspect` and `asyncio` for signatures.
-_ASKED = frozenset("_is_param _is_buffer _partialmethod _is_coroutine _is_coroutine_marker".split())
-_KEY = "_fastpurge_epitaph"
+_PROBED_NAMES = frozenset("_is_param _is_buffer _partialmethod _is_coroutine _is_coroutine_marker".split())
+_KEY = "_fastpurge_release_record"
 _basic_size = cast(Any, type.__dict__["__basicsize__"]).__get__
-_UNKNOWN = Epitaph("object", "unknown sweep")
+_UNKNOWN = ReleaseRecord("object", "unknown sweep")
 
 
-def engrave(tombstone: object, epitaph: Epitaph) -> None:
-    """Give a new tombstone its epitaph."""
+def set_release_record(tombstone: object, record: ReleaseRecord) -> None:
+    """Give a new tombstone its record."""
     # `pydoc` and others read the docstring past `__getattribute__`.
-    _attributes(tombstone).update({_KEY: epitaph, "__doc__": epitaph.docstring()})
+    _attributes(tombstone).update({_KEY: record, "__doc__": record.docstring()})
 
 
-def epitaph_of(tombstone: object) -> Epitaph:
+def release_record_of(tombstone: object) -> ReleaseRecord:
     """What the tombstone remembers."""
-    epitaph: Epitaph = _attributes(tombstone).get(_KEY, _UNKNOWN)
-    return epitaph
+    record: ReleaseRecord = _attributes(tombstone).get(_KEY, _UNKNOWN)
+    return record
 
 
 def is_purged(obj: object) -> bool:
@@ -87,32 +87,32 @@ def _attributes(tombstone: object) -> dict[str, Any]:
 
 def _refuse(self: object, *_: object, **__: object) -> NoReturn:
     """Raise `PurgedError`: this was purged by fastpurge."""
-    raise epitaph_of(self).error()
+    raise release_record_of(self).error()
 
 
-def _get(self: object, name: str) -> Any:
-    if name in _ASKED or (name.startswith("__") and name.endswith("__")):
+def _getattribute(self: object, name: str) -> Any:
+    if name in _PROBED_NAMES or (name.startswith("__") and name.endswith("__")):
         return object.__getattribute__(self, name)
-    raise epitaph_of(self).error()
+    raise release_record_of(self).error()
 
 
-def _has_not(self: object, _: str) -> NoReturn:
-    raise epitaph_of(self).error(PurgedAttributeError)
+def _getattr(self: object, _: str) -> NoReturn:
+    raise release_record_of(self).error(PurgedAttributeError)
 
 
-def _names(_: object) -> list[str]:
+def _dir(_: object) -> list[str]:
     return dir(object)
 
 
-def _tell(self: object) -> str:
-    epitaph = epitaph_of(self)
-    return f"<purged {epitaph.description}, released by {epitaph.label}>"
+def _repr(self: object) -> str:
+    record = release_record_of(self)
+    return f"<purged {record.description}, released by {record.label}>"
 
 
 def _format(self: object, spec: str) -> str:
     if spec:  # meant for the number that it was
-        raise epitaph_of(self).error()
-    return _tell(self)
+        raise release_record_of(self).error()
+    return _repr(self)
 
 
 class PurgedTensor(torch.Tensor):
@@ -135,12 +135,12 @@ class PurgedModule(torch.nn.Module):
     """A module that was released."""
 
 
-def _first_purged(*arguments: Any) -> Epitaph:
+def _first_purged(*arguments: Any) -> ReleaseRecord:
     pending = list(arguments)
     while pending:
         argument = pending.pop(0)
         if type(argument) is PurgedTensor:
-            return epitaph_of(argument)
+            return release_record_of(argument)
         if isinstance(argument, list | tuple):
             pending[:0] = argument
         elif isinstance(argument, dict):
@@ -167,25 +167,25 @@ _REFUSED_BY_MODULES = """
 """.split()
 
 
-def _set_in_stone(cls: type, refused: list[str]) -> None:
+def _install_refusals(cls: type, refused: list[str]) -> None:
     # Set here and not inherited from a common base: with a second base the layout would be another
     # one, and `__class__` could not be assigned.
     for name in dir(cls):
-        if not name.startswith("__") and name not in _ASKED:
+        if not name.startswith("__") and name not in _PROBED_NAMES:
             # A completer (Lib/rlcompleter.py) reads whatever its class has, but a property.
             setattr(cls, name, property(_refuse))
     for name in refused:
         setattr(cls, name, _refuse)
     for name, method in {
-        "__getattribute__": _get,
-        "__getattr__": _has_not,
-        "__dir__": _names,
-        "__repr__": _tell,
-        "__str__": _tell,
+        "__getattribute__": _getattribute,
+        "__getattr__": _getattr,
+        "__dir__": _dir,
+        "__repr__": _repr,
+        "__str__": _repr,
         "__format__": _format,
     }.items():
         setattr(cls, name, method)
 
 
-_set_in_stone(PurgedTensor, _REFUSED_BY_TENSORS)
-_set_in_stone(PurgedModule, _REFUSED_BY_MODULES)
+_install_refusals(PurgedTensor, _REFUSED_BY_TENSORS)
+_install_refusals(PurgedModule, _REFUSED_BY_MODULES)

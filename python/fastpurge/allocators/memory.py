@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from types import ModuleType
 
-import psutil
 import torch
 
 from fastpurge import _core
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
 
@@ -64,7 +64,7 @@ class TrimReport:
 
 def read() -> MemoryReading:
     """Read this process's memory. Starts no device: one that torch has not used is not listed."""
-    return MemoryReading(psutil.Process().memory_info().rss, _read_devices())
+    return MemoryReading(resident_bytes(), _read_devices())
 
 
 @never_compiled

@@ -11,7 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from fastpurge.torch_facts.recorders import Unrecorded
+from fastpurge.allocators.resident_set import resident_bytes
+from fastpurge.arguments import parse_device
 
 Amount = str | int
 """A share of all there is, such as ``"90%"``, or a number of bytes."""
@@ -29,7 +30,7 @@ class Gauge:
     most: float
 
 
-class Mark:
+class Threshold:
     """The reading above which a sweep is due. It moves, so that none is made over and over for nothing.
 
     A sweep that does not get memory below ``below`` raises it: the next is due when memory has grown by
@@ -55,7 +56,9 @@ class Mark:
         self._at = self.above if left < self.below else max(self.above, left + growth)
 
 
-def parse(above: Amount, below: Amount | None, device: "str | torch.device | None") -> tuple[Gauge, Mark]:
+def parse(
+    above: Amount, below: Amount | None, device: "str | torch.device | None"
+) -> tuple[Gauge, Threshold]:
     """Check what is to be measured and from where on it is too much.
 
     Raises:
@@ -71,8 +74,8 @@ def parse(above: Amount, below: Amount | None, device: "str | torch.device | Non
             raise ValueError(f"below must be of the kind of above ({above!r}), not {below!r}")
         if low >= most_wanted:
             raise ValueError(f"below must be less than above ({above!r}), not {below!r}")
-    gauge = _gauge(_parse_device(device), is_share=is_share)
-    return gauge, Mark(most_wanted, low, gauge.most)
+    gauge = _gauge(_measurable_device(device), is_share=is_share)
+    return gauge, Threshold(most_wanted, low, gauge.most)
 
 
 def ram_share() -> float:
@@ -137,17 +140,9 @@ def _parse_amount(name: str, amount: object) -> tuple[bool, float]:
     return True, float(found[1])
 
 
-def _parse_device(device: object) -> torch.device:
-    if device is None:
-        return torch.device("cpu")
-    if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be None, a str or a torch.device, not {type(device).__name__}")
-    try:
-        with Unrecorded():
-            parsed = torch.device(device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {device!r} is not a device ({reason})") from None
+def _measurable_device(device: object) -> torch.device:
+    """The device to measure, the CPU for ``None``. Raises `ValueError` if torch cannot measure it here."""
+    parsed = parse_device("device", "cpu" if device is None else device)
     if parsed.type != "cpu":
         backend: Any = getattr(torch, parsed.type, None)
         if not can_be_measured(parsed):
@@ -159,14 +154,10 @@ def _parse_device(device: object) -> torch.device:
 
 def _gauge(device: torch.device, *, is_share: bool) -> Gauge:
     if device.type == "cpu":
-        return Gauge(ram_share, 100) if is_share else Gauge(_resident, inf)
+        return Gauge(ram_share, 100) if is_share else Gauge(resident_bytes, inf)
     if is_share:
         return Gauge(lambda: device_share(device), 100)
     return Gauge(lambda: _reserved(device), inf)
-
-
-def _resident() -> float:
-    return psutil.Process().memory_info().rss
 
 
 def _reserved(device: torch.device) -> float:

@@ -10,7 +10,6 @@ import threading
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from math import isfinite
 from typing import Any
 
 __all__ = ["SafePoint", "safe_point"]
@@ -42,7 +41,10 @@ def safe_point(*, wait: float = 0.0) -> "SafePoint":
 
     """
     if wait != 0:
-        _check_wait(wait)
+        # Imported here, because it imports torch, and a library can mark safe points without torch.
+        from fastpurge.arguments import check_seconds
+
+        check_seconds("wait", wait, may_be_zero=True)
     return SafePoint(wait)
 
 
@@ -211,13 +213,6 @@ def _join(task: "asyncio.Task[Any] | None") -> _Participant:
             me = _here.participant = _Participant(threading.current_thread().name)
         _everyone.participants[:] = [*map(weakref.ref, taking_part()), weakref.ref(me)]
         return me
-
-
-def _check_wait(wait: object) -> None:
-    if isinstance(wait, bool) or not isinstance(wait, int | float):
-        raise TypeError(f"wait must be a number of seconds, not {type(wait).__name__}")
-    if not isfinite(wait) or not 0 <= wait <= threading.TIMEOUT_MAX:
-        raise ValueError(f"wait must be 0 or more seconds, not {wait}")
 
 
 def _forget_other_threads() -> None:

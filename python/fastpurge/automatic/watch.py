@@ -8,19 +8,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
 
 import torch
 
 from fastpurge.allocators import pressure
-from fastpurge.allocators.pressure import Amount, Gauge, Mark
-from fastpurge.arguments import by_name
+from fastpurge.allocators.pressure import Amount, Gauge, Threshold
+from fastpurge.arguments import by_name, check_seconds
 from fastpurge.automatic import safe_points
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.engine.request import Collect, Devices, Request
 from fastpurge.engine.request import parse as parse_request
-from fastpurge.engine.sweep import UnderWay, sweep_as, who_sweeps
+from fastpurge.engine.sweep import SweepUnderWayError, sweep_as, sweeping_thread
 from fastpurge.exceptions.let_go import let_go
 from fastpurge.inspection.roots import place_of_caller
 from fastpurge.python_facts.object_types import is_a, reason_of
@@ -62,7 +61,7 @@ def watch(
             a warning, and nothing is swept. It must not wait for a thread that is at a safe point. Let it
             name what holds a thing, such as a queue, and not a copy of what is in there now.
         below: a sweep that does not get memory below this, of the same kind as ``above``, is not repeated
-            until there is more to free (see `fastpurge.allocators.pressure.Mark`). By default nine tenths of
+            until there is more to free (see `fastpurge.allocators.pressure.Threshold`). By default 90% of
             ``above``.
         every: seconds between readings.
         device: whose memory is read: None or ``"cpu"``, or ``"cuda"`` (the fullest), ``"cuda:1"``.
@@ -91,8 +90,8 @@ def watch(
         0
 
     """
-    gauge, mark = pressure.parse(above, below, device)
-    _check_every(every)
+    gauge, threshold = pressure.parse(above, below, device)
+    check_seconds("every", every)
     _check_callable("keep", keep)
     if on_sweep is not None:
         _check_callable("on_sweep", on_sweep)
@@ -111,7 +110,7 @@ def watch(
     title = f"above {above}" + (f" of {device}" if device is not None else "")
     return Watch(
         gauge=gauge,
-        mark=mark,
+        threshold=threshold,
         every=every,
         keep=keep,
         on_sweep=on_sweep,
@@ -134,7 +133,7 @@ class Watch:
         self,
         *,
         gauge: Gauge,
-        mark: Mark,
+        threshold: Threshold,
         every: float,
         keep: Callable[[], object],
         on_sweep: Callable[[SweepReport], object] | None,
@@ -145,7 +144,7 @@ class Watch:
         self.sweeps = 0
         self.last_error: Exception | None = None
         self._gauge = gauge
-        self._mark = mark
+        self._threshold = threshold
         self._every = every
         self._keep = keep
         self._on_sweep = on_sweep
@@ -153,7 +152,7 @@ class Watch:
         self._title = title
         self._place = place
         self._reports: deque[SweepReport] = deque(maxlen=_REPORTS)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._is_due = False
         self._unmarked = 0
         self._stopped = threading.Event()
@@ -196,7 +195,9 @@ class Watch:
         _running.discard(self)
         if not safe_points.is_sweeping_here():  # the thread might be waiting for this one to be done
             self._thread.join(patience)
-            while self._thread.is_alive() and who_sweeps() == self._thread.ident:  # which comes to an end
+            while (
+                self._thread.is_alive() and sweeping_thread() == self._thread.ident
+            ):  # which comes to an end
                 self._thread.join(patience)
 
     def _run(self) -> None:
@@ -208,7 +209,7 @@ class Watch:
                 self._fail("memory could not be read", error)
 
     def _look(self) -> None:
-        self._is_due = self._mark.is_passed(self._gauge.read())
+        self._is_due = self._threshold.is_passed(self._gauge.read())
         if not self._is_due:
             safe_points.withdraw(self._attempt)
         elif safe_points.taking_part():
@@ -217,21 +218,21 @@ class Watch:
         else:
             self._unmarked += 1
             if self._unmarked == _UNMARKED:
-                self._tell(
-                    "memory is above the mark, and this program has marked no safe point yet, so nothing is "
+                self._warn_once(
+                    "memory is above the threshold, but this program has no safe point yet, so nothing is "
                     "swept: put `with fastpurge.safe_point():` around the places where it waits for work"
                 )
 
     def _attempt(self) -> None:
         """Sweep, now that nobody computes: if memory is still too full."""
         try:
-            if self._stopped.is_set() or not self._mark.is_passed(self._gauge.read()):
+            if self._stopped.is_set() or not self._threshold.is_passed(self._gauge.read()):
                 return
             # The gate is held: a sweep that is waited for may run a finalizer that waits for the gate.
             check_keep(keep := self._keep())
             report = sweep_as(replace(self._request, keep=keep), wait=False)
-            self._mark.note_swept(self._gauge.read())
-        except UnderWay:
+            self._threshold.note_swept(self._gauge.read())
+        except SweepUnderWayError:
             return  # announced again after the next reading
         except Exception as error:  # noqa: BLE001 - somebody else's work must go on
             self._fail("nothing was swept", error)
@@ -249,23 +250,16 @@ class Watch:
     def _fail(self, what: str, error: Exception) -> None:
         let_go(error)  # or the variables of what has failed would stay with it
         self.last_error = error
-        self._tell(f"{what}: {reason_of(error)}")
+        self._warn_once(f"{what}: {reason_of(error)}")
 
-    def _tell(self, what: str) -> None:
+    def _warn_once(self, what: str) -> None:
         """Warn, once of each thing, at the line that has started the watch."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             try:
                 warnings.warn_explicit(f"fastpurge.watch: {what}", RuntimeWarning, *self._place)
             except RuntimeWarning as warning:  # where warnings are errors: not in somebody's safe point
                 self.last_error = self.last_error or warning
-
-
-def _check_every(every: object) -> None:
-    if isinstance(every, bool) or not isinstance(every, int | float):
-        raise TypeError(f"every must be a number of seconds, not {type(every).__name__}")
-    if not isfinite(every) or not 0 < every <= threading.TIMEOUT_MAX:
-        raise ValueError(f"every must be more than 0 seconds, not {every}")
 
 
 def _check_callable(name: str, of: object) -> None:

@@ -29,7 +29,7 @@ _LONGEST_PAUSE = 0.25
 _GOODBYE = 10.0  # seconds: the others have only to read
 
 
-class Meeting:
+class GroupStore:
     """The ranks of one process group, which meet in rounds.
 
     Attributes:
@@ -79,9 +79,9 @@ class Meeting:
 class Round:
     """Some exchanges, one after the other, of the ranks that meet."""
 
-    def __init__(self, meeting: Meeting, timeout: float) -> None:
-        self._ranks, self._rank = meeting.ranks, meeting.rank
-        self._find_store = meeting.next_open
+    def __init__(self, group_store: GroupStore, timeout: float) -> None:
+        self._ranks, self._rank = group_store.ranks, group_store.rank
+        self._find_store = group_store.next_open
         self._store: Any = None
         self._timeout = timeout
         self._said = self._closed = 0
@@ -182,10 +182,10 @@ def _wait(done: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-_meetings: WeakKeyDictionary[Any, Meeting] = WeakKeyDictionary()
+_group_stores: WeakKeyDictionary[Any, GroupStore] = WeakKeyDictionary()
 
 
-def meeting_of(group: Any) -> Meeting:
+def group_store_of(group: Any) -> GroupStore:
     """Where the ranks of a group meet; ``None`` is the default group.
 
     Raises:
@@ -206,4 +206,4 @@ def meeting_of(group: Any) -> Meeting:
         raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, not {type(group).__name__}")
     if group not in c10d._world.pg_map:
         raise ValueError("group is no process group that torch.distributed knows: was it destroyed?")
-    return _meetings.setdefault(group, Meeting(group))
+    return _group_stores.setdefault(group, GroupStore(group))

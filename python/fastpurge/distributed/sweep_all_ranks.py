@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, overload
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from fastpurge.arguments import by_name
-from fastpurge.distributed.store_gather import Round, meeting_of
+from fastpurge.arguments import by_name, check_seconds
+from fastpurge.distributed.store_gather import Round, group_store_of
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.sweep import sweep_as
 from fastpurge.inspection.roots import place_of_caller
-from fastpurge.reporting.report import SweepReport
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.report import SweepReport, memory_rows
+from fastpurge.reporting.text import Printable, human, right
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -70,9 +70,9 @@ def sweep(
         [True]
 
     """
-    meeting = meeting_of(group)
+    group_store = group_store_of(group)
     try:
-        _check_timeout(timeout)
+        check_seconds("timeout", timeout, may_be_infinite=True)
         request = parse(
             keep=keep,
             devices=devices,
@@ -85,12 +85,12 @@ def sweep(
             caller="{}:{}".format(*place_of_caller()),
         )
     except Exception as error:  # an iterable of devices may raise anything
-        with meeting.round(_TIMEOUT) as this:
+        with group_store.round(_TIMEOUT) as this:
             this.exchange(_words(error))
         if type(error) not in (TypeError, ValueError):
             raise
-        raise type(error)(f"rank {meeting.rank}: {error}") from None
-    with meeting.round(timeout) as this:
+        raise type(error)(f"rank {group_store.rank}: {error}") from None
+    with group_store.round(timeout) as this:
         reports, failures, cause = _sweep(this, request)
     if failures:
         raise DistributedSweepError(reports, failures) from cause
@@ -115,13 +115,6 @@ def _sweep(this: Round, request: Request) -> _Outcome:
     heard, silent = this.exchange(done)
     reports = {rank: told for rank, told in heard.items() if isinstance(told, SweepReport)}
     return reports, silent | {rank: told for rank, told in heard.items() if rank not in reports}, cause
-
-
-def _check_timeout(timeout: object) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not timeout > 0:  # nor a NaN
-        raise ValueError(f"timeout must be more than 0 (seconds), not {timeout}")
 
 
 def _words(error: Exception) -> str:
@@ -149,7 +142,7 @@ class DistributedSweepError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class DistributedReport(Told, Sequence[SweepReport]):
+class DistributedReport(Printable, Sequence[SweepReport]):
     """What a sweep did on each rank of a group: a sequence of reports, in the order of the group.
 
     Attributes:
@@ -181,16 +174,11 @@ class DistributedReport(Told, Sequence[SweepReport]):
         by_rank = {rank: report.to_dict() for rank, report in zip(self.ranks, self.reports, strict=True)}
         return {"freed_bytes": self.freed_bytes, "reports": by_rank}
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         columns = ("before", "after", "freed", "released", "skipped", "seconds")
         table = Table("rank", "memory", *(right(name) for name in columns))
         for rank, report in zip(self.ranks, self.reports, strict=True):
             counts = [f"{len(report.released):,}", f"{len(report.skipped):,}", f"{report.seconds:.2f}"]
-            for device, (before, after) in report.before.sizes_until(report.after).items():
-                name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
-                sizes = (before, after, before - after)
-                first = device == "cpu"  # every reading has it, and begins with it
-                table.add_row(
-                    str(rank) if first else "", name, *map(human, sizes), *(counts if first else ())
-                )
+            for number, cells in enumerate(memory_rows(report.before, report.after)):
+                table.add_row("" if number else str(rank), *cells, *(() if number else counts))
         return Group(f"fastpurge freed {human(self.freed_bytes)} on {len(self)} ranks", table)

@@ -7,9 +7,16 @@ import torch
 
 from fastpurge.engine.request import Request
 from fastpurge.python_facts.object_types import is_a, reason_of, type_name
-from fastpurge.reporting.items import Item
+from fastpurge.reporting.items import Item, tensor_item
 from fastpurge.tombstones import has_room_for_tombstone, is_purged
-from fastpurge.torch_facts.tensors import Extent, facts_of, is_lent, is_undefined, is_wrapper, tensors_within
+from fastpurge.torch_facts.memory_ranges import MemoryRange
+from fastpurge.torch_facts.tensors import (
+    facts_of,
+    is_undefined,
+    is_wrapper,
+    may_have_numpy_array,
+    tensors_within,
+)
 
 
 @dataclass(slots=True)
@@ -18,7 +25,7 @@ class Candidate:
 
     obj: Any
     item: Item
-    extent: Extent | None = None
+    memory_range: MemoryRange | None = None
 
 
 def consider(obj: Any, request: Request) -> Candidate | None:
@@ -27,7 +34,7 @@ def consider(obj: Any, request: Request) -> Candidate | None:
         return None
     candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
     if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
-        if candidate.extent is None and is_wrapper(obj):
+        if candidate.memory_range is None and is_wrapper(obj):
             return None  # a DTensor: what it wraps has the memory, and becomes tombstones in its hands
         reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
         candidate.item = replace(candidate.item, reason=reason)
@@ -46,8 +53,7 @@ def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | Non
         return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
         return None
-    item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
-    return Candidate(tensor, item, facts.extent)
+    return Candidate(tensor, tensor_item(facts), facts.memory_range)
 
 
 def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | None:
@@ -55,7 +61,7 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
     candidate = Candidate(module, Item("module", type_name(module)))
     if request.devices is None and not request.min_bytes:
         return candidate
-    sizes: dict[Extent | int, int] = {}
+    sizes: dict[MemoryRange | int, int] = {}
     for tensor in tensors_within(module):
         try:
             facts = facts_of(tensor)
@@ -63,20 +69,20 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
             return None
         if not request.covers(facts.device):
             return None
-        sizes[facts.extent or id(tensor)] = facts.nbytes
+        sizes[facts.memory_range or id(tensor)] = facts.nbytes
     return candidate if sizes and sum(sizes.values()) >= request.min_bytes else None
 
 
 def count_storages_once(candidates: list[Candidate]) -> None:
     """Have the first of those on the same memory tell its size, and the others none."""
-    seen: set[Extent] = set()
+    seen: set[MemoryRange] = set()
     for one in candidates:
-        if one.extent in seen:
+        if one.memory_range in seen:
             one.item = replace(one.item, nbytes=0)
-        elif one.extent is not None:
-            seen.add(one.extent)
+        elif one.memory_range is not None:
+            seen.add(one.memory_range)
 
 
-def may_be_lent(candidate: Candidate) -> bool:
+def candidate_may_have_numpy_array(candidate: Candidate) -> bool:
     """Whether a NumPy array may stand on the memory of a candidate."""
-    return candidate.extent is not None and is_lent(candidate.obj)
+    return candidate.memory_range is not None and may_have_numpy_array(candidate.obj)

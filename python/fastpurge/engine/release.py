@@ -19,9 +19,10 @@ from fastpurge.engine.candidates import Candidate
 from fastpurge.engine.survey import Survey
 from fastpurge.python_facts.object_types import reason_of
 from fastpurge.reporting.items import Item
-from fastpurge.tombstones import Epitaph, PurgedModule, PurgedTensor, engrave
+from fastpurge.tombstones import PurgedModule, PurgedTensor, ReleaseRecord, set_release_record
 from fastpurge.torch_facts import address_readers
-from fastpurge.torch_facts.tensors import Extent, extent_of_storage, is_undefined, storage_of
+from fastpurge.torch_facts.memory_ranges import MemoryRange
+from fastpurge.torch_facts.tensors import is_undefined, range_of_storage, storage_of
 
 _hook_fields = [
     cast(Any, TensorBase._backward_hooks),
@@ -78,7 +79,7 @@ _OF_ONE_IN_A_LIST = 3
 def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStorage]:
     """The storages of tensors about to be released that may be written to once nobody holds them.
 
-    Takes tensors that stand on memory of their own (that have an extent).
+    Takes tensors that stand on memory of their own (that have an memory_range).
 
     Memory that torch did not allocate is left out: files mapped into memory (a write would copy the
     pages in), memory shared with other processes, and memory lent by NumPy or another library. Such
@@ -92,9 +93,9 @@ def storages_to_wipe(tensors: Iterable[torch.Tensor]) -> list[torch.UntypedStora
     return list(unique.values())
 
 
-def _wipe(storages: list[torch.UntypedStorage]) -> dict[Extent | None, str]:
+def _wipe(storages: list[torch.UntypedStorage]) -> dict[MemoryRange | None, str]:
     """Overwrite with zeros each storage that nothing but this list holds; say why not, where that failed."""
-    failed: dict[Extent | None, str] = {}
+    failed: dict[MemoryRange | None, str] = {}
     # A mode of the caller's, such as that of fake tensors, would be asked to write.
     with torch._C._DisableTorchDispatch():
         for storage in storages:
@@ -104,12 +105,12 @@ def _wipe(storages: list[torch.UntypedStorage]) -> dict[Extent | None, str]:
                 try:
                     cast(Any, storage).fill_(0)
                 except Exception as error:  # noqa: BLE001 - a device that is lost; all is released by now
-                    failed[extent_of_storage(storage, storage.device)] = reason_of(error)
+                    failed[range_of_storage(storage, storage.device)] = reason_of(error)
     return failed
 
 
-def _told_of_wipe(one: Candidate, unwiped: Mapping[Extent | None, str]) -> Item:
-    reason = unwiped.get(one.extent) if one.extent else None
+def _told_of_wipe(one: Candidate, unwiped: Mapping[MemoryRange | None, str]) -> Item:
+    reason = unwiped.get(one.memory_range) if one.memory_range else None
     return replace(one.item, reason=f"not overwritten: {reason}") if reason else one.item
 
 
@@ -120,7 +121,7 @@ def _is_shared(storage: torch.UntypedStorage) -> bool:
 def _blank(item: Item, label: str) -> object:
     """A new tombstone that remembers an item."""
     blank = _blank_tensor(item) if item.kind == "tensor" else object.__new__(PurgedModule)
-    engrave(blank, Epitaph(item.describe(), label))
+    set_release_record(blank, ReleaseRecord(item.describe(), label))
     return blank
 
 

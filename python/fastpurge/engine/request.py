@@ -6,11 +6,10 @@ from typing import Literal, cast
 
 import torch
 
-from fastpurge.arguments import check_bool, parse_count, show
+from fastpurge.arguments import check_bool, parse_count, parse_device
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
-from fastpurge.python_facts.object_types import is_a, type_name
-from fastpurge.torch_facts.recorders import Unrecorded
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
 """One device or several; ``None`` means all."""
@@ -69,7 +68,7 @@ def parse(
     if is_a(collect, str):
         collect = cast(Collect, str.__str__(cast(str, collect)))
     if not is_a(collect, str, bool) or collect not in (True, False, "auto"):
-        raise ValueError(f"collect must be True, False or 'auto', not {show(collect)}")
+        raise ValueError(f"collect must be True, False or 'auto', not {safe_repr(collect)}")
     if label is not None and not is_a(label, str):
         raise TypeError(f"label must be a str or None, not {type_name(label)}")
     return Request(
@@ -89,27 +88,13 @@ def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
     if devices is None:
         return None
     if is_a(devices, str, torch.device):
-        return (_parse_device(devices),)
+        return (parse_device("devices", devices),)
     if not hasattr(type(devices), "__iter__"):
         raise TypeError(
             "devices must be None (all), a device such as 'cpu' or 'cuda:1', a torch.device, "
             f"or several of them, not {type_name(devices)}"
         )
-    parsed = tuple(_parse_device(device) for device in cast(Iterable[object], devices))
+    parsed = tuple(parse_device("devices", device) for device in cast(Iterable[object], devices))
     if not parsed:
         raise ValueError("devices names no device; leave it out (None) to mean all")
     return parsed
-
-
-def _parse_device(device: object) -> torch.device:
-    if is_a(device, torch.device):
-        return cast(torch.device, device)
-    if not is_a(device, str):
-        raise TypeError(f"devices must hold str or torch.device, not {type_name(device)}")
-    name = str.__str__(cast(str, device))
-    try:
-        with Unrecorded():
-            return torch.device(name)
-    except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"devices: {name!r} is not a device ({reason})") from None

@@ -117,7 +117,7 @@ class Search:
         gradients = hidden_references.gradients(kept)
         self._gradients_unread |= gradients is None
         contents = [one for one in hidden_references.contents(kept) if one not in self._known]
-        self._found_contents = any(map(hidden_references.leads_on, contents))
+        self._found_contents = any(map(hidden_references.may_reference_more, contents))
         return self.add(
             chain(hidden_references.graphs(kept) if self.graphs else (), contents, gradients or ())
         )
@@ -196,7 +196,7 @@ class Search:
         held = _core.IdSet(snapshot.held)
         unkept = (x for x in snapshot.candidates if x in self._there)
         known = len(self._owned)
-        self._owned.update(x for x in hidden_references.owned([*unkept, *snapshot.kept]) if x in held)
+        self._owned.update(x for x in hidden_references.owned_in_cpp([*unkept, *snapshot.kept]) if x in held)
         return len(self._owned) > known
 
     def _hold_themselves(self) -> _core.IdSet:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastpurge import _core
-from fastpurge.engine.candidates import Candidate, count_storages_once, may_be_lent
+from fastpurge.engine.candidates import Candidate, candidate_may_have_numpy_array, count_storages_once
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.request import Request
 from fastpurge.engine.snapshots import Search, View
@@ -22,7 +22,7 @@ from fastpurge.python_facts.running_code import running_code
 from fastpurge.reporting.items import Item
 from fastpurge.torch_facts import address_readers, compiled, cpp_callbacks, cpp_owners, hidden_references
 from fastpurge.torch_facts.autograd import BackwardUnderWayError
-from fastpurge.torch_facts.memory_ranges import MemoryMap
+from fastpurge.torch_facts.memory_ranges import MemoryRangeSet
 from fastpurge.torch_facts.recorders import suspended_modes
 from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
@@ -51,7 +51,7 @@ class Survey:
 
     def tensors_with_memory(self) -> list[torch.Tensor]:
         """The tensors among the planned that stand on memory of their own."""
-        return [candidate.obj for candidate in self.planned if candidate.extent is not None]
+        return [candidate.obj for candidate in self.planned if candidate.memory_range is not None]
 
 
 def survey(request: Request, *, thorough: bool = True) -> Survey:
@@ -134,7 +134,7 @@ def _count_spared(
         owners = cpp_owners.names_of([one.obj for one in candidates], among)
     for name in dict.fromkeys(owners):
         those = [one for one, owner in zip(candidates, owners, strict=True) if owner == name]
-        sizes = {one.extent or id(one): one.item.nbytes for one in those}
+        sizes = {one.memory_range or id(one): one.item.nbytes for one in those}
         key = name or str(guard.name).lower()
         spared[key] = spared.get(key, 0) + sum(sizes.values())
 
@@ -160,19 +160,23 @@ def _spare_what_moved(search: Search, view: View) -> bool:
     """What was in no library yet when libraries were looked into, and is in no thread's hands any more."""
     if search.is_alone:
         return False
-    read = _spare_replayed(search, view)
+    read = _spare_read_by_graphs(search, view)
     return _spare_library_state(search, view) or read
 
 
 def _spare_aliases(search: Search, view: View) -> bool:
-    memory = MemoryMap(hidden_references.extents([*view.snapshot.kept, *view.snapshot.running]))
-    return search.add(one.obj for one in view.asked if one.extent and memory.overlaps(one.extent))
+    memory = MemoryRangeSet(hidden_references.memory_ranges([*view.snapshot.kept, *view.snapshot.running]))
+    return search.add(one.obj for one in view.asked if one.memory_range and memory.overlaps(one.memory_range))
 
 
-def _spare_replayed(search: Search, view: View) -> bool:
+def _spare_read_by_graphs(search: Search, view: View) -> bool:
     """What a graph reads it does not say, so whatever is where it can read counts as read."""
-    replayed = address_readers.replayed()
-    read = (one.obj for one in view.asked if address_readers.is_read(one.obj, one.item.device, replayed))
+    replayed = address_readers.device_types_with_graphs()
+    read = (
+        one.obj
+        for one in view.asked
+        if address_readers.may_be_read_by_graph(one.obj, one.item.device, replayed)
+    )
     return bool(replayed) and search.add(read)
 
 
@@ -188,7 +192,7 @@ _QUICK = (
     (Guard.AUTOGRAD, _spare_graphs),
     (Guard.ALIAS, _spare_aliases),
     (Guard.LIBRARY, _spare_library_state),
-    (Guard.ALIAS, _spare_replayed),
+    (Guard.ALIAS, _spare_read_by_graphs),
 )
 
 # These count references, of all objects. Aliases once more at the end: what libraries and running code hold
@@ -209,18 +213,23 @@ def _skip_held(search: Search, view: View) -> None:
     if other threads run, what any of them may be inside an operation on; or, if this torch is such,
     what may be owned by C++ alone. All are known by a reference that no visible object accounts for.
     """
-    if (alone := search.is_alone and OWNED_TENSORS_HOLD_THEMSELVES) and not any(map(may_be_lent, view.asked)):
+    if (alone := search.is_alone and OWNED_TENSORS_HOLD_THEMSELVES) and not any(
+        map(candidate_may_have_numpy_array, view.asked)
+    ):
         return
     search.running_code = running_code(look_through=False)
     after = search.look()
     held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
-    stays = [(one.obj in held and may_be_lent(one)) if alone else one not in left for one in view.asked]
+    stays = [
+        (one.obj in held and candidate_may_have_numpy_array(one)) if alone else one not in left
+        for one in view.asked
+    ]
     view.skip(stays, "held from outside the garbage collector's sight (by running code, NumPy, or C++)")
 
 
 def _skip_borrowed(search: Search, view: View) -> None:
     """Skip what an array of another library reads by its address, whoever holds that array."""
-    if search.add(address_readers.lent()):
+    if search.add(address_readers.exported_tensors()):
         left = _core.IdSet(search.look().asked)
         stays = [one not in left for one in view.asked]
         view.skip(stays, "an array of another library reads its memory")

@@ -24,10 +24,10 @@ from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.survey import Survey, survey
 from fastpurge.engine.weakly_kept import WeaklyKept
 from fastpurge.inspection.roots import place_of_caller
-from fastpurge.inspection.why import holders
+from fastpurge.inspection.why import owner_paths
 from fastpurge.reporting.items import Item
-from fastpurge.reporting.report import SweepReport, tell_items, tell_reasons
-from fastpurge.reporting.text import Told, human
+from fastpurge.reporting.report import SweepReport, items_table, reasons_text
+from fastpurge.reporting.text import Printable, human
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
 
@@ -97,11 +97,11 @@ def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
         wait: for a sweep that is under way in another thread.
 
     Raises:
-        UnderWay: from within a sweep; and from elsewhere if it does not wait.
+        SweepUnderWayError: from within a sweep; and from elsewhere if it does not wait.
 
     """
     started = perf_counter()
-    with _turn.taken(wait=wait), Unrecorded():
+    with _sweep_lock.taken(wait=wait), Unrecorded():
         return _sweep(request, started)
 
 
@@ -144,7 +144,7 @@ def plan(
     )
     kept = WeaklyKept(keep, is_temporary=sys.getrefcount(keep) <= _OF_A_TEMPORARY)
     started = perf_counter()
-    with _turn.taken(), Unrecorded():
+    with _sweep_lock.taken(), Unrecorded():
         found = survey(request)
     return SweepPlan(replace(request, keep=()), kept, found, perf_counter() - started)
 
@@ -158,12 +158,12 @@ def _references(*, keep: object) -> int:
 _OF_A_TEMPORARY = _references(keep=[])
 
 
-def who_sweeps() -> int | None:
+def sweeping_thread() -> int | None:
     """The thread in which a sweep is under way now."""
-    return _turn.thread
+    return _sweep_lock.thread
 
 
-class SweepPlan(Told):
+class SweepPlan(Printable):
     """What a sweep would release. Keeps nothing of it alive, nor anything that ``keep`` names.
 
     Attributes:
@@ -200,15 +200,15 @@ class SweepPlan(Told):
 
         """
         started = perf_counter() - self._seconds
-        with _turn.taken(), Unrecorded():
+        with _sweep_lock.taken(), Unrecorded():
             request = replace(self._request, keep=self._kept.alive())
             return _sweep(request, started, self._planned)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Group(
             f"fastpurge would release {human(self.nbytes)} ({self._request.label})",
-            tell_items("planned", self.items),
-            tell_reasons(self.skipped, self.spared),
+            items_table("planned", self.items),
+            reasons_text(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned in {self._seconds * 1e3:.1f} ms",
         )
 
@@ -222,7 +222,7 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
     found = _collect_and_survey(request)
     if only is not None:
         _restrict(found, only)
-    _trace_largest(found.planned)
+    _record_owners(found.planned)
     released, refused = release(found, request.label, wipe=request.wipe)
     skipped, spared, objects_scanned = (*found.skipped, *refused), found.spared, found.objects_scanned
     del found  # it keeps alive what other threads have let go of since
@@ -252,18 +252,18 @@ def _collect_and_survey(request: Request) -> Survey:
     return survey(request)
 
 
-_TRACED = 10
-_WORTH_A_WALK = 1 << 20
+_OWNERS_RECORDED = 10
+_MIN_BYTES_FOR_OWNERS = 1 << 20
 
 
-def _trace_largest(planned: list[Candidate]) -> None:
+def _record_owners(planned: list[Candidate]) -> None:
     """Note who holds the largest of what is to be released, if there is anything large: it takes a walk."""
-    large = (one for one in planned if one.item.nbytes >= _WORTH_A_WALK)
-    largest = nlargest(_TRACED, large, key=lambda one: one.item.nbytes)
+    large = (one for one in planned if one.item.nbytes >= _MIN_BYTES_FOR_OWNERS)
+    largest = nlargest(_OWNERS_RECORDED, large, key=lambda one: one.item.nbytes)
     if largest:
         with suppress(Exception):  # a remark, which is no reason to lose a sweep
-            for one, path in zip(largest, holders(tuple(one.obj for one in largest)), strict=True):
-                one.item = replace(one.item, held_by=path)
+            for one, path in zip(largest, owner_paths(tuple(one.obj for one in largest)), strict=True):
+                one.item = replace(one.item, owner=path)
 
 
 def _restrict(found: Survey, only: _References) -> None:
@@ -271,11 +271,11 @@ def _restrict(found: Survey, only: _References) -> None:
     found.planned = [candidate for candidate in found.planned if candidate.obj in chosen]
 
 
-class UnderWay(RuntimeError):  # noqa: N818 - a state, not a mistake
+class SweepUnderWayError(RuntimeError):
     """Another sweep is under way. Nothing was touched."""
 
 
-class _Turn:
+class _SweepLock:
     """One sweep at a time: other threads wait, a sweep within a sweep is an error."""
 
     def __init__(self) -> None:
@@ -286,12 +286,12 @@ class _Turn:
     def taken(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
         if self.thread == me:
-            raise UnderWay(
+            raise SweepUnderWayError(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
                 "must not start another"
             )
         if not self._lock.acquire(blocking=wait):
-            raise UnderWay("a sweep is under way in another thread")
+            raise SweepUnderWayError("a sweep is under way in another thread")
         try:
             self.thread = me
             yield
@@ -300,7 +300,7 @@ class _Turn:
             self._lock.release()
 
 
-_turn = _Turn()
+_sweep_lock = _SweepLock()
 # The thread that was sweeping does not exist in a forked child, and would hold the lock forever.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turn.__init__)  # type: ignore[misc]
+    os.register_at_fork(after_in_child=_sweep_lock.__init__)  # type: ignore[misc]

@@ -125,13 +125,13 @@ def _within(names: tuple[object, ...]) -> list[object]:
         if at >= len(names) and obj in namespaces:
             continue
         for one in _handed_on(obj):
-            if one not in met and _leads_on(one):
+            if one not in met and _may_have_referents(one):
                 met.add(one)
                 found.append(one)
     return found[len(names) :]
 
 
-def _leads_on(obj: object) -> bool:
+def _may_have_referents(obj: object) -> bool:
     return gc.is_tracked(obj) or is_a(obj, dict, *array_types())
 
 

@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from fastpurge import _core
 from fastpurge.engine.keep_argument import check_keep
-from fastpurge.exceptions.let_go_result import Held, LetGo, Living, leading_outside
+from fastpurge.exceptions.let_go_result import Held, LetGo, LiveObjects, reaching_unkept
 from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
-Root = BaseException | types.TracebackType | types.FrameType
+FrameSource = BaseException | types.TracebackType | types.FrameType
 """Where frames are found."""
 
 # As everywhere, a subclass's property is not asked.
@@ -78,30 +78,30 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
         return let_go_of(remembered() if error is None else [error], keep)
 
 
-def remembered() -> list[Root]:
+def remembered() -> list[FrameSource]:
     """What Python remembers of the last exception that was not handled."""
     names = ("last_exc", "last_value", "last_traceback")
     found: list[Any] = [getattr(sys, name, None) for name in names]
     return [one for one in found if is_a(one, BaseException, types.TracebackType)]
 
 
-def let_go_of(roots: Iterable[Root], keep: object) -> LetGo:
+def let_go_of(roots: Iterable[FrameSource], keep: object) -> LetGo:
     """Let go of what exceptions, tracebacks and frames hold, as `let_go` says."""
     errors, frames = _chain(roots)
     try:
         texts = [_text(error) for error in errors]
-        living = Living()
+        live = LiveObjects()
     except MemoryError:  # which is what this is for: first let go
         running = [one for one in frames if one.frame in _suspended(frames) or not _clear_one(one.frame)]
         return LetGo((), (_TOO_LITTLE, *_still_running(running)))
-    held, running = _clear(frames, living)
+    held, running = _clear(frames, live)
     remains = _still_running(running)
     for error, text, places in zip(errors, texts, _places(errors, keep), strict=True):
         if reason := _exchange(error, places, text):
             remains.append(f"{type_name(error)}: {reason}")
-        if items := living.deaths():
+        if items := live.pop_dead():
             held.append(Held(f"{type_name(error)}, the exception itself", items))
-    if items := living.deaths_in_cycles():
+    if items := live.collect_and_pop_dead():
         held.append(Held("cycles that these were in", items))
     return LetGo(tuple(held), tuple(remains))
 
@@ -127,7 +127,7 @@ class _Frame:
         return f"{name} ({Path(code.co_filename).name}:{self.line})"
 
 
-def _chain(roots: Iterable[Root]) -> tuple[list[BaseException], list[_Frame]]:
+def _chain(roots: Iterable[FrameSource]) -> tuple[list[BaseException], list[_Frame]]:
     """All exceptions that these lead to as causes and the like, and all frames, the innermost first."""
     errors: list[BaseException] = []
     frames: list[_Frame] = []
@@ -185,7 +185,7 @@ def _callers(frame: types.FrameType | None) -> Iterator[_Frame]:
         frame = frame.f_back
 
 
-def _clear(frames: list[_Frame], living: Living) -> tuple[list[Held], list[_Frame]]:
+def _clear(frames: list[_Frame], live: LiveObjects) -> tuple[list[Held], list[_Frame]]:
     """Clear the locals of frames; what died of it, and those of a traceback that still run or will go on."""
     held: list[Held] = []
     running: list[_Frame] = []
@@ -197,7 +197,7 @@ def _clear(frames: list[_Frame], living: Living) -> tuple[list[Held], list[_Fram
         done.add(one.frame)
         if one.frame in alive or not _clear_one(one.frame):
             running += [one] if one.of_traceback else []
-        elif items := living.deaths():
+        elif items := live.pop_dead():
             held.append(Held(str(one), items))
     return held, running
 
@@ -241,7 +241,7 @@ def _places(errors: list[BaseException], keep: object) -> list[list[_Place]]:
     places = [(number, place, value) for number, one in enumerate(errors) for place, value in _values(one)]
     found: list[list[_Place]] = [[] for _ in errors]
     if places:
-        outside = leading_outside((value for _, _, value in places), keep)
+        outside = reaching_unkept((value for _, _, value in places), keep)
         for (number, place, _), yes in zip(places, outside, strict=True):
             if yes:
                 found[number].append(place)

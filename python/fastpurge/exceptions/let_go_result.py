@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from fastpurge import _core
 from fastpurge.engine.keep_argument import named
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a, type_name
-from fastpurge.reporting.items import Item
-from fastpurge.reporting.text import Told, human
+from fastpurge.reporting.items import Item, as_plain, tensor_item
+from fastpurge.reporting.text import Printable, human
 from fastpurge.tombstones import is_purged
-from fastpurge.torch_facts.hidden_references import contents, extents, gradients
-from fastpurge.torch_facts.memory_ranges import MemoryMap
-from fastpurge.torch_facts.tensors import Extent, facts_of
+from fastpurge.torch_facts.hidden_references import contents, gradients, memory_ranges
+from fastpurge.torch_facts.memory_ranges import MemoryRange, MemoryRangeSet
+from fastpurge.torch_facts.tensors import facts_of
 
 _TYPES = (torch.Tensor, torch.nn.Module)
 
@@ -46,7 +46,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo(Told):
+class LetGo(Printable):
     """What was let go, by holder; what somebody else holds as well is not in it, and lives on.
 
     Attributes:
@@ -65,9 +65,9 @@ class LetGo(Told):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values that `json.dumps` takes."""
-        return {"nbytes": self.nbytes, **asdict(self)}
+        return {"nbytes": self.nbytes, **as_plain(self)}
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         headline = Text(f"fastpurge let go of {human(self.nbytes)}", style="bold")
         remains = Text("\n".join(self.remains)) if self.remains else ""
         return Group(headline, *([self._table()] if self.held else []), *([remains] if remains else []))
@@ -82,7 +82,7 @@ class LetGo(Told):
         return table
 
 
-class Living:
+class LiveObjects:
     """The tensors and modules that are alive, and which of them died since it was last asked.
 
     Garbage is collected first, so that it is not taken for what a holder held. Holds nothing itself.
@@ -90,46 +90,45 @@ class Living:
 
     def __init__(self) -> None:
         gc.collect()
-        self._alive = [_Life(weakref.ref(obj), *_facts(obj)) for obj in _core.scan(_TYPES)]
+        self._alive = [_LiveObject(weakref.ref(obj), *_facts(obj)) for obj in _core.scan(_TYPES)]
 
-    def deaths(self) -> tuple[Item, ...]:
+    def pop_dead(self) -> tuple[Item, ...]:
         """What died since. Memory counts at the first of those that stood on it, if nothing alive does."""
         dead = [one for one in self._alive if one.reference() is None]
         if not dead:
             return ()
         self._alive = [one for one in self._alive if one.reference() is not None]
-        seen: set[Extent | None] = {one.extent for one in self._alive} - {None}
+        seen: set[MemoryRange | None] = {one.memory_range for one in self._alive} - {None}
         items = []
         for one in dead:
-            items.append(replace(one.item, nbytes=0) if one.extent in seen else one.item)
-            seen |= {one.extent} - {None}
+            items.append(replace(one.item, nbytes=0) if one.memory_range in seen else one.item)
+            seen |= {one.memory_range} - {None}
         return tuple(items)
 
-    def deaths_in_cycles(self) -> tuple[Item, ...]:
+    def collect_and_pop_dead(self) -> tuple[Item, ...]:
         """What died since, and what dies now that garbage is collected."""
         gc.collect()
-        return self.deaths()
+        return self.pop_dead()
 
 
 @dataclass(frozen=True, slots=True)
-class _Life:
+class _LiveObject:
     reference: weakref.ref[Any]
     item: Item
-    extent: Extent | None
+    memory_range: MemoryRange | None
 
 
-def _facts(obj: Any) -> tuple[Item, Extent | None]:
+def _facts(obj: Any) -> tuple[Item, MemoryRange | None]:
     if not is_a(obj, torch.Tensor):
         return Item("module", type_name(obj)), None
     try:
         facts = facts_of(obj)
     except Exception:  # noqa: BLE001 - a subclass that cannot say what it is dies like any other
         return Item("tensor", type_name(obj)), None
-    item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
-    return item, facts.extent
+    return tensor_item(facts), facts.memory_range
 
 
-class _Kept:
+class _KeptObjects:
     """What names keep: by the closure, by what torch and NumPy hide from it, and by memory."""
 
     def __init__(self, names: tuple[object, ...], alive: tuple[Any, ...]) -> None:
@@ -137,23 +136,23 @@ class _Kept:
         kept = [*names, *(obj for obj in alive if obj in self._closure)]
         self._hidden = _core.IdSet(contents(kept))
         self._hidden.update(gradients(kept) or ())
-        self._memory = MemoryMap(extents(kept))
+        self._memory = MemoryRangeSet(memory_ranges(kept))
 
     def __call__(self, obj: Any) -> bool:
         if obj in self._closure or obj in self._hidden:
             return True
-        _, extent = _facts(obj)
-        return extent is not None and self._memory.overlaps(extent)
+        _, memory_range = _facts(obj)
+        return memory_range is not None and self._memory.overlaps(memory_range)
 
 
-def leading_outside(holders: Iterable[object], keep: object) -> list[bool]:
+def reaching_unkept(holders: Iterable[object], keep: object) -> list[bool]:
     """Which of some objects lead to a tensor or a module that ``keep`` does not reach.
 
     One that leads to something named in ``keep`` does not count: it may be what holds it.
     """
     names = named(keep)
     alive = tuple(obj for obj in _core.scan(_TYPES) if not is_purged(obj))
-    is_kept = _Kept(names, alive)
+    is_kept = _KeptObjects(names, alive)
     # Much leads to `()` or to a small number, whoever named it.
     leads = _core.reached(names, alive, libraries=libraries())
     needed = [name for name, indices in zip(names, leads, strict=True) if indices]

@@ -9,11 +9,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 
 import fastpurge
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.reporting.plots import save
 from fastpurge.reporting.text import human
 
@@ -30,18 +30,18 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     console.print(f"in use: {type(model).__name__}, {human(size)} of weights, random")
 
     fastpurge.trim()  # what building the model left free would hide some of what is forgotten
-    before = _resident()
+    before = resident_bytes()
     forgetful = _forget(console)
-    forgotten = _resident() - before
+    forgotten = resident_bytes() - before
     console.print(f"forgotten in all: {human(forgotten)}; gc.collect() alone would free a part\n")
     keep = [model, tokens, expected]
     plain_seconds = plain_python_scan(keep)
 
     plan = fastpurge.plan(keep=keep, label="the demo")
     console.print(str(plan), "\n", soft_wrap=True, markup=False)
-    start = _resident()
+    start = resident_bytes()
     report = plan.apply()
-    freed = start - _resident()
+    freed = start - resident_bytes()
     console.print(str(report), "\n", soft_wrap=True, markup=False)
 
     if plot is not None:
@@ -128,9 +128,9 @@ def _forget(console: Console) -> Any:
         "a tensor in a traceback": _in_a_traceback,
     }
     for name, way in ways.items():
-        before = _resident()
+        before = resident_bytes()
         way(forgetful)
-        console.print(f"forgotten: {human(_resident() - before):>6} in {name}")
+        console.print(f"forgotten: {human(resident_bytes() - before):>6} in {name}")
     return forgetful
 
 
@@ -173,8 +173,3 @@ def _zombie_is_loud(forgetful: Any, console: Console) -> bool:
         console.print(f"using a zombie: PurgedError: {error}", markup=False)
         return True
     return False
-
-
-def _resident() -> int:
-    resident: int = psutil.Process().memory_info().rss
-    return resident

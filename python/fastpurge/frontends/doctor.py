@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastpurge import _core
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.comfy.install import installed_packs
 from fastpurge.reporting.text import human, render
 
@@ -207,7 +208,7 @@ def _trims(torch: ModuleType | None) -> tuple[str, ...]:
 
 
 def _cpu() -> Device:
-    resident = psutil.Process().memory_info().rss
+    resident = resident_bytes()
     name = platform.processor() or platform.machine()
     return Device("cpu", f"{name}, resident set", resident, resident, psutil.virtual_memory().available)
 

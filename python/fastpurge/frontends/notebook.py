@@ -21,8 +21,8 @@ import fastpurge
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.engine.request import parse_devices
 from fastpurge.engine.sweep import SweepPlan
-from fastpurge.exceptions.let_go import Root, let_go_of, remembered
-from fastpurge.exceptions.let_go_result import Held, LetGo, Living, leading_outside
+from fastpurge.exceptions.let_go import FrameSource, let_go_of, remembered
+from fastpurge.exceptions.let_go_result import Held, LetGo, LiveObjects, reaching_unkept
 from fastpurge.inspection import roots
 from fastpurge.inspection.census import Census
 from fastpurge.inspection.why import Why, explain
@@ -189,7 +189,7 @@ def _split(line: str) -> tuple[str, str | None]:
     return line[: found.start()], expression
 
 
-def _remembered_by(shell: InteractiveShell) -> Iterator[Root]:
+def _remembered_by(shell: InteractiveShell) -> Iterator[FrameSource]:
     """Exceptions, tracebacks and frames that IPython remembers beside Python."""
     result = shell.last_execution_result
     debugger = getattr(shell.InteractiveTB, "pdb", None)
@@ -208,14 +208,14 @@ def drop_history(shell: InteractiveShell, keep: object) -> LetGo:
 
     What leads to something that is named in ``keep`` stays as well.
     """
-    living = Living()
+    live = LiveObjects()
     held = []
     for names in _droppable(shell, keep):
         for name in names:
             _drop(shell, name)
-        if items := living.deaths():
+        if items := live.pop_dead():
             held.append(Held(", ".join(names), items))
-    if items := living.deaths_in_cycles():
+    if items := live.collect_and_pop_dead():
         held.append(Held("cycles that these were in", items))
     return LetGo(tuple(held))
 
@@ -234,7 +234,7 @@ def _droppable(shell: InteractiveShell, keep: object) -> list[list[str]]:
     for name in _RECENT:
         value = getattr(shell.displayhook, name)
         entries.setdefault(id(value), (value, []))[1].append(name)
-    outside = leading_outside((value for value, _ in entries.values()), keep)
+    outside = reaching_unkept((value for value, _ in entries.values()), keep)
     return [names for (_, names), yes in zip(entries.values(), outside, strict=True) if yes]
 
 

@@ -1,6 +1,5 @@
 """Who holds the memory: the live tensors and arrays of the process, by device, type, owner and module."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -18,17 +17,17 @@ from fastpurge.allocators import memory
 from fastpurge.allocators.memory import MemoryReading
 from fastpurge.arguments import parse_count
 from fastpurge.inspection import roots
-from fastpurge.inspection.path_expressions import shown
 from fastpurge.inspection.roots import Root
-from fastpurge.inspection.why import at_rest, explain, find_hidden
+from fastpurge.inspection.why import explain, find_hidden_references, not_used_by_other_threads
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 from fastpurge.python_facts.running_code import PLAIN
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.text import Printable, human, right
 from fastpurge.tombstones import is_purged
 from fastpurge.torch_facts import cpp_owners, hidden_references
+from fastpurge.torch_facts.memory_ranges import MemoryRangeSet
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import Extent, facts_of
+from fastpurge.torch_facts.tensors import facts_of
 
 _GROUPS = 10
 
@@ -96,7 +95,7 @@ class DeviceUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Census(Told):
+class Census(Printable):
     """The live tensors and arrays of the process.
 
     Attributes:
@@ -128,7 +127,7 @@ class Census(Told):
         """The census as plain values that `json.dumps` takes."""
         return asdict(self)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Lines(
             Text(
                 f"{human(self.nbytes)} in {self.count:,} live tensors and arrays, found in "
@@ -211,7 +210,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     """Every live tensor and array, with the paths of the largest."""
     starts = roots.find(caller)
     objs = [root.obj for root in starts]
-    hidden = find_hidden(starts)
+    hidden = find_hidden_references(starts)
     types = (torch.Tensor, *hidden_references.array_types())
     found = _core.holdings(types, objs, through=PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
@@ -231,7 +230,11 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
 def _owners_in_cpp(found: list[_Found], starts: list[Root]) -> dict[int, str]:
     """Who holds what no root leads to and that is no garbage, by its identity, as far as that is known."""
     outside = [obj for obj, at, _, is_garbage in found if at is None and not is_garbage]
-    among = at_rest([obj for obj, *_ in found if is_a(obj, torch.Tensor)], starts) if outside else ()
+    among = (
+        not_used_by_other_threads([obj for obj, *_ in found if is_a(obj, torch.Tensor)], starts)
+        if outside
+        else ()
+    )
     names = cpp_owners.names_of(outside, among)
     return {id(obj): name for obj, name in zip(outside, names, strict=True) if name is not None}
 
@@ -240,7 +243,7 @@ class _Facts:
     """What there is to say of tensors and arrays, with memory that is met again counted once."""
 
     def __init__(self) -> None:
-        self._counted: dict[str, Ranges] = {}
+        self._counted = MemoryRangeSet()
 
     def of(self, obj: Any) -> Holding:
         """The facts of one."""
@@ -251,37 +254,15 @@ class _Facts:
             facts = facts_of(tensor)
         except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
             return Holding("tensor", type_name(tensor), None, "?", "?", 0, "", "")
-        nbytes = facts.nbytes if facts.extent is None else self._once(facts.extent)
+        nbytes = facts.nbytes if facts.memory_range is None else self._counted.add(facts.memory_range)
         return Holding("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), nbytes, "", "")
 
     def _of_array(self, array: Any) -> Holding:
         import numpy as np
 
-        nbytes = self._once(hidden_references.extent_of_array(_owner_of(array)))
+        nbytes = self._counted.add(hidden_references.range_of_array(_owner_of(array)))
         shape, dtype = np.ndarray.shape.__get__(array), np.ndarray.dtype.__get__(array)
         return Holding("array", type_name(array), shape, str(dtype), "cpu", nbytes, "", "")
-
-    def _once(self, extent: Extent) -> int:
-        """How many bytes of it were not counted yet."""
-        return self._counted.setdefault(extent.device, Ranges()).add(extent.start, extent.end)
-
-
-class Ranges:
-    """Ranges of addresses that do not overlap, in order."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def add(self, start: int, end: int) -> int:
-        """Add a range, and say how much of it was not there."""
-        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
-        touched = slice(first, last)
-        there = zip(self._starts[touched], self._ends[touched], strict=True)
-        covered = sum(min(end, there_end) - max(start, there_start) for there_start, there_end in there)
-        self._starts[touched] = [min(start, *self._starts[touched], start)]
-        self._ends[touched] = [max(end, *self._ends[touched], end)]
-        return end - start - covered
 
 
 def _owner_of(array: Any) -> Any:
@@ -317,7 +298,7 @@ class _Places:
 
 
 def _name(of: type | None, otherwise: str) -> str:
-    return otherwise if of is None else shown(of)
+    return otherwise if of is None else safe_repr(of)
 
 
 def _sum(found: Iterable[Holding]) -> int:

@@ -6,27 +6,17 @@ Objects are asked nothing: their attributes are read from their dicts, and with 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from types import (
-    AsyncGeneratorType,
-    CoroutineType,
-    FrameType,
-    GeneratorType,
-    GetSetDescriptorType,
-    MappingProxyType,
-    MemberDescriptorType,
-)
+from types import FrameType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import Any, cast
 
 import torch
 
 from fastpurge import _core
-from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.python_facts.running_code import FRAME_ATTRIBUTES
 
-_SHORT = 40
-_PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
 _SETS = (set, frozenset)
 _SEQUENCES = (list, tuple, deque)
-_FRAME_OF = {GeneratorType: "gi_frame", CoroutineType: "cr_frame", AsyncGeneratorType: "ag_frame"}
 # What built-in types read in C and show in `tp_traverse`; members are read whatever they are called.
 _GETTERS = """
     __self__ __defaults__ __kwdefaults__ cell_contents __traceback__ __cause__ __context__ args tb_next
@@ -36,7 +26,6 @@ _PARTS_OF_MODULES = ("_parameters", "_buffers", "_modules")
 _BY_NUMBER = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ParameterList)
 _BY_KEY = (torch.nn.ModuleDict, torch.nn.ParameterDict)
 
-_qualname_of = cast(Any, type.__dict__["__qualname__"]).__get__
 _mro_of = cast(Any, type.__dict__["__mro__"]).__get__
 _dict_of_class: Callable[[type], MappingProxyType[str, Any]] = cast(Any, type.__dict__["__dict__"]).__get__
 
@@ -44,39 +33,41 @@ Labels = dict[tuple[int, int], str]
 """What is to be written between two objects, by their ids, where neither of them shows it."""
 
 
-def spell(start: str, way: Sequence[Any], labels: Labels, *, is_namespace: bool) -> list[tuple[str, Any]]:
+def path_steps(
+    start: str, path: Sequence[Any], labels: Labels, *, is_namespace: bool
+) -> list[tuple[str, Any]]:
     """What leads from the first of some objects to the last, each of which holds the next, as words of code.
 
     Each with what it leads to. ``start`` is what the first is called; of a namespace, what precedes names.
     """
-    if len(way) == 1 and is_namespace:
-        return [(f"{start}.__dict__" if start else "locals()", way[0])]
-    steps, at = [] if is_namespace else [(start, way[0])], 0
-    while at < len(way) - 1:
+    if len(path) == 1 and is_namespace:
+        return [(f"{start}.__dict__" if start else "locals()", path[0])]
+    steps, at = [] if is_namespace else [(start, path[0])], 0
+    while at < len(path) - 1:
         if at == 0 and is_namespace:
-            word, used = start + _named(way[0], way[1], dot=bool(start)), 1
+            word, used = start + _named(path[0], path[1], dot=bool(start)), 1
         else:
-            word, used = _step(way, at, labels)
+            word, used = _step(path, at, labels)
         at += used
-        steps.append((word, way[at]))
+        steps.append((word, path[at]))
     return steps
 
 
-def _step(way: Sequence[Any], at: int, labels: Labels) -> tuple[str, int]:
-    """What leads on from one object of a way, and how many objects further that is."""
-    holder, held = way[at], way[at + 1]
+def _step(path: Sequence[Any], at: int, labels: Labels) -> tuple[str, int]:
+    """What leads on from one object of a path, and how many objects further that is."""
+    holder, held = path[at], path[at + 1]
     if (label := labels.get((id(holder), id(held)))) is not None:
         return label, 1
-    attributes, used = attributes_of(holder), 1
-    if at + 2 < len(way) and _is_dict_of(holder, held, attributes):
-        held, used = way[at + 2], 2
+    attributes, used = instance_dict(holder), 1
+    if at + 2 < len(path) and _is_dict_of(holder, held, attributes):
+        held, used = path[at + 2], 2
     if attributes is not None and (name := _key_of(attributes, held)) is not None:
-        if is_a(holder, torch.nn.Module) and name in _PARTS_OF_MODULES and at + used + 1 < len(way):
-            return _part(holder, name, held, way[at + used + 1]), used + 1
+        if is_a(holder, torch.nn.Module) and name in _PARTS_OF_MODULES and at + used + 1 < len(path):
+            return _part(holder, name, held, path[at + used + 1]), used + 1
         return _attribute(name), used
     if held is attributes:
         return ".__dict__", 1
-    return _within(holder, way[at + 1]), 1
+    return _within(holder, path[at + 1]), 1
 
 
 def _is_dict_of(holder: Any, held: Any, attributes: dict[Any, Any] | None) -> bool:
@@ -92,11 +83,11 @@ def _part(module: torch.nn.Module, kind: str, parts: Any, held: Any) -> str:
     if is_a(module, *_BY_NUMBER) and key.isdecimal():
         return f"[{int(key)}]"
     if is_a(module, *_BY_KEY):
-        return f"[{shown(key)}]"
-    return f".{key}" if key.isidentifier() else f".{kind}[{shown(key)}]"
+        return f"[{safe_repr(key)}]"
+    return f".{key}" if key.isidentifier() else f".{kind}[{safe_repr(key)}]"
 
 
-def attributes_of(obj: Any) -> dict[Any, Any] | None:
+def instance_dict(obj: Any) -> dict[Any, Any] | None:
     """The `__dict__` of an object, of a class that of its own attributes; ``None`` if it has none."""
     if is_a(obj, type):
         return dict(_dict_of_class(obj))
@@ -123,7 +114,7 @@ def _within(holder: Any, held: Any) -> str:
 def _in_dict(holder: Any, held: Any) -> Iterator[str]:
     for key, value in [*dict.items(holder)]:
         if value is held:
-            yield f"[{shown(key)}]"
+            yield f"[{safe_repr(key)}]"
     if any(key is held for key in [*dict.keys(holder)]):
         yield ".keys(){...}"
 
@@ -140,11 +131,11 @@ def _in_set(holder: Any, held: Any) -> Iterator[str]:
 
 def _in_frame(holder: Any, held: Any) -> Iterator[str]:
     locals_: dict[Any, Any] = _core.frame_locals(holder)
-    return (f".f_locals[{shown(name)}]" for name, value in locals_.items() if value is held)
+    return (f".f_locals[{safe_repr(name)}]" for name, value in locals_.items() if value is held)
 
 
 def _in_generator(holder: Any, held: Any) -> Iterator[str]:
-    attribute = _FRAME_OF[type(holder)]
+    attribute = FRAME_ATTRIBUTES[type(holder)]
     frame = getattr(holder, attribute)
     return (f".{attribute}{word}" for word in _in_frame(frame, held)) if frame is not None else iter(())
 
@@ -154,7 +145,7 @@ _WORDS: list[tuple[tuple[type, ...], Callable[[Any, Any], Iterator[str]]]] = [
     (_SEQUENCES, _in_sequence),
     (_SETS, _in_set),
     ((FrameType,), _in_frame),
-    ((*_FRAME_OF,), _in_generator),
+    ((*FRAME_ATTRIBUTES,), _in_generator),
 ]
 
 
@@ -179,26 +170,8 @@ def _named(namespace: Any, held: Any, *, dot: bool) -> str:
 
 def _attribute(name: Any) -> str:
     is_name = type(name) is str and name.isidentifier()
-    return f".{name}" if is_name else f"[{shown(name)}]"
+    return f".{name}" if is_name else f"[{safe_repr(name)}]"
 
 
 def _key_of(mapping: dict[Any, Any], held: Any) -> Any:
     return next((key for key, value in [*dict.items(mapping)] if value is held), None)
-
-
-def shown(key: Any) -> str:
-    """A key to print: one of somebody's own class is not asked for its name."""
-    if type(key) is tuple:
-        inner = ", ".join(shown(one) for one in key)
-        return f"({inner},)" if len(key) == 1 else f"({inner})"
-    if is_a(key, type):
-        return str.__str__(_qualname_of(key))
-    text = _shown_plain(key) if type(key) in _PLAIN_KEYS else f"<{type_name(key)}>"
-    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
-
-
-def _shown_plain(key: Any) -> str:
-    try:
-        return repr(key)
-    except ValueError:  # an int of more digits than Python prints
-        return f"<int of {key.bit_length()} bits>"

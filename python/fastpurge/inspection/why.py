@@ -14,12 +14,12 @@ from torch._C import DisableTorchFunction
 
 from fastpurge import _core
 from fastpurge.inspection import roots
-from fastpurge.inspection.path_expressions import Labels, shown, spell
+from fastpurge.inspection.path_expressions import Labels, path_steps
 from fastpurge.inspection.roots import Root
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.python_facts.object_types import is_a, type_name
-from fastpurge.reporting.items import Item
-from fastpurge.reporting.text import Told, human
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.reporting.items import tensor_item
+from fastpurge.reporting.text import Printable, human
 from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, script_modules
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import facts_of
@@ -33,7 +33,7 @@ _NOTHING = "nothing holds it but what it was handed over in"
 
 
 @dataclass(frozen=True, slots=True)
-class Why(Told):
+class Why(Printable):
     """Why one object is alive.
 
     Attributes:
@@ -56,7 +56,7 @@ class Why(Told):
         """The same as plain values that `json.dumps` takes."""
         return asdict(self)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         lines = [Text(self.what, style="bold")]
         if self.path is not None:
             lines.append(Text(f"held by {self.path}" + (f", in {self.where}" if self.where else "")))
@@ -105,37 +105,37 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
 
 
 def explain(
-    objects: tuple[object, ...], caller: FrameType | None, hidden: "Hidden | None" = None
+    objects: tuple[object, ...], caller: FrameType | None, hidden: "HiddenReferences | None" = None
 ) -> list[Why]:
     """For each object why it is alive, the variables of the calling function or module last.
 
     ``caller`` is its frame; with ``None`` no frame of the current thread counts. ``hidden`` is what
-    `find_hidden` has found, if that was asked for already.
+    `find_hidden_references` has found, if that was asked for already.
     """
     starts = roots.find(caller)
-    own = _Variables(objects, caller, starts)
-    ways, labels = _ways(objects, starts, own.namespaces, hidden)
+    own = _CallerVariables(objects, caller, starts)
+    ways, labels = _find_paths(objects, starts, own.namespaces, hidden)
     by_id = {id(root.obj): root for root in reversed(starts)}
     return [
-        own.explain(obj) if how != "root" and obj in own else _explained(obj, how, way, by_id, labels)
+        own.explain(obj) if how != "root" and obj in own else _explain_path(obj, how, way, by_id, labels)
         for obj, (how, way) in zip(objects, ways, strict=True)
     ]
 
 
-def holders(objects: tuple[object, ...]) -> list[str | None]:
+def owner_paths(objects: tuple[object, ...]) -> list[str | None]:
     """For each object the path to it from outside this package, as far as the interpreter shows it."""
     starts = roots.find(roots.caller())
     by_id = {id(root.obj): root for root in reversed(starts)}
     ways = _core.paths(objects, [root.obj for root in starts])
-    return [_line(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
+    return [_path_text(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
 
 
-def _line(root: Root, way: list[Any]) -> str:
-    path = "".join(word for word, _ in spell(root.name, way, {}, is_namespace=is_a(root.obj, dict)))
+def _path_text(root: Root, way: list[Any]) -> str:
+    path = "".join(word for word, _ in path_steps(root.name, way, {}, is_namespace=is_a(root.obj, dict)))
     return f"{path}, in {root.where}" if root.where else path
 
 
-class _Variables:
+class _CallerVariables:
     """The variables of the caller that hold nothing but an object that it asks for."""
 
     def __init__(self, objects: tuple[object, ...], caller: FrameType | None, starts: list[Root]) -> None:
@@ -146,7 +146,7 @@ class _Variables:
             return
         running = (root for root in starts if root.frame is caller)
         modules = (root for root in starts if root.obj is roots.namespace_of(caller))
-        self._root = next(chain(running, modules), _NOWHERE)
+        self._root = next(chain(running, modules), _NO_ROOT)
         if not is_a(self._root.obj, dict):
             return
         wanted = _core.IdSet(objects)
@@ -173,13 +173,13 @@ class _Variables:
         )
 
 
-def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], labels: Labels) -> Why:
+def _explain_path(obj: object, how: str, way: list[Any], by_id: dict[int, Root], labels: Labels) -> Why:
     what = describe(obj)
     if how == "nothing":
         return Why(what, None, reason=_NOTHING)
     root = by_id[id(way[0])] if how == "root" else None
     start = root.name if root is not None else f"<{type_name(way[0])}>"
-    steps = spell(start, way, labels, is_namespace=root is not None and is_a(root.obj, dict))
+    steps = path_steps(start, way, labels, is_namespace=root is not None and is_a(root.obj, dict))
     path, types = "".join(word for word, _ in steps), tuple(type_name(one) for _, one in steps)
     if root is not None:
         return Why(what, path, root.where, None, types)
@@ -187,12 +187,12 @@ def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], la
     return Why(what, None, reason=f"{reason}: {path}", types=types)
 
 
-_Ways = list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]
+_Paths = list[tuple[Literal["root", "outside", "cycle", "nothing"], list[Any]]]
 
 
-def _ways(
-    objects: tuple[object, ...], starts: list[Root], besides: list[Any], hidden: "Hidden | None"
-) -> tuple[_Ways, Labels]:
+def _find_paths(
+    objects: tuple[object, ...], starts: list[Root], besides: list[Any], hidden: "HiddenReferences | None"
+) -> tuple[_Paths, Labels]:
     """The way to each, looking for what C++ holds only if that is needed."""
     objs = [root.obj for root in starts]
     if hidden is None:
@@ -200,12 +200,12 @@ def _ways(
         if all(how == "root" for how, _ in ways):
             return ways, {}
         del ways
-        hidden = find_hidden(starts)
+        hidden = find_hidden_references(starts)
     return _core.paths(objects, objs, besides=besides, hidden=hidden.pairs, strays=True), hidden.labels
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
+class HiddenReferences:
     """What objects hold where the interpreter does not show it.
 
     Attributes:
@@ -218,15 +218,15 @@ class Hidden:
     labels: Labels
 
 
-def find_hidden(starts: list[Root]) -> Hidden:
+def find_hidden_references(starts: list[Root]) -> HiddenReferences:
     """Look for what C and C++ hold of tensors and script modules, and of the arrays that roots lead to."""
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
     compiled = _core.scan(script_modules.TYPES)
     owners = (*tensors, *compiled, *_arrays([root.obj for root in starts]))
-    hidden = Hidden([], {})
+    hidden = HiddenReferences([], {})
     with DisableTorchFunction():
-        of_graphs = autograd.holdings_of(tensors, at_rest(tensors, starts))
-        for holdings in (of_graphs, hidden_references.holdings_of(owners)):
+        of_graphs = autograd.labelled_references(tensors, not_used_by_other_threads(tensors, starts))
+        for holdings in (of_graphs, hidden_references.labelled_references(owners)):
             with suppress(AttributeError, LookupError, TypeError, RuntimeError):  # then less is explained
                 for holder, held, label in holdings:
                     hidden.pairs.append((holder, held))
@@ -248,7 +248,9 @@ def _arrays(roots: list[Any]) -> list[Any]:
         ]
         met += fresh
         more = [
-            (holder, held) for holder, held, _ in hidden_references.holdings_of(fresh) if gc.is_tracked(held)
+            (holder, held)
+            for holder, held, _ in hidden_references.labelled_references(fresh)
+            if gc.is_tracked(held)
         ]
         if not more:
             break
@@ -256,7 +258,7 @@ def _arrays(roots: list[Any]) -> list[Any]:
     return met
 
 
-def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
+def not_used_by_other_threads(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
     """Those that no other thread computes on, as far as its variables tell.
 
     To read a `grad_fn` torch copies a pointer that another thread may be writing, without the GIL.
@@ -268,7 +270,7 @@ def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tenso
     return [one for one in tensors if one not in busy]
 
 
-_NOWHERE = Root(None, "", "", "")
+_NO_ROOT = Root(None, "", "", "")
 
 
 def describe(obj: object) -> str:
@@ -278,8 +280,8 @@ def describe(obj: object) -> str:
             facts = facts_of(cast(torch.Tensor, obj))
         except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
             return type_name(obj)
-        item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
+        item = tensor_item(facts)
         return f"{item.describe()}, {human(item.nbytes)}"
     if is_a(obj, type):
-        return f"class {shown(obj)}"
-    return f"{type_name(obj)} {shown(obj)}" if type(obj) in (str, int, float) else type_name(obj)
+        return f"class {safe_repr(obj)}"
+    return f"{type_name(obj)} {safe_repr(obj)}" if type(obj) in (str, int, float) else type_name(obj)

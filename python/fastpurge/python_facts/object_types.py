@@ -2,6 +2,8 @@
 
 from typing import Any, cast
 
+_LONGEST_REPR = 40
+_PLAIN = (str, int, float, bool, bytes, type(None))
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 
 
@@ -14,6 +16,33 @@ def type_name(obj: object) -> str:
     """The name of an object's class, as the class statement gave it."""
     # `__qualname__` may be an instance of a subclass of str, which would format itself.
     return str.__str__(_type_name(type(obj)))
+
+
+def safe_repr(value: object) -> str:
+    """The `repr` of a value, at most about 40 characters long, without running code of the value's class.
+
+    Strings, numbers, bytes, ``None`` and tuples give their `repr`, a class gives its name, and any other
+    object gives the name of its class in angle brackets.
+
+    Examples:
+        >>> safe_repr(("sdxl", 1)), safe_repr(int), safe_repr([])
+        ("('sdxl', 1)", 'int', '<list>')
+
+    """
+    if type(value) is tuple:
+        inner = ", ".join(safe_repr(one) for one in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if is_a(value, type):
+        return str.__str__(_type_name(value))
+    text = _repr_of_plain(value) if type(value) in _PLAIN else f"<{type_name(value)}>"
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
+
+
+def _repr_of_plain(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an int with more digits than `sys.set_int_max_str_digits` allows
+        return f"<int of {value.bit_length()} bits>"
 
 
 def reason_of(error: BaseException) -> str:

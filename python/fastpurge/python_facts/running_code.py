@@ -42,7 +42,14 @@ EXECUTING = (
     (types.CoroutineType, "cr_running"),
     (types.AsyncGeneratorType, "ag_running"),
 )
-"""Types whose frame is their own, and the attribute that says that it runs now."""
+"""Types with a frame of their own, each with the attribute that says whether that frame is running now."""
+
+FRAME_ATTRIBUTES = {
+    types.GeneratorType: "gi_frame",
+    types.CoroutineType: "cr_frame",
+    types.AsyncGeneratorType: "ag_frame",
+}
+"""The same types, each with the attribute that is the frame; it is ``None`` once the code has ended."""
 
 
 def running_code(*, look_through: bool = True) -> _core.RunningCode:

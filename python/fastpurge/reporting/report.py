@@ -1,16 +1,16 @@
 """What a plan and a sweep have to say. Computes nothing about the heap; only tells."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastpurge.reporting.items import Item
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.items import Item, as_plain
+from fastpurge.reporting.text import Printable, human, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ _LARGEST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class SweepReport(Told):
+class SweepReport(Printable):
     """What a sweep did.
 
     Attributes:
@@ -59,7 +59,7 @@ class SweepReport(Told):
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values that `json.dumps` takes."""
-        return asdict(self)
+        return as_plain(self)
 
     def plot(self) -> "Figure":
         """Draw memory before and after by device, and the largest of what was released.
@@ -82,7 +82,7 @@ class SweepReport(Told):
 
     def _repr_html_(self) -> str:
         # `super()` would not do in a class with slots, which `dataclass` makes anew.
-        return Told._repr_html_(self) + self._picture()
+        return Printable._repr_html_(self) + self._picture()
 
     def _picture(self) -> str:
         """The plot as inline SVG; nothing where matplotlib is not installed."""
@@ -93,28 +93,34 @@ class SweepReport(Told):
         except Exception:  # noqa: BLE001 - matplotlib can be set up to fail in many ways; the tables are there
             return ""
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Group(
             _headline(
                 f"fastpurge freed {human(self.freed_bytes)} in {self.seconds * 1e3:.1f} ms ({self.label})"
             ),
             self._memory_table(),
-            tell_items("released", self.released),
-            _tell_holders(self.released),
-            _tell_unwiped(self.released),
-            tell_reasons(self.skipped, self.spared),
+            items_table("released", self.released),
+            _owners_text(self.released),
+            _unwiped_text(self.released),
+            reasons_text(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned",
         )
 
     def _memory_table(self) -> Table:
         table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
-        for device, (before, after) in self.before.sizes_until(self.after).items():
-            name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
-            table.add_row(name, human(before), human(after), human(before - after))
+        for cells in memory_rows(self.before, self.after):
+            table.add_row(*cells)
         return table
 
 
-def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
+def memory_rows(before: "MemoryReading", after: "MemoryReading") -> Iterator[tuple[str, str, str, str]]:
+    """Table rows for two readings: device, size before, size after, size freed. The first row is the CPU."""
+    for device, (first, last) in before.sizes_until(after).items():
+        name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
+        yield name, human(first), human(last), human(first - last)
+
+
+def items_table(title: str, items: Iterable[Item]) -> RenderableType:
     """A table of items, alike ones in one row, the largest first."""
     rows: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
     for item in items:
@@ -136,20 +142,20 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
     return table
 
 
-def _tell_holders(released: Iterable[Item]) -> RenderableType:
+def _owners_text(released: Iterable[Item]) -> RenderableType:
     """Who held the largest."""
-    traced = [item for item in released if item.held_by is not None]
-    lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+    traced = [item for item in released if item.owner is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.owner}" for item in traced]
     return Text("\n".join(lines)) if lines else Group()
 
 
-def _tell_unwiped(released: Iterable[Item]) -> RenderableType:
+def _unwiped_text(released: Iterable[Item]) -> RenderableType:
     """What was to be overwritten and was not."""
     lines = [f"{item.describe()} was {item.reason}" for item in released if item.reason is not None]
     return Text("\n".join(lines)) if lines else Group()
 
 
-def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
+def reasons_text(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
     """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
     lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items()]
     lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]

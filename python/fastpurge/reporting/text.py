@@ -10,25 +10,25 @@ from rich.table import Column
 _WIDTH = 100
 
 
-class Told:
+class Printable:
     """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
 
     __slots__ = ()
 
     def __init_subclass__(cls) -> None:
         # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
-        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
+        cls._repr_pretty_ = Printable._repr_pretty_  # type: ignore[method-assign]
 
     def __str__(self) -> str:
-        return render(self._tell())
+        return render(self._renderable())
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:
         printer.text(str(self))
 
     def _repr_html_(self) -> str:
-        return render_html(self._tell())
+        return render_html(self._renderable())
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         raise NotImplementedError
 
 

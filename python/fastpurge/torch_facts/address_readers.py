@@ -27,7 +27,7 @@ _BORROWERS = {
 }
 
 
-def lent() -> list[torch.Tensor]:
+def exported_tensors() -> list[torch.Tensor]:
     """The tensors whose memory an object of another library reads, and that it holds therefore."""
     types = imported_modules.types_in(_BORROWERS)
     held = gc.get_referents(*_core.scan(types)) if types else []
@@ -35,7 +35,7 @@ def lent() -> list[torch.Tensor]:
     return [one for one in (*held, *attributes) if is_a(one, torch.Tensor)]
 
 
-def replayed() -> set[str]:
+def device_types_with_graphs() -> set[str]:
     """The types of devices that have a graph to replay, whoever holds it.
 
     Of those that `torch.compile` records it knows itself what they read: the parameters of the module, and
@@ -48,7 +48,7 @@ def replayed() -> set[str]:
     return {kind for kind, graph in found if graph not in managed}
 
 
-def is_read(obj: Any, device: str | None, replayed: set[str]) -> bool:
+def may_be_read_by_graph(obj: Any, device: str | None, replayed: set[str]) -> bool:
     """Whether a graph of one of these types of devices can read the memory of what is on a device."""
     kind = str(device).partition(":")[0]
     return kind in replayed or (kind == "cpu" and is_pinned(obj))

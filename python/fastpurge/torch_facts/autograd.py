@@ -58,7 +58,7 @@ def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
     return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
-def holdings_of(
+def labelled_references(
     tensors: list[torch.Tensor], graphs: Iterable[torch.Tensor]
 ) -> Iterator[tuple[object, object, str]]:
     """The gradients of tensors, and what graphs hold: each with its holder, and what code calls it there.

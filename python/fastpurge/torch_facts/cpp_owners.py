@@ -16,7 +16,7 @@ from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts import cpp_callbacks, script_modules
 from fastpurge.torch_facts.autograd import BackwardUnderWayError, graph_of
-from fastpurge.torch_facts.tensors import has_cpp_owner, is_lent
+from fastpurge.torch_facts.tensors import has_cpp_owner, may_have_numpy_array
 
 TORCHSCRIPT = "torchscript"
 HOOKS = "autograd hooks"
@@ -45,7 +45,7 @@ def names_of(objects: list[Any], among: Iterable[Any]) -> list[str | None]:
             return TORCHSCRIPT
         if obj in hooked:
             return HOOKS
-        return ARRAYS if is_a(obj, torch.Tensor) and is_lent(obj) else None
+        return ARRAYS if is_a(obj, torch.Tensor) and may_have_numpy_array(obj) else None
 
     return [name_of(one) for one in objects]
 
@@ -83,5 +83,5 @@ def _may_be_hooks(obj: object) -> bool:
 
 def _held_by_scripts() -> Iterator[object]:
     for script in (*script_modules.functions(), *_core.scan(script_modules.TYPES[:1])):
-        for tensor, _ in script_modules.held_by(script):
+        for tensor, _ in script_modules.labelled_tensors(script):
             yield tensor

@@ -19,7 +19,8 @@ from fastpurge.python_facts.imported_modules import types_in
 from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts import script_modules
 from fastpurge.torch_facts.autograd import BackwardUnderWayError, gradients_of, graph_of
-from fastpurge.torch_facts.tensors import Extent, extent_of_storage, storage_of, tensors_within
+from fastpurge.torch_facts.memory_ranges import MemoryRange
+from fastpurge.torch_facts.tensors import range_of_storage, storage_of, tensors_within
 
 _base_if_defined = cast(Any, TensorBase._base).__get__
 _requires_grad = cast(Any, TensorBase.requires_grad).__get__
@@ -45,22 +46,22 @@ def contents(kept: Iterable[Any]) -> Iterator[object]:
     with DisableTorchFunction():
         for obj in kept:
             if is_a(obj, *script_modules.TYPES):
-                yield from (tensor for tensor, _ in script_modules.held_by(obj))
+                yield from (tensor for tensor, _ in script_modules.labelled_tensors(obj))
             elif arrays and is_a(obj, *arrays):
                 yield from _held_by_array(obj)
             elif records and is_a(obj, *records):
                 yield from _held_by_record(obj)
 
 
-def leads_on(content: object) -> bool:
+def may_reference_more(content: object) -> bool:
     """Whether something that an array, a record or a script holds may lead to more."""
     if is_a(content, *array_types()):
         return bool(_plain(content).dtype.hasobject)
-    return not is_a(content, *_LEAD_NOWHERE)
+    return not is_a(content, *_WITHOUT_REFERENTS)
 
 
 _ATOMS = {str, bytes, int, float, complex, bool, type(None)}
-_LEAD_NOWHERE = (str, bytes, bytearray, memoryview, int, float, complex, mmap, torch.Tensor, type(None))
+_WITHOUT_REFERENTS = (str, bytes, bytearray, memoryview, int, float, complex, mmap, torch.Tensor, type(None))
 
 
 def gradients(objects: Iterable[Any]) -> list[object] | None:
@@ -83,13 +84,13 @@ def any_graph(kept: Iterable[Any], running: Iterable[Any]) -> bool:
         )
 
 
-def owned(owners: list[Any]) -> Iterator[object]:
+def owned_in_cpp(owners: list[Any]) -> Iterator[object]:
     """What objects own in C++: the base of a view, a gradient, what a graph holds; parameters of modules."""
     tensors = [obj for obj in owners if is_a(obj, torch.Tensor)]
     with DisableTorchFunction():
         for obj in owners:
             if is_a(obj, RecursiveScriptModule):
-                yield from script_modules.owned_by(obj)
+                yield from script_modules.parameters_and_buffers(obj)
             elif is_a(obj, DistributedDataParallel):
                 yield from tensors_within(obj)
         with suppress(BackwardUnderWayError):
@@ -108,7 +109,7 @@ def _base(tensor: torch.Tensor) -> torch.Tensor | None:
     return base
 
 
-def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
+def labelled_references(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
     """What views, arrays and script modules hold in C: with its holder, and with what code calls it there."""
     arrays = array_types()
     for obj in owners:
@@ -116,14 +117,14 @@ def holdings_of(owners: Iterable[Any]) -> Iterator[tuple[object, object, str]]:
             if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
         elif is_a(obj, *script_modules.TYPES):
-            for held, label in script_modules.held_by(obj):
+            for held, label in script_modules.labelled_tensors(obj):
                 yield obj, held, label
         elif arrays and is_a(obj, *arrays):
             for held in _held_by_array(obj):
                 yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
 
 
-def extents(kept: Iterable[Any]) -> Iterator[Extent]:
+def memory_ranges(kept: Iterable[Any]) -> Iterator[MemoryRange]:
     """The memory that kept tensors, storages and NumPy arrays stand on."""
     arrays = array_types()
     for obj in kept:
@@ -132,12 +133,12 @@ def extents(kept: Iterable[Any]) -> Iterator[Extent]:
         elif is_a(obj, torch.UntypedStorage):
             storage = obj
         elif arrays and is_a(obj, *arrays):
-            yield extent_of_array(obj)
+            yield range_of_array(obj)
             continue
         else:
             continue
-        if storage is not None and (extent := extent_of_storage(storage, storage.device)):
-            yield extent
+        if storage is not None and (memory_range := range_of_storage(storage, storage.device)):
+            yield memory_range
 
 
 def array_types() -> tuple[type, ...]:
@@ -193,12 +194,12 @@ def base_of_array(array: Any) -> Any:
     return np.ndarray.base.__get__(array)
 
 
-def extent_of_array(array: Any) -> Extent:
+def range_of_array(array: Any) -> MemoryRange:
     """The memory that an array reads."""
     import numpy as np
 
     lib = getattr(np.lib, "array_utils", np)  # NumPy 1 has byte_bounds at the top
-    return Extent("cpu", *lib.byte_bounds(_plain(array)))
+    return MemoryRange("cpu", *lib.byte_bounds(_plain(array)))
 
 
 def _plain(array: Any) -> Any:

@@ -9,13 +9,13 @@ from torch.jit._script import RecursiveScriptModule
 
 from fastpurge.python_facts import imported_modules
 from fastpurge.python_facts.object_types import is_a
-from fastpurge.torch_facts.tensors import attributes_of
+from fastpurge.torch_facts.tensors import module_dict
 
 TYPES: tuple[type, ...] = (RecursiveScriptModule, ScriptFunction)
 _graph = cast(Any, ScriptFunction).graph.fget
 
 
-def held_by(script: Any) -> list[tuple[object, str]]:
+def labelled_tensors(script: Any) -> list[tuple[object, str]]:
     """What a script holds (torch/csrc/jit/api/object.h), with what code calls it there.
 
     Nothing, of a script that another thread is just making, or that another version makes otherwise.
@@ -27,7 +27,7 @@ def held_by(script: Any) -> list[tuple[object, str]]:
         return []
 
 
-def owned_by(module: Any) -> list[torch.Tensor]:
+def parameters_and_buffers(module: Any) -> list[torch.Tensor]:
     """What goes with a module: its constants do not, torch keeps what it was compiled to."""
     try:
         return [*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)]
@@ -40,9 +40,9 @@ def _of_function(function: Any) -> Iterator[tuple[object, str]]:
 
 
 def _of_module(module: Any) -> Iterator[tuple[object, str]]:
-    for tensor in owned_by(module):
+    for tensor in parameters_and_buffers(module):
         yield tensor, " (in a script)"
-    compiled: Any = attributes_of(module).get("_c")
+    compiled: Any = module_dict(module).get("_c")
     for name in compiled._method_names() if compiled is not None else ():
         yield from _constants(compiled._get_method(name).graph)
 

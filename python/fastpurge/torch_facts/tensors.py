@@ -15,11 +15,12 @@ import torch
 from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.torch_facts.memory_ranges import MemoryRange
 from fastpurge.torch_facts.recorders import Unrecorded
 
 _mro = cast(Any, type.__dict__["__mro__"]).__get__
 _class_dict = cast(Any, type.__dict__["__dict__"]).__get__
-_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
+_get_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
 _shape = cast(Any, TensorBase.shape).__get__
 _dtype = cast(Any, TensorBase.dtype).__get__
 _device = cast(Any, TensorBase.device).__get__
@@ -29,23 +30,14 @@ use_count: Any = cast(Any, TensorBase)._use_count
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """A range of memory: addresses ``start`` to ``end`` (exclusive) on a device."""
-
-    device: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """What a report says of a tensor. ``extent`` is ``None`` without a storage of its own."""
+    """What a report says of a tensor. ``memory_range`` is ``None`` without a storage of its own."""
 
     type_name: str
     shape: tuple[int, ...] | None
     dtype: str
     device: torch.device
-    extent: Extent | None
+    memory_range: MemoryRange | None
     nbytes: int
 
 
@@ -54,14 +46,14 @@ def facts_of(tensor: torch.Tensor) -> TensorFacts:
     with DisableTorchFunction():
         device = _device(tensor)
         storage = storage_of(tensor)
-        extent = extent_of_storage(storage, device) if storage is not None else None
+        memory_range = range_of_storage(storage, device) if storage is not None else None
         return TensorFacts(
             type_name=type_name(tensor),
             shape=_shape_of(tensor),
             dtype=str(_dtype(tensor)).removeprefix("torch."),
             device=device,
-            extent=extent,
-            nbytes=extent.end - extent.start if extent else _nbytes_without_storage(tensor),
+            memory_range=memory_range,
+            nbytes=memory_range.end - memory_range.start if memory_range else _nbytes_without_storage(tensor),
         )
 
 
@@ -104,7 +96,7 @@ def is_wrapper(obj: object) -> bool:
     return is_a(obj, torch.Tensor) and any("__tensor_flatten__" in _class_dict(of) for of in _mro(type(obj)))
 
 
-def is_lent(tensor: torch.Tensor) -> bool:
+def may_have_numpy_array(tensor: torch.Tensor) -> bool:
     """Whether a NumPy array may stand on a tensor: `Tensor.numpy` makes its storage unresizable."""
     storage = storage_of(tensor)
     return storage is not None and storage.device.type == "cpu" and not storage.resizable()
@@ -134,7 +126,7 @@ OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
 Python object, by a flag that `torch._C._swap_tensor_impl` leaves behind: to exchange it corrupts memory."""
 
 
-def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
+def range_of_storage(storage: torch.UntypedStorage, device: torch.device) -> MemoryRange | None:
     """The memory a storage covers; ``None`` if it has none (empty, meta, a wrapper subclass)."""
     if storage.device.type == "meta":  # to ask a fake tensor where it lies is an error, or will be
         return None
@@ -142,7 +134,7 @@ def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Ex
         start, nbytes = storage.data_ptr(), storage.nbytes()
     except Exception:  # noqa: BLE001 - what a kind of storage raises
         return None
-    return Extent(str(device), start, start + nbytes) if start and nbytes else None
+    return MemoryRange(str(device), start, start + nbytes) if start and nbytes else None
 
 
 def _nbytes_without_storage(tensor: torch.Tensor) -> int:
@@ -157,9 +149,9 @@ def _nbytes_without_storage(tensor: torch.Tensor) -> int:
     return sum(part.nbytes for part in parts)
 
 
-def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+def module_dict(module: torch.nn.Module) -> dict[str, Any]:
     """The instance dict of a module."""
-    attributes: dict[str, Any] = _module_dict(module)
+    attributes: dict[str, Any] = _get_module_dict(module)
     return attributes
 
 
@@ -185,5 +177,5 @@ def tensors_within(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def _values_of(module: torch.nn.Module, name: str) -> list[Any]:
     # A module whose __init__ has not run has none of these; a subclass may have put anything there.
-    held = attributes_of(module).get(name)
+    held = module_dict(module).get(name)
     return list(dict.values(held)) if isinstance(held, dict) else []

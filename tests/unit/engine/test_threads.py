@@ -212,7 +212,7 @@ def test_a_forked_child_can_sweep_while_the_parent_was_sweeping() -> None:
         from fastpurge.engine import sweep as sweeping
         inside, leave = threading.Event(), threading.Event()
         def hold():
-            with sweeping._turn.taken():
+            with sweeping._sweep_lock.taken():
                 inside.set(); leave.wait()
         thread = threading.Thread(target=hold); thread.start(); inside.wait()
         if os.fork() == 0:

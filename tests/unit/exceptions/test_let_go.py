@@ -488,7 +488,7 @@ def test_with_too_little_memory_to_tell_it_lets_go_first(monkeypatch: pytest.Mon
 
     error = caught(run_out_of_memory)
     assert alive() == 2
-    monkeypatch.setattr("fastpurge.exceptions.let_go.Living", short)
+    monkeypatch.setattr("fastpurge.exceptions.let_go.LiveObjects", short)
     gone = fastpurge.let_go(error)
     assert alive() == 0
     assert gone.held == ()

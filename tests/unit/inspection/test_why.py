@@ -263,7 +263,7 @@ def test_no_root_is_asked_anything_and_none_costs_a_sweep(
     finally:
         done.set()
         thread.join()
-    held = [item.held_by for item in report.released if item.held_by is not None]
+    held = [item.owner for item in report.released if item.owner is not None]
     assert held == [f"{program.__name__}.large[<int of 16610 bits>]"]
 
 
