@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "records hold nothing",
         "torch_facts/hidden_references.py",
-        "*array_types(), *_record_types()",
+        "*array_types(), *record_types()",
         "*array_types()",
         KEEP,
     ),
@@ -219,7 +219,7 @@ MUTANTS = (
     Mutant(
         "arrays not opened",
         "torch_facts/hidden_references.py",
-        "                yield from _held_by_array(obj)",
+        "                yield from referents_of_array(obj)",
         "                pass",
         KEEP,
     ),
@@ -468,15 +468,15 @@ MUTANTS = (
     ),
     Mutant(
         "what will go on is ended",
-        "exceptions/let_go.py",
-        "if one.frame in alive or not",
+        "exceptions/traceback_frames.py",
+        "if one.frame in suspended or not",
         "if not",
         LETTING_GO,
     ),
     Mutant(
         "an exception says something else",
         "exceptions/let_go.py",
-        "    _put(error, before)\n",
+        "    _set_values(error, before)\n",
         "",
         LETTING_GO,
     ),

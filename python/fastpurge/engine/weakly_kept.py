@@ -20,7 +20,8 @@ from fastpurge import _core
 from fastpurge.engine.keep_argument import is_exactly, named
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.object_types import is_a
-from fastpurge.torch_facts.hidden_references import array_types, contents
+from fastpurge.torch_facts.hidden_references import contents
+from fastpurge.torch_facts.numpy_arrays import array_types
 
 
 @dataclass(slots=True)

@@ -21,8 +21,9 @@ import fastpurge
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.engine.request import parse_devices
 from fastpurge.engine.sweep import SweepPlan
-from fastpurge.exceptions.let_go import FrameSource, let_go_of, remembered
+from fastpurge.exceptions.let_go import let_go_of, remembered
 from fastpurge.exceptions.let_go_result import Held, LetGo, LiveObjects, reaching_unkept
+from fastpurge.exceptions.traceback_frames import FrameSource
 from fastpurge.inspection import roots
 from fastpurge.inspection.census import Census
 from fastpurge.inspection.why import Why, explain
@@ -216,7 +217,7 @@ def drop_history(shell: InteractiveShell, keep: object) -> LetGo:
         if items := live.pop_dead():
             held.append(Held(", ".join(names), items))
     if items := live.collect_and_pop_dead():
-        held.append(Held("cycles that these were in", items))
+        held.append(Held("reference cycles through these", items))
     return LetGo(tuple(held))
 
 

@@ -24,7 +24,7 @@ from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 from fastpurge.python_facts.running_code import PLAIN
 from fastpurge.reporting.text import Printable, human, right
 from fastpurge.tombstones import is_purged
-from fastpurge.torch_facts import cpp_owners, hidden_references
+from fastpurge.torch_facts import cpp_owners, numpy_arrays
 from fastpurge.torch_facts.memory_ranges import MemoryRangeSet
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import facts_of
@@ -211,7 +211,7 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
     starts = roots.find(caller)
     objs = [root.obj for root in starts]
     hidden = find_hidden_references(starts)
-    types = (torch.Tensor, *hidden_references.array_types())
+    types = (torch.Tensor, *numpy_arrays.array_types())
     found = _core.holdings(types, objs, through=PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
     # What is held by name counts the memory that it shares with what is not, and a tensor before an array.
@@ -260,14 +260,14 @@ class _Facts:
     def _of_array(self, array: Any) -> Holding:
         import numpy as np
 
-        nbytes = self._counted.add(hidden_references.range_of_array(_owner_of(array)))
+        nbytes = self._counted.add(numpy_arrays.range_of_array(_owner_of(array)))
         shape, dtype = np.ndarray.shape.__get__(array), np.ndarray.dtype.__get__(array)
         return Holding("array", type_name(array), shape, str(dtype), "cpu", nbytes, "", "")
 
 
 def _owner_of(array: Any) -> Any:
     """The array that a view, of whatever array, stands on."""
-    while is_a(base := hidden_references.base_of_array(array), *hidden_references.array_types()):
+    while is_a(base := numpy_arrays.base_of_array(array), *numpy_arrays.array_types()):
         array = base
     return array
 

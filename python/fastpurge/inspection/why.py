@@ -20,7 +20,7 @@ from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 from fastpurge.reporting.items import tensor_item
 from fastpurge.reporting.text import Printable, human
-from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, script_modules
+from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, numpy_arrays, script_modules
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import facts_of
 
@@ -236,7 +236,7 @@ def find_hidden_references(starts: list[Root]) -> HiddenReferences:
 
 def _arrays(roots: list[Any]) -> list[Any]:
     """The arrays that roots lead to, also through the elements of others."""
-    types = hidden_references.array_types()
+    types = numpy_arrays.array_types()
     met: list[Any] = []
     pairs: list[tuple[Any, Any]] = []
     while types:

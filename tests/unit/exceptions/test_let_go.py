@@ -305,7 +305,7 @@ def test_what_dies_only_when_garbage_is_collected_is_told_as_well() -> None:
 
     gone = fastpurge.let_go(caught(fail))
     (held,) = gone.held
-    assert held.holder == "cycles that these were in"
+    assert held.holder == "reference cycles through these"
     assert sorted(item.type_name for item in held.items) == ["Linear", "Parameter", "Parameter"]
     assert held.nbytes == MiB + 4
 
@@ -411,7 +411,7 @@ def test_one_value_that_cannot_say_what_it_is_keeps_no_other() -> None:
     assert format_exception(error) == before
     assert gone.nbytes == 2 * MiB
     assert alive() == 1
-    assert gone.remains == ("ValueError: it holds what cannot say what it is",)
+    assert gone.remains == ("ValueError: some of its values cannot be printed, and stay",)
 
 
 KEPT = {
@@ -492,4 +492,4 @@ def test_with_too_little_memory_to_tell_it_lets_go_first(monkeypatch: pytest.Mon
     gone = fastpurge.let_go(error)
     assert alive() == 0
     assert gone.held == ()
-    assert gone.remains[0].startswith("too little memory to say what was held")
+    assert gone.remains[0].startswith("too little memory to report what was freed")
