@@ -1,4 +1,4 @@
-"""What a sweep might release: the tensors and modules that were asked for, as a report tells them."""
+"""Candidates: the live tensors and modules that the request covers, each with its item in the report."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,13 +29,16 @@ class Candidate:
 
 
 def consider(obj: Any, request: Request) -> Candidate | None:
-    """A candidate, with the reason if it cannot be released; or ``None``: it was not asked for."""
+    """The candidate for a tensor or module, with a reason if it cannot be released.
+
+    ``None`` if the request does not cover it.
+    """
     if is_purged(obj):
         return None
     candidate = (_tensor_candidate if is_a(obj, torch.Tensor) else _module_candidate)(obj, request)
     if candidate is not None and candidate.item.reason is None and not has_room_for_tombstone(obj):
         if candidate.memory_range is None and is_wrapper(obj):
-            return None  # a DTensor: what it wraps has the memory, and becomes tombstones in its hands
+            return None  # a DTensor: the tensors that it wraps own the memory, and are released themselves
         reason = f"the class {candidate.item.type_name} has a layout of its own (__slots__)"
         candidate.item = replace(candidate.item, reason=reason)
     return candidate
@@ -44,12 +47,14 @@ def consider(obj: Any, request: Request) -> Candidate | None:
 def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | None:
     try:
         facts = facts_of(tensor)
-    except BaseException as error:  # a subclass or layout that cannot say what it is
+    except BaseException as error:  # a subclass or layout whose accessors raise
         if is_a(error, KeyboardInterrupt, SystemExit, MemoryError):
             raise
         if is_undefined(tensor):
             return None
-        error.__traceback__ = None  # its frames hold this survey, and the tensor's class may hold the error
+        error.__traceback__ = (
+            None  # its frames reference this survey, and the tensor's class may keep the error
+        )
         return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
         return None
@@ -57,7 +62,7 @@ def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | Non
 
 
 def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | None:
-    """A module is asked for if all its tensors are, and they are large enough together."""
+    """The request covers a module if it covers all of its tensors, and they are large enough together."""
     candidate = Candidate(module, Item("module", type_name(module)))
     if request.devices is None and not request.min_bytes:
         return candidate
@@ -65,7 +70,7 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
     for tensor in tensors_within(module):
         try:
             facts = facts_of(tensor)
-        except Exception:  # noqa: BLE001 - cannot say where it is: not known to be asked for
+        except Exception:  # noqa: BLE001 - its device is unknown, so it is not covered
             return None
         if not request.covers(facts.device):
             return None
@@ -74,7 +79,7 @@ def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | 
 
 
 def count_storages_once(candidates: list[Candidate]) -> None:
-    """Have the first of those on the same memory tell its size, and the others none."""
+    """Set the size of all candidates on the same memory to 0, except the first."""
     seen: set[MemoryRange] = set()
     for one in candidates:
         if one.memory_range in seen:
@@ -84,5 +89,5 @@ def count_storages_once(candidates: list[Candidate]) -> None:
 
 
 def candidate_may_have_numpy_array(candidate: Candidate) -> bool:
-    """Whether a NumPy array may stand on the memory of a candidate."""
+    """Whether a NumPy array may share the memory of a candidate."""
     return candidate.memory_range is not None and may_have_numpy_array(candidate.obj)

@@ -1,4 +1,4 @@
-"""What the caller asked for, checked before anything is touched."""
+"""The arguments of a sweep, checked before anything is touched."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from fastpurge.engine.keep_argument import check_keep
 from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
-"""One device or several; ``None`` means all."""
+"""One device or several; ``None`` means all devices."""
 
 Collect = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The arguments of a sweep, valid and in one form."""
+    """The arguments of a sweep, checked and normalized. See `fastpurge.sweep` for their meaning."""
 
     keep: object
     devices: tuple[torch.device, ...] | None
@@ -31,7 +31,7 @@ class Request:
     label: str
 
     def covers(self, device: torch.device) -> bool:
-        """Whether a device is among the asked ones; one asked without an index covers every index."""
+        """Whether a device is requested. ``"cuda"`` without an index covers every index."""
         return self.devices is None or any(
             device.type == asked.type and asked.index in (None, device.index) for asked in self.devices
         )
@@ -49,11 +49,11 @@ def parse(
     label: str | None,
     caller: str,
 ) -> Request:
-    """Check every argument and say which one is wrong.
+    """Check every argument; the error names the first wrong one.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument has the right type and no meaning.
+        ValueError: an argument has the right type and an invalid value.
 
     """
     check_keep(keep)
@@ -84,7 +84,7 @@ def parse(
 
 
 def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
-    """Devices in one form. Raises `TypeError` and `ValueError` as `parse` does."""
+    """The devices as a tuple; ``None`` means all. Raises `TypeError` and `ValueError` as `parse` does."""
     if devices is None:
         return None
     if is_a(devices, str, torch.device):

@@ -46,7 +46,7 @@ class TracebackFrame:
 def exceptions_and_frames(
     sources: Iterable[FrameSource],
 ) -> tuple[list[BaseException], list[TracebackFrame]]:
-    """The given exceptions with all causes, contexts and group members, and all frames, the innermost first."""
+    """The exceptions with all causes, contexts and group members, and all frames, the innermost first."""
     errors: list[BaseException] = []
     frames: list[TracebackFrame] = []
     seen = _core.IdSet()

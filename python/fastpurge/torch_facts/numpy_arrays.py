@@ -1,7 +1,7 @@
 """NumPy arrays and records: what they reference, and the memory that they read.
 
-An array is not tracked by the garbage collector, and has no `tp_traverse`. Where this file imports NumPy there is an
-array, so NumPy is imported already.
+An array is not tracked by the garbage collector, and has no `tp_traverse`. Where this file imports NumPy
+there is an array, so NumPy is imported already.
 """
 
 from collections.abc import Iterator

@@ -272,7 +272,7 @@ def test_an_exception_that_would_say_something_else_stays_as_it_is() -> None:
     gone = fastpurge.let_go(error)
     assert str(error) == "unexpected shape (1, 262144)"
     assert gone.held == ()
-    assert "ShapeError: without its values" in gone.remains[0]
+    assert "ShapeError: its text would change" in gone.remains[0]
 
     class Mute(torch.Tensor):
         def __repr__(self) -> str:  # type: ignore[override]
