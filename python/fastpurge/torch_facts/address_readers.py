@@ -79,7 +79,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _graphs() -> Iterator[tuple[str, Any, bool]]:
-    """Every graph: the type of its device, the graph, whether it is recorded (not new, recording or reset)."""
+    """Every graph: the type of its device, the graph, whether it is recorded (not new, recording, reset)."""
     for kind, name in (("cuda", "_CUDAGraph"), ("xpu", "_XPUGraph")):
         backend, graph_type = getattr(torch, kind, None), getattr(torch._C, name, None)
         if graph_type is not None and backend is not None and backend.is_initialized():
