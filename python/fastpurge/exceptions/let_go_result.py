@@ -1,4 +1,4 @@
-"""Dropping references that nobody meant to hold, and telling what died of it."""
+"""What `let_go` freed: live tensors and modules are recorded first, and compared afterwards."""
 
 import gc
 import weakref
@@ -27,12 +27,12 @@ _TYPES = (torch.Tensor, torch.nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was alive because of one holder alone, and is gone.
+    """What had a single owner, and is freed.
 
     Attributes:
-        holder: who held it: a function of a traceback, as in ``"forward (model.py:33)"``, or an entry of
-            a notebook's history, as in ``"Out[3]"``.
-        items: the tensors and modules. Memory that something alive stands on as well counts as 0 bytes.
+        holder: the owner: a function of a traceback, such as ``"forward (model.py:33)"``, or an entry of a
+            notebook's history, such as ``"Out[3]"``.
+        items: the tensors and modules. Memory that a live tensor shares counts as 0 bytes.
 
     """
 
@@ -47,11 +47,11 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class LetGo(Printable):
-    """What was let go, by holder; what somebody else holds as well is not in it, and lives on.
+    """What was freed, by owner. What has another owner stays alive and is not in it.
 
     Attributes:
-        held: the holders of something that is gone.
-        remains: why something could not be let go, one line each.
+        held: the former owners, each with what was freed.
+        remains: the reasons why something could not be freed, one line each.
 
     """
 
@@ -60,11 +60,11 @@ class LetGo(Printable):
 
     @property
     def nbytes(self) -> int:
-        """The size of all storages that are gone, in bytes."""
+        """The size of all freed storages, in bytes."""
         return sum(held.nbytes for held in self.held)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values that `json.dumps` takes."""
+        """The same as plain values for `json.dumps`."""
         return {"nbytes": self.nbytes, **as_plain(self)}
 
     def _renderable(self) -> RenderableType:
@@ -83,9 +83,9 @@ class LetGo(Printable):
 
 
 class LiveObjects:
-    """The tensors and modules that are alive, and which of them died since it was last asked.
+    """Weak references to all live tensors and modules, to find out which are deallocated later.
 
-    Garbage is collected first, so that it is not taken for what a holder held. Holds nothing itself.
+    Collects garbage first, so that it is not counted for an owner.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LiveObjects:
         self._alive = [_LiveObject(weakref.ref(obj), *_facts(obj)) for obj in _core.scan(_TYPES)]
 
     def pop_dead(self) -> tuple[Item, ...]:
-        """What died since. Memory counts at the first of those that stood on it, if nothing alive does."""
+        """The items deallocated since the last call. Shared memory counts once, or not if still in use."""
         dead = [one for one in self._alive if one.reference() is None]
         if not dead:
             return ()
@@ -106,7 +106,7 @@ class LiveObjects:
         return tuple(items)
 
     def collect_and_pop_dead(self) -> tuple[Item, ...]:
-        """What died since, and what dies now that garbage is collected."""
+        """The same after a garbage collection."""
         gc.collect()
         return self.pop_dead()
 
@@ -123,13 +123,13 @@ def _facts(obj: Any) -> tuple[Item, MemoryRange | None]:
         return Item("module", type_name(obj)), None
     try:
         facts = facts_of(obj)
-    except Exception:  # noqa: BLE001 - a subclass that cannot say what it is dies like any other
+    except Exception:  # noqa: BLE001 - a subclass whose accessors raise
         return Item("tensor", type_name(obj)), None
     return tensor_item(facts), facts.memory_range
 
 
 class _KeptObjects:
-    """What names keep: by the closure, by what torch and NumPy hide from it, and by memory."""
+    """Whether objects are kept: by the closure, by a hidden reference, or by shared memory."""
 
     def __init__(self, names: tuple[object, ...], alive: tuple[Any, ...]) -> None:
         self._closure = _core.closure(names, libraries=libraries())
@@ -145,17 +145,17 @@ class _KeptObjects:
         return memory_range is not None and self._memory.overlaps(memory_range)
 
 
-def reaching_unkept(holders: Iterable[object], keep: object) -> list[bool]:
-    """Which of some objects lead to a tensor or a module that ``keep`` does not reach.
+def reaching_unkept(owners: Iterable[object], keep: object) -> list[bool]:
+    """Which of some objects reach a tensor or a module that ``keep`` does not reach.
 
-    One that leads to something named in ``keep`` does not count: it may be what holds it.
+    An object that reaches something named in ``keep`` does not count: it may be its only owner.
     """
     names = named(keep)
     alive = tuple(obj for obj in _core.scan(_TYPES) if not is_purged(obj))
     is_kept = _KeptObjects(names, alive)
-    # Much leads to `()` or to a small number, whoever named it.
+    # Only names that reach tensors or modules: almost everything reaches `()` or a small number.
     leads = _core.reached(names, alive, libraries=libraries())
     needed = [name for name, indices in zip(names, leads, strict=True) if indices]
     targets = (*needed, *(obj for obj in alive if not is_kept(obj)))
-    reached = _core.reached(tuple(holders), targets, libraries=libraries())
+    reached = _core.reached(tuple(owners), targets, libraries=libraries())
     return [bool(indices) and min(indices) >= len(needed) for indices in reached]

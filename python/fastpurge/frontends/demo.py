@@ -1,4 +1,4 @@
-"""The demo: a real model, a gigabyte and more of forgotten memory, one sweep, and what came of it."""
+"""The demo: leaks more than a gigabyte beside a real model, sweeps, and checks the result."""
 
 import gc
 import sys
@@ -21,7 +21,7 @@ _FORGOTTEN_BYTES = 300 * 2**20
 
 
 def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
-    """Run the demo on the console and say whether every check held; draw the report to ``plot``, if given."""
+    """Run the demo. Returns whether every check passed. Plots the report to the file ``plot``, if given."""
     console = console or Console(highlight=False)
     console.rule("fastpurge demo: a model in use, and memory that nobody needs")
     model, tokens = make_model()
@@ -29,7 +29,7 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     size = sum(parameter.nbytes for parameter in model.parameters())
     console.print(f"in use: {type(model).__name__}, {human(size)} of weights, random")
 
-    fastpurge.trim()  # what building the model left free would hide some of what is forgotten
+    fastpurge.trim()  # otherwise free heap would absorb some of the leaks
     before = resident_bytes()
     forgetful = _forget(console)
     forgotten = resident_bytes() - before
@@ -69,9 +69,9 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
 
 
 def plain_python_scan(keep: object) -> float:
-    """Find what `keep` does not reach the way a plain-Python purge does; return the seconds.
+    """Find what `keep` does not reach as a purge in plain Python does. Returns the seconds.
 
-    A whitelist of ids, two passes over `gc.get_objects`, and a full collection. Releases nothing.
+    It makes a whitelist of ids, two passes over `gc.get_objects`, and a full collection. It releases nothing.
     """
     started = perf_counter()
     gc.collect()
@@ -101,7 +101,7 @@ def _whitelist(obj: object, whitelist: set[int]) -> None:
 
 
 def make_model() -> tuple[Any, torch.Tensor]:
-    """A GPT-2 of random weights, and tokens for it."""
+    """A GPT-2 with random weights, and tokens for it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -110,14 +110,14 @@ def make_model() -> tuple[Any, torch.Tensor]:
 
 
 def compute(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """What the model makes of the tokens."""
+    """The logits of the model for the tokens."""
     with torch.inference_mode():
         logits: torch.Tensor = model(tokens).logits
     return logits
 
 
 def _forget(console: Console) -> Any:
-    """Forget memory in the ways that people do, in a module that stands for somebody's program."""
+    """Leak memory in the usual ways, from a module that represents a user's program."""
     forgetful: Any = types.ModuleType("forgetful")
     sys.modules["forgetful"] = forgetful
     ways: dict[str, Callable[[Any], None]] = {

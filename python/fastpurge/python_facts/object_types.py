@@ -1,4 +1,4 @@
-"""What class an object is of, without asking the object or its class."""
+"""Types and texts of objects, without running code of the objects or their classes."""
 
 from typing import Any, cast
 
@@ -8,7 +8,7 @@ _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 
 
 def is_a(obj: object, *types: type) -> bool:
-    """`isinstance` by the C type alone: an object's ``__class__`` is not asked."""
+    """`isinstance` by the C type alone, without reading the object's ``__class__``."""
     return issubclass(type(obj), types)
 
 
@@ -46,10 +46,10 @@ def _repr_of_plain(value: Any) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """An exception in one line. An exception of somebody's own class may not be able to say what it is."""
+    """An exception in one line: its type and, if that can be read, its message."""
     name = type_name(error)
     try:
         text = str(error)
-    except BaseException:  # noqa: BLE001 - whatever it raises is its own affair
+    except BaseException:  # noqa: BLE001 - `__str__` may raise anything
         return name
     return f"{name}: {text}".splitlines()[0]

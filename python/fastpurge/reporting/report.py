@@ -1,4 +1,4 @@
-"""What a plan and a sweep have to say. Computes nothing about the heap; only tells."""
+"""The report of a sweep, and the tables that a plan prints too. Reads nothing from the heap."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,17 +25,16 @@ class SweepReport(Printable):
     """What a sweep did.
 
     Attributes:
-        label: who swept.
-        freed_bytes: bytes given back, as measured: the sum of ``freed_by_device``.
-        freed_by_device: ``"cpu"`` is the drop of the resident set; other devices, what their allocator
-            gave back to the driver.
+        label: the label of the sweep.
+        freed_bytes: the sum of ``freed_by_device``.
+        freed_by_device: bytes freed, as measured: for ``"cpu"`` the decrease of the resident set, for other
+            devices what their allocator returned to the driver.
         released: what became tombstones.
-        skipped: what was to be released and could not be, each with its ``reason``.
-        spared: bytes that each guard spared, by the guard's name;
-            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
-            code is known to hold it.
-        objects_scanned: how many objects the heap held.
-        seconds: how long the sweep took, in all.
+        skipped: what could not be released, each with its ``reason``.
+        spared: bytes that each guard spared, by the guard's name in lower case. What `Guard.RUNNING` spared
+            for a known owner in C or C++ is under ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``.
+        objects_scanned: how many objects the garbage collector tracked.
+        seconds: the duration of the sweep.
         before: memory before the sweep.
         after: memory after it.
 
@@ -58,17 +57,17 @@ class SweepReport(Printable):
         object.__setattr__(self, "freed_bytes", sum(self.freed_by_device.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values that `json.dumps` takes."""
+        """The report as plain values for `json.dumps`. An item has ``owner``, and the same as ``held_by``."""
         return as_plain(self)
 
     def plot(self) -> "Figure":
-        """Draw memory before and after by device, and the largest of what was released.
+        """Draw memory before and after by device, and the largest released items.
 
-        The figure has no background and belongs to no backend: a notebook shows it, and
+        The figure is transparent and has no backend: a notebook shows it, and
         ``figure.savefig("report.svg")`` writes it.
 
         Raises:
-            ImportError: matplotlib is not installed; the message says how to get it.
+            ImportError: matplotlib is not installed; the message says how to install it.
 
         Examples:
             >>> import fastpurge
@@ -81,16 +80,16 @@ class SweepReport(Printable):
         return figure_of(self.before, self.after, self.released)
 
     def _repr_html_(self) -> str:
-        # `super()` would not do in a class with slots, which `dataclass` makes anew.
+        # `super()` does not work here: `dataclass(slots=True)` makes a new class.
         return Printable._repr_html_(self) + self._picture()
 
     def _picture(self) -> str:
-        """The plot as inline SVG; nothing where matplotlib is not installed."""
+        """The plot as inline SVG; empty if matplotlib is not installed."""
         from fastpurge.reporting.plots import svg_of
 
         try:
             return svg_of(self.plot())
-        except Exception:  # noqa: BLE001 - matplotlib can be set up to fail in many ways; the tables are there
+        except Exception:  # noqa: BLE001 - matplotlib can fail in many ways; the tables remain
             return ""
 
     def _renderable(self) -> RenderableType:
@@ -121,7 +120,7 @@ def memory_rows(before: "MemoryReading", after: "MemoryReading") -> Iterator[tup
 
 
 def items_table(title: str, items: Iterable[Item]) -> RenderableType:
-    """A table of items, alike ones in one row, the largest first."""
+    """A table of items, equal ones in one row, the largest first."""
     rows: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
     for item in items:
         shape = "" if item.shape is None else str(item.shape)
@@ -143,20 +142,20 @@ def items_table(title: str, items: Iterable[Item]) -> RenderableType:
 
 
 def _owners_text(released: Iterable[Item]) -> RenderableType:
-    """Who held the largest."""
-    traced = [item for item in released if item.owner is not None]
-    lines = [f"{human(item.nbytes)} was held by {item.owner}" for item in traced]
+    """The owners of the largest released items."""
+    with_owner = [item for item in released if item.owner is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.owner}" for item in with_owner]
     return Text("\n".join(lines)) if lines else Group()
 
 
 def _unwiped_text(released: Iterable[Item]) -> RenderableType:
-    """What was to be overwritten and was not."""
+    """The released items that were not wiped, with the reasons."""
     lines = [f"{item.describe()} was {item.reason}" for item in released if item.reason is not None]
     return Text("\n".join(lines)) if lines else Group()
 
 
 def reasons_text(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
-    """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
+    """Bytes spared by each guard, and the skipped items with their reasons."""
     lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items()]
     lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]
     return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")

@@ -443,7 +443,7 @@ def test_the_interpreter_ends_after_the_sweep_that_is_under_way_however_long_it_
     # Torch aborts the process if a thread is ended in it.
     program = """
         import threading, time, torch, fastpurge, fastpurge.automatic.watch
-        fastpurge.automatic.watch._PATIENCE = 0.01
+        fastpurge.automatic.watch._SECONDS_AT_EXIT = 0.01
         begun = threading.Event()
         class TakesLong:
             def __del__(self):
