@@ -145,7 +145,7 @@ def _add_remove(actions: Any) -> None:
         "remove",
         "remove from a ComfyUI what install has put there",
         _REMOVE_EXAMPLES,
-        "Deletes the folder custom_nodes/fastpurge if install has written it, but no clone and no other file.\n"
+        "Deletes the folder custom_nodes/fastpurge if install has written it; no clone, no other file.\n"
         "Saved workflows still load; ComfyUI shows which of their nodes are missing.",
     )
     remove.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
