@@ -210,15 +210,15 @@ def drop_history(shell: InteractiveShell, keep: object) -> LetGo:
     An entry that reaches something named in ``keep`` stays.
     """
     live = LiveObjects()
-    held = []
+    freed = []
     for names in _droppable(shell, keep):
         for name in names:
             _drop(shell, name)
         if items := live.pop_dead():
-            held.append(Held(", ".join(names), items))
+            freed.append(Held(", ".join(names), items))
     if items := live.collect_and_pop_dead():
-        held.append(Held("reference cycles through these", items))
-    return LetGo(tuple(held))
+        freed.append(Held("reference cycles through these", items))
+    return LetGo(tuple(freed))
 
 
 _RECENT = ("_", "__", "___")

@@ -125,11 +125,11 @@ def labelled_references(owners: Iterable[Any]) -> Iterator[tuple[object, object,
             if (base := _base(obj)) is not None:
                 yield obj, base, "._base"
         elif is_a(obj, *script_modules.TYPES):
-            for held, label in script_modules.labelled_tensors(obj):
-                yield obj, held, label
+            for referent, label in script_modules.labelled_tensors(obj):
+                yield obj, referent, label
         elif arrays and is_a(obj, *arrays):
-            for held in referents_of_array(obj):
-                yield obj, held, ".base" if held is base_of_array(obj) else "[...]"
+            for referent in referents_of_array(obj):
+                yield obj, referent, ".base" if referent is base_of_array(obj) else "[...]"
 
 
 def memory_ranges(kept: Iterable[Any]) -> Iterator[MemoryRange]:

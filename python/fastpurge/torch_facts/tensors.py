@@ -114,9 +114,9 @@ def _reference_themselves_if_owned() -> bool:
     with Unrecorded():
         base, other = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
         view = base.view(0)  # owns its base in C++
-        held = sys.getrefcount(base) > sys.getrefcount(other)
+        has_reference = sys.getrefcount(base) > sys.getrefcount(other)
         del view
-        return held
+        return has_reference
 
 
 OWNED_TENSORS_REFERENCE_THEMSELVES = _reference_themselves_if_owned()
@@ -177,5 +177,5 @@ def tensors_within(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def _values_of(module: torch.nn.Module, name: str) -> list[Any]:
     # A module whose __init__ has not run has none of these; a subclass may have put anything there.
-    held = module_dict(module).get(name)
-    return list(dict.values(held)) if isinstance(held, dict) else []
+    values = module_dict(module).get(name)
+    return list(dict.values(values)) if isinstance(values, dict) else []
