@@ -156,7 +156,7 @@ def test_a_plan_in_the_history_keeps_nothing_alive(session: Session) -> None:
         ("keep junk,, x", "raised SyntaxError"),
         ("keep 'junk'", "keep must be the object itself, not a str: write keep=[junk]"),
         ("--history keep None", "keep must be what to protect, not None"),
-        ("--exception keep 'junk', 'x'", "keep must hold the objects themselves"),
+        ("--exception keep 'junk', 'x'", "keep must contain the objects themselves"),
         ("--min-bytes 1M keep junk", "--min-bytes must be an int of 0 or more (bytes), not 1M"),
         ("--min-bytes=-1 keep junk", "--min-bytes must be"),
         ("--devices tpu9 keep junk", "'tpu9' is not a device"),
