@@ -66,7 +66,7 @@ class Search:
         self._there = self._unused = _core.IdSet(chain(self._first.candidates, self._first.spared))
         self.add(state)
 
-    def first_look(self) -> View:
+    def first_view(self) -> View:
         """The first snapshot, before any hidden reference was looked for."""
         return self._view_of(self._first)
 
@@ -75,7 +75,7 @@ class Search:
         found = (self._consider(obj) for obj in self._first.spared)
         return [one for one in found if one is not None and one.item.reason is None]
 
-    def look(self) -> View:
+    def new_view(self) -> View:
         """A new snapshot with all roots known now."""
         return self.settle(self._view())
 

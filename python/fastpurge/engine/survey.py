@@ -61,7 +61,7 @@ def survey(request: Request, *, thorough: bool = True) -> Survey:
     what running code and C code use: then the planned objects may still be in use.
     """
     search = Search(request)
-    view = search.first_look()
+    view = search.first_view()
     spared: dict[str, int] = {}
     try:
         view = _without_protected(search, search.settle(view), spared, thorough=thorough)
@@ -112,7 +112,7 @@ def _apply(guard: Guard, spare: Any, search: Search, view: View, spared: dict[st
         if not view.skipped and search.has_as_roots(view.asked):
             _count_spared(guard, view.asked, spared)
             return View(view.snapshot)  # the same as a new snapshot would find, without a walk over the heap
-        after = search.look()
+        after = search.new_view()
         left = _core.IdSet(after.asked)
         gone, view = [one for one in view.asked if one not in left], after
         if not gone:
@@ -218,7 +218,7 @@ def _skip_externally_referenced(search: Search, view: View) -> None:
     ):
         return
     search.running_code = running_code(look_through=False)
-    after = search.look()
+    after = search.new_view()
     held, left = _core.IdSet(after.snapshot.held), _core.IdSet(after.asked)
     stays = [
         (one.obj in held and candidate_may_have_numpy_array(one)) if alone else one not in left
@@ -230,7 +230,7 @@ def _skip_externally_referenced(search: Search, view: View) -> None:
 def _skip_exported(search: Search, view: View) -> None:
     """Skip tensors whose memory an array of another library reads by its address."""
     if search.add(address_readers.exported_tensors()):
-        left = _core.IdSet(search.look().asked)
+        left = _core.IdSet(search.new_view().asked)
         stays = [one not in left for one in view.asked]
         view.skip(stays, "an array of another library reads its memory")
 
@@ -238,7 +238,7 @@ def _skip_exported(search: Search, view: View) -> None:
 def _skip_parts(search: Search, view: View) -> View:
     """Skip what is reachable from a skipped object, which has to stay whole."""
     search.add(one.obj for one in view.skipped)
-    after = search.look()
+    after = search.new_view()
     left = _core.IdSet(after.asked)
     view.skip([one not in left for one in view.asked], "a part of something that cannot be released")
     return View(after.snapshot, view.asked, view.skipped)
