@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "records hold nothing",
         "torch_facts/hidden_references.py",
-        "*array_types(), *_record_types()",
+        "*array_types(), *record_types()",
         "*array_types()",
         KEEP,
     ),
@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "constants of scripts go with them",
         "torch_facts/hidden_references.py",
-        "yield from script_modules.owned_by(obj)",
-        "yield from (tensor for tensor, _ in script_modules.held_by(obj))",
+        "yield from script_modules.parameters_and_buffers(obj)",
+        "yield from (tensor for tensor, _ in script_modules.labelled_tensors(obj))",
         "tests/unit/torch_facts/test_cpp_owners.py",
     ),
     Mutant(
@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant(
         "tensors that another library reads released",
         "engine/survey.py",
-        "    if search.add(address_readers.lent()):",
+        "    if search.add(address_readers.exported_tensors()):",
         "    if False:",
         "tests/unit/torch_facts/test_address_readers.py",
     ),
@@ -219,7 +219,7 @@ MUTANTS = (
     Mutant(
         "arrays not opened",
         "torch_facts/hidden_references.py",
-        "                yield from _held_by_array(obj)",
+        "                yield from referents_of_array(obj)",
         "                pass",
         KEEP,
     ),
@@ -233,7 +233,7 @@ MUTANTS = (
     Mutant(
         "arrays have no memory",
         "torch_facts/hidden_references.py",
-        "            yield extent_of_array(obj)\n",
+        "            yield range_of_array(obj)\n",
         "",
         KEEP,
     ),
@@ -462,15 +462,15 @@ MUTANTS = (
     ),
     Mutant(
         "what will go on is ended",
-        "exceptions/let_go.py",
-        "if one.frame in alive or not",
+        "exceptions/traceback_frames.py",
+        "if one.frame in suspended or not",
         "if not",
         LETTING_GO,
     ),
     Mutant(
         "an exception says something else",
         "exceptions/let_go.py",
-        "    _put(error, before)\n",
+        "    _set_values(error, before)\n",
         "",
         LETTING_GO,
     ),
@@ -496,21 +496,21 @@ MUTANTS = (
         DISTRIBUTED,
     ),
     Mutant(
-        "who does not call is not named",
+        "a missing rank is not named",
         "distributed/sweep_all_ranks.py",
-        "    failures = silent | {",
+        "    failures = missing | {",
         "    failures = {",
         DISTRIBUTED,
     ),
     Mutant(
-        "threads of a rank meet all at once",
+        "threads of a rank exchange messages at once",
         "distributed/store_gather.py",
         "if not self._turn.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):",
         "if False:",
         DISTRIBUTED,
     ),
     Mutant(
-        "a group that was destroyed is asked",
+        "a destroyed group is used",
         "distributed/store_gather.py",
         "    if group not in c10d._world.pg_map:",
         "    if False:",
@@ -519,7 +519,7 @@ MUTANTS = (
     Mutant(
         "stop does not wait for the thread",
         "automatic/watch.py",
-        "            self._thread.join(patience)\n            while",
+        "            self._thread.join(timeout)\n            while",
         "            while",
         "tests/unit/automatic/test_watch.py",
     ),

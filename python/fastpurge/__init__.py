@@ -1,4 +1,4 @@
-"""Give back the memory of a running PyTorch process, without harming what is in use.
+"""Free the memory of a running PyTorch process, without touching what is in use.
 
 >>> import fastpurge, torch
 >>> model, latent, cache = torch.nn.Linear(8, 8), torch.ones(8), [torch.ones(1_000_000)]
@@ -6,8 +6,8 @@
 >>> report.released[0].describe()
 'float32 Tensor of shape (1000000,) on cpu'
 
-Everything reachable from ``keep`` stays as it is; every other tensor and module that is alive in the
-process is released, and raises `PurgedError` when it is used again.
+Everything reachable from ``keep`` stays bit-for-bit unchanged. Every other live tensor and module in the
+process is released, unless a guard spares it, and raises `PurgedError` when it is used again.
 """
 
 import os
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fastpurge.reporting.report import SweepReport
     from fastpurge.tombstones import PurgedError, is_purged
 
-# Where each public name lives. The modules are imported on first use, so that `import fastpurge`
-# costs nothing and imports neither torch nor numpy.
+# The module that defines each public name. It is imported on first use, so that `import fastpurge` is fast
+# and imports neither torch nor NumPy.
 _HOMES = {
     "Census": "inspection.census",
     "DeviceMemory": "allocators.memory",
@@ -53,7 +53,7 @@ _HOMES = {
     "census": "inspection.census",
     "is_purged": "tombstones",
     "let_go": "exceptions.let_go",
-    "load_ipython_extension": "frontends.notebook",  # what `%load_ext fastpurge` calls, and nobody else
+    "load_ipython_extension": "frontends.notebook",  # only for `%load_ext fastpurge`
     "plan": "engine.sweep",
     "safe_point": "automatic.safe_points",
     "sweep": "engine.sweep",
@@ -89,10 +89,10 @@ __all__ = [
 ]
 
 
-# The threads that import one of these modules, which takes a second or two the first time.
+# The threads that are importing one of these modules, which takes a second or two the first time.
 _importing: set[int] = set()
 _reasons: list[str] = []
-"""Why nothing can be imported any more."""
+"""The reason why nothing can be imported any more, if there is one."""
 
 
 def __getattr__(name: str) -> Any:
@@ -100,7 +100,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("torch-fastpurge")
-    if name == "distributed":  # a module with calls of its own
+    if name == "distributed":  # a public sub-package
         return import_module("fastpurge.distributed")
     if (home := _HOMES.get(name)) is None:
         raise AttributeError(f"module 'fastpurge' has no attribute {name!r}")
@@ -125,16 +125,16 @@ _IS_BEING_IMPORTED = (
     "fastpurge is being imported: a finalizer, or a callback of the garbage collector, cannot use it yet"
 )
 _WAS_BEING_IMPORTED = (
-    "this process was forked while another thread imported fastpurge, and what is half imported stays so: "
-    "use fastpurge before threads are started"
+    "this process was forked while another thread was importing fastpurge, so the import can never finish: "
+    "use fastpurge once before you start threads"
 )
 _SECONDS_TO_WAIT = 30
 
 
 def _wait_for_other_threads() -> None:
-    """Have a fork wait for imports: in the child the locks of the modules would stay taken forever.
+    """Before a fork, wait for imports in other threads: a child would never get their import locks.
 
-    Not for long: the other thread may be waiting for something that this one has.
+    Wait no longer than 30 seconds: the other thread may be waiting for a lock of this one.
     """
     began = monotonic()
     while _importing - {get_ident()} and monotonic() - began < _SECONDS_TO_WAIT:

@@ -1,11 +1,11 @@
-"""What a released object becomes: something that raises `PurgedError` however it is used.
+"""Tombstones: what released objects become. Every use of a tombstone raises `PurgedError`.
 
-To ask what it is does not use it: its text and its docstring say that it was purged, and `dir` lists names.
-An inspector (IPython, a debugger, `help`) asks for names like ``__call__`` and ``__wrapped__``, and expects a
-method or an AttributeError. It gets that; such a method raises when it is called.
+Inspecting one is no use: `repr` and the docstring say that it was purged, and `dir` lists names. An inspector
+(IPython, a debugger, `help`) reads attributes like ``__call__`` and ``__wrapped__``, and expects a method or
+an AttributeError. It gets that; such a method raises when it is called.
 
-A tombstone of a tensor has the `Python` dispatch key, so even C++ code that is handed one comes back
-to `__torch_dispatch__` here and raises, instead of computing with an empty tensor.
+The tombstone of a tensor has the `Python` dispatch key, so that C++ code that gets one calls
+`__torch_dispatch__` here, which raises, instead of computing with an empty tensor.
 """
 
 from dataclasses import dataclass
@@ -15,50 +15,50 @@ import torch
 
 
 class PurgedError(RuntimeError):
-    """A tensor or module was used after a sweep had released it.
+    """A tensor or module was used after a sweep released it.
 
     The message says what it was, which sweep released it, and how to keep it next time.
     """
 
 
 class PurgedAttributeError(PurgedError, AttributeError):
-    """A name like ``__wrapped__`` that a tombstone does not have: the answer to `hasattr` is no."""
+    """An attribute like ``__wrapped__`` that a tombstone does not have, so that `hasattr` returns False."""
 
 
 @dataclass(frozen=True, slots=True)
-class Epitaph:
-    """What a tombstone remembers of the released object."""
+class ReleaseRecord:
+    """What the object of a tombstone was, and the label of the sweep that released it."""
 
     description: str
     label: str
 
     def error(self, of: type[PurgedError] = PurgedError) -> PurgedError:
-        """What any use of the tombstone raises."""
+        """The exception that any use of the tombstone raises."""
         return of(f"this {self.description} was released by fastpurge ({self.label}). {_HOW_TO_KEEP}")
 
     def docstring(self) -> str:
-        """What the tombstone has for a docstring."""
+        """The docstring of the tombstone."""
         return f"purged by fastpurge ({self.label}): it was a {self.description}.\n\n{_HOW_TO_KEEP}"
 
 
-_HOW_TO_KEEP = "To keep it next time, name it, or something that holds it, in keep=[...] of that sweep."
-# By `isinstance(x, torch.nn.Parameter)` and `Buffer`; by `inspect` and `asyncio` for signatures.
-_ASKED = frozenset("_is_param _is_buffer _partialmethod _is_coroutine _is_coroutine_marker".split())
-_KEY = "_fastpurge_epitaph"
+_HOW_TO_KEEP = "To keep it next time, name it, or an object that references it, in keep=[...] of that sweep."
+# Read by `isinstance(x, torch.nn.Parameter)` and `Buffer`, and by `inspect` and `asyncio` for signatures.
+_PROBED_NAMES = frozenset("_is_param _is_buffer _partialmethod _is_coroutine _is_coroutine_marker".split())
+_KEY = "_fastpurge_release_record"
 _basic_size = cast(Any, type.__dict__["__basicsize__"]).__get__
-_UNKNOWN = Epitaph("object", "unknown sweep")
+_UNKNOWN = ReleaseRecord("object", "unknown sweep")
 
 
-def engrave(tombstone: object, epitaph: Epitaph) -> None:
-    """Give a new tombstone its epitaph."""
-    # `pydoc` and others read the docstring past `__getattribute__`.
-    _attributes(tombstone).update({_KEY: epitaph, "__doc__": epitaph.docstring()})
+def set_release_record(tombstone: object, record: ReleaseRecord) -> None:
+    """Store the record in a new tombstone."""
+    # `pydoc` and others read the docstring without `__getattribute__`.
+    _attributes(tombstone).update({_KEY: record, "__doc__": record.docstring()})
 
 
-def epitaph_of(tombstone: object) -> Epitaph:
-    """What the tombstone remembers."""
-    epitaph: Epitaph = _attributes(tombstone).get(_KEY, _UNKNOWN)
-    return epitaph
+def release_record_of(tombstone: object) -> ReleaseRecord:
+    """The record of a tombstone."""
+    record: ReleaseRecord = _attributes(tombstone).get(_KEY, _UNKNOWN)
+    return record
 
 
 def is_purged(obj: object) -> bool:
@@ -69,12 +69,12 @@ def is_purged(obj: object) -> bool:
         False
 
     """
-    # `is`: for `==` a metaclass would be asked.
+    # `is`: `==` would call `__eq__` of a metaclass.
     return type(obj) is PurgedTensor or type(obj) is PurgedModule
 
 
 def has_room_for_tombstone(obj: object) -> bool:
-    """Whether the class of a tensor or module has the layout of a tombstone, so that one can replace it."""
+    """Whether the class has the instance layout of a tombstone, so that `__class__` can be assigned."""
     of = type(obj)
     tombstone = PurgedTensor if issubclass(of, torch.Tensor) else PurgedModule
     return bool(_basic_size(of) == _basic_size(tombstone))
@@ -87,32 +87,32 @@ def _attributes(tombstone: object) -> dict[str, Any]:
 
 def _refuse(self: object, *_: object, **__: object) -> NoReturn:
     """Raise `PurgedError`: this was purged by fastpurge."""
-    raise epitaph_of(self).error()
+    raise release_record_of(self).error()
 
 
-def _get(self: object, name: str) -> Any:
-    if name in _ASKED or (name.startswith("__") and name.endswith("__")):
+def _getattribute(self: object, name: str) -> Any:
+    if name in _PROBED_NAMES or (name.startswith("__") and name.endswith("__")):
         return object.__getattribute__(self, name)
-    raise epitaph_of(self).error()
+    raise release_record_of(self).error()
 
 
-def _has_not(self: object, _: str) -> NoReturn:
-    raise epitaph_of(self).error(PurgedAttributeError)
+def _getattr(self: object, _: str) -> NoReturn:
+    raise release_record_of(self).error(PurgedAttributeError)
 
 
-def _names(_: object) -> list[str]:
+def _dir(_: object) -> list[str]:
     return dir(object)
 
 
-def _tell(self: object) -> str:
-    epitaph = epitaph_of(self)
-    return f"<purged {epitaph.description}, released by {epitaph.label}>"
+def _repr(self: object) -> str:
+    record = release_record_of(self)
+    return f"<purged {record.description}, released by {record.label}>"
 
 
 def _format(self: object, spec: str) -> str:
-    if spec:  # meant for the number that it was
-        raise epitaph_of(self).error()
-    return _tell(self)
+    if spec:  # a format for numbers: this is a use
+        raise release_record_of(self).error()
+    return _repr(self)
 
 
 class PurgedTensor(torch.Tensor):
@@ -135,12 +135,12 @@ class PurgedModule(torch.nn.Module):
     """A module that was released."""
 
 
-def _first_purged(*arguments: Any) -> Epitaph:
+def _first_purged(*arguments: Any) -> ReleaseRecord:
     pending = list(arguments)
     while pending:
         argument = pending.pop(0)
         if type(argument) is PurgedTensor:
-            return epitaph_of(argument)
+            return release_record_of(argument)
         if isinstance(argument, list | tuple):
             pending[:0] = argument
         elif isinstance(argument, dict):
@@ -148,8 +148,8 @@ def _first_purged(*arguments: Any) -> Epitaph:
     return _UNKNOWN
 
 
-# Python looks special methods up on the type, past `__getattribute__`. Most of a tensor's go through
-# `__torch_function__` and so refuse already; a module's must be told to.
+# Python looks special methods up on the type, without `__getattribute__`. Most of a tensor's call
+# `__torch_function__`, which raises already. A module's have to be replaced.
 _REFUSED_BY_TENSORS = """
     __init__ __setattr__ __delattr__ __copy__ __deepcopy__ __reduce__ __reduce_ex__ __getstate__
     __setstate__ __array__ __bool__ __dlpack__
@@ -167,25 +167,25 @@ _REFUSED_BY_MODULES = """
 """.split()
 
 
-def _set_in_stone(cls: type, refused: list[str]) -> None:
-    # Set here and not inherited from a common base: with a second base the layout would be another
-    # one, and `__class__` could not be assigned.
+def _install_refusals(cls: type, refused: list[str]) -> None:
+    # Set here and not inherited from a common base: a second base would change the layout, and `__class__`
+    # could not be assigned.
     for name in dir(cls):
-        if not name.startswith("__") and name not in _ASKED:
-            # A completer (Lib/rlcompleter.py) reads whatever its class has, but a property.
+        if not name.startswith("__") and name not in _PROBED_NAMES:
+            # A completer (Lib/rlcompleter.py) reads every class attribute except properties.
             setattr(cls, name, property(_refuse))
     for name in refused:
         setattr(cls, name, _refuse)
     for name, method in {
-        "__getattribute__": _get,
-        "__getattr__": _has_not,
-        "__dir__": _names,
-        "__repr__": _tell,
-        "__str__": _tell,
+        "__getattribute__": _getattribute,
+        "__getattr__": _getattr,
+        "__dir__": _dir,
+        "__repr__": _repr,
+        "__str__": _repr,
         "__format__": _format,
     }.items():
         setattr(cls, name, method)
 
 
-_set_in_stone(PurgedTensor, _REFUSED_BY_TENSORS)
-_set_in_stone(PurgedModule, _REFUSED_BY_MODULES)
+_install_refusals(PurgedTensor, _REFUSED_BY_TENSORS)
+_install_refusals(PurgedModule, _REFUSED_BY_MODULES)

@@ -40,4 +40,4 @@ def main_thread_takes_part() -> Iterator[None]:
         pass
     yield
     vars(safe_points._here).clear()
-    assert not safe_points._everyone.due
+    assert not safe_points._shared.due

@@ -86,7 +86,7 @@ thread.join()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread imported")]
+    ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread was importing")]
 )
 def test_a_child_that_was_forked_during_an_import_sweeps_or_is_told(
     takes: float, waits: float, told: str

@@ -1,1 +1,1 @@
-"""Memory as the operating system and the allocators of devices report it, and giving it back to them."""
+"""Memory of the process and of devices: reading it, and returning it to the system and to drivers."""

@@ -1,4 +1,4 @@
-"""Reading what the allocators and the operating system hold, and making them let go."""
+"""Reads memory from the operating system and from allocators, and makes them free their caches."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from time import perf_counter
 from types import ModuleType
 
-import psutil
 import torch
 
 from fastpurge import _core
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """What torch's allocator holds on one device, in bytes.
+    """The memory of torch's allocator on one device, in bytes.
 
-    ``allocated`` is in live tensors; ``reserved`` is what the driver has handed over, the cache included.
+    Attributes:
+        allocated: in live tensors.
+        reserved: taken from the driver, with the cache.
+
     """
 
     allocated: int
@@ -26,20 +29,26 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryReading:
-    """The memory of this process at one moment, in bytes: resident set, and each device in use."""
+    """The memory of this process at one moment.
+
+    Attributes:
+        rss: the resident set in bytes.
+        devices: the memory of each device in use, by name such as ``"cuda:0"``.
+
+    """
 
     rss: int
     devices: dict[str, DeviceMemory]
 
     def freed_until(self, later: "MemoryReading") -> dict[str, int]:
-        """Bytes given back from here to a later reading, by device; ``"cpu"`` is the resident set.
+        """Bytes freed between this and a later reading, by device; ``"cpu"`` is the resident set.
 
-        Growth counts as nothing freed, not as a negative number.
+        0 where memory has grown.
         """
         return {device: max(0, before - after) for device, (before, after) in self.sizes_until(later).items()}
 
     def sizes_until(self, later: "MemoryReading") -> dict[str, tuple[int, int]]:
-        """Bytes held here and at a later reading, by device: the resident set, and what was reserved."""
+        """Bytes at this and at a later reading, by device: resident set of the CPU, reserved of others."""
         sizes = {"cpu": (self.rss, later.rss)}
         for device, memory in self.devices.items():
             if device in later.devices:
@@ -49,7 +58,15 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True)
 class TrimReport:
-    """What `trim` did: the ``actions`` taken, memory ``before`` and ``after``, and the ``seconds``."""
+    """What `trim` did.
+
+    Attributes:
+        actions: the names of the caches that were emptied, such as ``"malloc_trim"``.
+        before: memory before.
+        after: memory after.
+        seconds: how long it took.
+
+    """
 
     actions: tuple[str, ...]
     before: MemoryReading
@@ -58,20 +75,20 @@ class TrimReport:
 
     @property
     def freed_by_device(self) -> dict[str, int]:
-        """Bytes given back, by device; ``"cpu"`` is the resident set."""
+        """Bytes freed by device; ``"cpu"`` is the resident set."""
         return self.before.freed_until(self.after)
 
 
 def read() -> MemoryReading:
-    """Read this process's memory. Starts no device: one that torch has not used is not listed."""
-    return MemoryReading(psutil.Process().memory_info().rss, _read_devices())
+    """Read the memory of this process. Initializes no device: one that torch has not used is left out."""
+    return MemoryReading(resident_bytes(), _read_devices())
 
 
 @never_compiled
 def trim() -> TrimReport:
-    """Give cached memory back: device caches to their drivers, the C heap to the operating system.
+    """Free cached memory: return device caches to their drivers, the C heap to the operating system.
 
-    Touches no tensor. A device that torch has not used in this process stays untouched.
+    Touches no tensor, and no device that torch has not used in this process.
 
     Examples:
         >>> "malloc_trim" in trim().actions  # with glibc
@@ -85,7 +102,7 @@ def trim() -> TrimReport:
 
 
 def give_back() -> tuple[str, ...]:
-    """Empty every cache there is, and name what was done."""
+    """Empty all caches. Returns the names of those that were emptied."""
     actions = [name for name, action in _device_actions() if _run(action)]
     if (mechanism := _core.trim_heap()) is not None:
         actions.append(mechanism)
@@ -93,15 +110,15 @@ def give_back() -> tuple[str, ...]:
 
 
 def _device_actions() -> list[tuple[str, Callable[[], object]]]:
-    """The cache-emptying calls of each device in use, found by feature: torch grows them over time."""
+    """The functions that empty caches of devices in use, as far as this version of torch has them."""
     found: list[tuple[str, Callable[[], object]]] = []
 
     def offer(name: str, owner: object, attribute: str) -> None:
         if (action := getattr(owner, attribute, None)) is not None:
             found.append((name, action))
 
-    if _in_use(torch.cuda) and not _captures():  # ROCm builds answer to the same name
-        # The workspaces of cuBLAS live in the caching allocator, so they go first.
+    if _in_use(torch.cuda) and not _captures():  # also for ROCm builds
+        # First, because cuBLAS workspaces are allocated in the caching allocator.
         offer("cublas workspaces", torch._C, "_cuda_clearCublasWorkspaces")
         offer("cuda ipc", torch.cuda, "ipc_collect")
         offer("cuda cache", torch.cuda, "empty_cache")
@@ -114,16 +131,16 @@ def _device_actions() -> list[tuple[str, Callable[[], object]]]:
 
 
 def _captures() -> bool:
-    """Whether this thread is recording a CUDA graph: to free memory would end the recording."""
+    """Whether this thread is recording a CUDA graph: freeing memory would break the recording."""
     try:
         return torch.cuda.is_current_stream_capturing()
-    except Exception:  # noqa: BLE001 - a device that is lost records nothing
+    except Exception:  # noqa: BLE001 - a lost device records nothing
         return False
 
 
 def _run(action: Callable[[], object]) -> bool:
-    # A cache that cannot be emptied now (a capture is under way, the device is lost) costs memory,
-    # nothing else: the sweep goes on and the action is not named.
+    # A failure (a graph is recording, the device is lost) only costs memory, so the sweep goes on. The action
+    # is not in the report then.
     try:
         action()
     except Exception:  # noqa: BLE001 - whatever another build of torch raises
@@ -132,7 +149,7 @@ def _run(action: Callable[[], object]) -> bool:
 
 
 def fragmented(device: str) -> int:
-    """Bytes in a device's cache that lie between allocated blocks, and so cannot be given back."""
+    """Bytes in a device's cache that cannot be freed, because they are between allocated blocks."""
     if not device.startswith("cuda"):
         return 0
     found: int = torch.cuda.memory_stats(device).get("inactive_split_bytes.all.current", 0)
@@ -142,12 +159,12 @@ def fragmented(device: str) -> int:
 def _in_use(backend: ModuleType | None) -> bool:
     try:
         return backend is not None and backend.is_available() and backend.is_initialized()
-    except Exception:  # noqa: BLE001 - a backend that is only half there
+    except Exception:  # noqa: BLE001 - an incomplete backend
         return False
 
 
 def _read_devices() -> dict[str, DeviceMemory]:
-    # One that cannot be read (it is lost) is left out: what a sweep has done is told all the same.
+    # A device that cannot be read (it is lost) is left out, so that a sweep can still report.
     devices = {}
     for name, backend in (("cuda", torch.cuda), ("xpu", getattr(torch, "xpu", None))):
         if backend is not None and _in_use(backend):

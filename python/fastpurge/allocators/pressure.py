@@ -1,4 +1,4 @@
-"""How full memory is, and from which mark on that is too much."""
+"""Measures how full memory is, and compares it with a threshold."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,30 +11,37 @@ from typing import Any
 import psutil
 import torch
 
-from fastpurge.torch_facts.recorders import Unrecorded
+from fastpurge.allocators.resident_set import resident_bytes
+from fastpurge.arguments import parse_device
 
 Amount = str | int
-"""A share of all there is, such as ``"90%"``, or a number of bytes."""
+"""A share of all memory, such as ``"90%"``, or a number of bytes."""
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
 _LEAST = 1 << 20
-_BELOW = 0.9  # of `above`, if nothing else is asked for
+_BELOW = 0.9  # times `above`, by default
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """What is measured: a reading, in percent or in bytes, and the most that it can be."""
+    """A function that measures memory, in percent or in bytes.
+
+    Attributes:
+        read: measures.
+        most: the largest value that it can return.
+
+    """
 
     read: Callable[[], float]
     most: float
 
 
-class Mark:
-    """The reading above which a sweep is due. It moves, so that none is made over and over for nothing.
+class Threshold:
+    """The value above which a sweep is due. It adapts, so that sweeps that free nothing are not repeated.
 
-    A sweep that does not get memory below ``below`` raises it: the next is due when memory has grown by
-    ``above`` minus ``below`` over what that sweep has left, or by half of what is free then if that is less.
-    When memory falls below ``below``, by whatever it is, ``above`` counts again.
+    After a sweep that does not get memory below ``below``, the threshold rises: the next sweep is due when
+    memory has grown by ``above`` minus ``below`` since then, or by half of the free memory if that is less.
+    As soon as memory falls below ``below``, the threshold is ``above`` again.
     """
 
     def __init__(self, above: float, below: float, most: float = inf) -> None:
@@ -50,17 +57,19 @@ class Mark:
         return reading > self._at
 
     def note_swept(self, left: float) -> None:
-        """Note what a sweep has left."""
+        """Adapt the threshold to the value measured after a sweep."""
         growth = min(self.above - self.below, (self._most - left) / 2)
         self._at = self.above if left < self.below else max(self.above, left + growth)
 
 
-def parse(above: Amount, below: Amount | None, device: "str | torch.device | None") -> tuple[Gauge, Mark]:
-    """Check what is to be measured and from where on it is too much.
+def parse(
+    above: Amount, below: Amount | None, device: "str | torch.device | None"
+) -> tuple[Gauge, Threshold]:
+    """The gauge and the threshold for these arguments of `fastpurge.watch`.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument has the right type and no meaning, or no such device is there.
+        ValueError: an argument has an invalid value, or there is no such device.
 
     """
     is_share, most_wanted = _parse_amount("above", above)
@@ -68,28 +77,30 @@ def parse(above: Amount, below: Amount | None, device: "str | torch.device | Non
     if below is not None:
         is_same, low = _parse_amount("below", below)
         if is_same is not is_share:
-            raise ValueError(f"below must be of the kind of above ({above!r}), not {below!r}")
+            raise ValueError(
+                f"below must be a share or a number of bytes as above ({above!r}), not {below!r}"
+            )
         if low >= most_wanted:
             raise ValueError(f"below must be less than above ({above!r}), not {below!r}")
-    gauge = _gauge(_parse_device(device), is_share=is_share)
-    return gauge, Mark(most_wanted, low, gauge.most)
+    gauge = _gauge(_measurable_device(device), is_share=is_share)
+    return gauge, Threshold(most_wanted, low, gauge.most)
 
 
 def ram_share() -> float:
-    """RAM in use, in percent: of the machine, or of the control group if that is closer to its limit."""
+    """RAM in use in percent: of the machine, or of a control group that is closer to its limit."""
     memory = psutil.virtual_memory()
     return max(100 * (1 - memory.available / memory.total), *cgroup_shares())
 
 
 def can_be_measured(device: torch.device) -> bool:
-    """Whether it has memory of its own, and torch can say how full that is."""
+    """Whether torch can read how full the memory of a device is."""
     return hasattr(getattr(torch, device.type, None), "mem_get_info")
 
 
 def device_share(device: torch.device) -> float:
-    """Memory in use of a device, in percent, by all programs; of several, of the fullest.
+    """The percentage of a device's memory in use by all processes. Without an index, of the fullest device.
 
-    0 for one that torch has not used here: to ask it would take memory on it.
+    0 if torch has not used the device in this process, because reading would initialize it and take memory.
     """
     backend = getattr(torch, device.type)
     infos = [backend.mem_get_info(index) for index in _used(backend, device)]
@@ -99,9 +110,10 @@ def device_share(device: torch.device) -> float:
 def cgroup_shares(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> Iterator[float]:
-    """Memory in use in percent of each limit that containers have set (cgroup v2), file caches left out.
+    """Memory in use in percent of each limit of a control group (cgroup v2), without inactive file caches.
 
-    The kernel takes file caches back before it kills; `docker stats` leaves them out, too. 0 without a limit.
+    The kernel frees these before it kills a process, and `docker stats` leaves them out, too. 0 without a
+    limit.
     """
     yield 0.0
     with suppress(OSError, StopIteration):  # no Linux; no cgroup v2
@@ -120,7 +132,7 @@ def _used_by_cgroup(folder: Path) -> int:
 
 
 def _parse_amount(name: str, amount: object) -> tuple[bool, float]:
-    """Whether it is a share, and how much."""
+    """Whether an amount is a share, and its value in percent or bytes."""
     if isinstance(amount, bool) or not isinstance(amount, str | int):
         raise TypeError(
             f"{name} must be a share such as '90%' or a number of bytes (int), not {type(amount).__name__}"
@@ -137,46 +149,34 @@ def _parse_amount(name: str, amount: object) -> tuple[bool, float]:
     return True, float(found[1])
 
 
-def _parse_device(device: object) -> torch.device:
-    if device is None:
-        return torch.device("cpu")
-    if not isinstance(device, str | torch.device):
-        raise TypeError(f"device must be None, a str or a torch.device, not {type(device).__name__}")
-    try:
-        with Unrecorded():
-            parsed = torch.device(device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: {device!r} is not a device ({reason})") from None
+def _measurable_device(device: object) -> torch.device:
+    """The device to measure, the CPU for ``None``. Raises `ValueError` if torch cannot measure it here."""
+    parsed = parse_device("device", "cpu" if device is None else device)
     if parsed.type != "cpu":
         backend: Any = getattr(torch, parsed.type, None)
         if not can_be_measured(parsed):
-            raise ValueError(f"device: torch cannot say how full {str(parsed)!r} is")
+            raise ValueError(f"device: torch cannot read the memory of {str(parsed)!r}")
         if (parsed.index or 0) >= backend.device_count():
-            raise ValueError(f"device: {str(parsed)!r} is not here; torch finds {backend.device_count()}")
+            raise ValueError(f"device: there is no {str(parsed)!r}; torch finds {backend.device_count()}")
     return parsed
 
 
 def _gauge(device: torch.device, *, is_share: bool) -> Gauge:
     if device.type == "cpu":
-        return Gauge(ram_share, 100) if is_share else Gauge(_resident, inf)
+        return Gauge(ram_share, 100) if is_share else Gauge(resident_bytes, inf)
     if is_share:
         return Gauge(lambda: device_share(device), 100)
     return Gauge(lambda: _reserved(device), inf)
 
 
-def _resident() -> float:
-    return psutil.Process().memory_info().rss
-
-
 def _reserved(device: torch.device) -> float:
-    """What the driver has handed over to this process; of several devices, the most."""
+    """The bytes reserved by this process. Without an index, on the device with the most."""
     backend = getattr(torch, device.type)
     return max((backend.memory_reserved(index) for index in _used(backend, device)), default=0)
 
 
 def _used(backend: Any, device: torch.device) -> list[int]:
-    """Those devices that are meant and that torch holds memory on."""
+    """The indices of the requested devices on which torch has reserved memory."""
     if not backend.is_initialized():
         return []
     asked = range(backend.device_count()) if device.index is None else [device.index]

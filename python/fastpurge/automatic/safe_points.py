@@ -1,7 +1,7 @@
-"""Safe points: where a thread says that it does not compute, so that a sweep cannot come in between.
+"""Safe points: places where a thread declares that it does not compute, so that a sweep can run.
 
-A thread takes part from its first safe point on, until it ends. In asyncio a task does, and not the thread:
-one task may wait at a safe point while another computes in the same thread.
+A thread takes part from its first safe point until it ends. In asyncio each task takes part instead of the
+thread: one task may wait at a safe point while another one computes in the same thread.
 """
 
 import asyncio
@@ -10,24 +10,23 @@ import threading
 import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable
-from math import isfinite
 from typing import Any
 
 __all__ = ["SafePoint", "safe_point"]
 
 
 def safe_point(*, wait: float = 0.0) -> "SafePoint":
-    """Mark a place where this thread does not compute: a block in which it waits for work, or a moment.
+    """Mark a block in which this thread does not compute, for example because it waits for work.
 
-    A sweep that a `fastpurge.watch` has found due runs as the block is entered, or while it lasts, and only
-    if every other thread that has ever used a safe point is in such a block too. Leaving the block waits
-    until that sweep is over. So let each thread that computes pass one before it begins.
+    If a `fastpurge.watch` has found that a sweep is due, it runs when the block is entered, or while it
+    lasts, but only if every other thread that has ever used a safe point is in such a block too. Threads that
+    leave a block wait for the sweep. Each thread that computes should pass a safe point before it begins.
 
-    In a coroutine the task counts, and not its thread; the block may be held across an ``await``.
+    In a coroutine the task takes part instead of the thread. The block may contain ``await``.
 
     Args:
-        wait: if a sweep is due as the block is entered, wait up to so many seconds for the other threads to
-            come to a safe point. 0: do not wait. A task of asyncio never waits.
+        wait: if a sweep is due when the block is entered, wait up to this many seconds for the other threads
+            to reach a safe point. 0: do not wait. A task of asyncio never waits.
 
     Raises:
         TypeError: ``wait`` is not a number.
@@ -42,7 +41,10 @@ def safe_point(*, wait: float = 0.0) -> "SafePoint":
 
     """
     if wait != 0:
-        _check_wait(wait)
+        # Imported here, because it imports torch, and a library can mark safe points without torch.
+        from fastpurge.arguments import check_seconds
+
+        check_seconds("wait", wait, may_be_zero=True)
     return SafePoint(wait)
 
 
@@ -61,7 +63,7 @@ class SafePoint:
         me = _participant()
         me.inside.append(weakref.ref(self))
         self._me = me
-        if _everyone.due:
+        if _shared.due:
             try:
                 _arrive(self._wait if me.task is None else 0)
             except BaseException:
@@ -73,9 +75,9 @@ class SafePoint:
         if me is None:
             return
         try:
-            with _everyone.gate:
+            with _shared.gate:
                 self._leave(me)
-        except BaseException:  # Ctrl-C while it waits for a sweep: from here on it computes
+        except BaseException:  # Ctrl-C while it waits for a sweep: from now on this thread computes
             if self._me is not None:
                 self._leave(me)
             raise
@@ -86,10 +88,10 @@ class SafePoint:
 
 
 class _Participant:
-    """A thread, or a task, that has used a safe point: its name, and in which it is.
+    """A thread or task that has used a safe point: its name, and the safe points in which it is.
 
-    It holds none of them. One whose `__exit__` was never run is not counted once it is gone: Ctrl-C can come
-    between the last line of a block and the first of `__exit__`.
+    It references them weakly. Ctrl-C can come between the last line of a block and the first of `__exit__`:
+    then a safe point no longer counts once it is deallocated.
     """
 
     __slots__ = ("__weakref__", "inside", "name", "task")
@@ -104,96 +106,96 @@ class _Participant:
         return any(point() is not None for point in [*self.inside])
 
     def is_over(self) -> bool:
-        """Whether it is a task that has ended. Of a thread that has ended there is no participant left."""
+        """Whether it is a task that has ended. When a thread ends, its participant is deallocated."""
         task = self.task() if self.task is not None else None
         return self.task is not None and (task is None or task.done())
 
 
-class _Everyone:
-    """Who takes part, who is to be called when all stand still, and what holds them meanwhile.
+class _SharedState:
+    """The state that all threads share.
 
     Attributes:
-        gate: held by who sweeps; to leave a safe point one has to have it for a moment. Reentrant, since a
-            sweep runs other people's code: `keep`, finalizers.
-        arrival: notified when a sweep is over.
-        participants: without keeping them.
-        due: what is to be called, each once.
-        sweeper: the thread that does so now.
+        gate: locked during a sweep; leaving a safe point takes it for a moment. Reentrant, because a sweep
+            runs foreign code: `keep`, finalizers.
+        sweep_over: notified when a sweep is over.
+        participants: weak references to the threads and tasks.
+        due: the functions to call once all are at safe points, each once.
+        sweeper: the thread that is calling them.
 
     """
 
     def __init__(self) -> None:
         self.gate = threading.RLock()
-        self.arrival = threading.Condition(self.gate)
+        self.sweep_over = threading.Condition(self.gate)
         self.participants: list[weakref.ref[_Participant]] = []
         self.due: dict[Callable[[], None], None] = {}
         self.sweeper: int | None = None
 
 
-_everyone = _Everyone()
-# The only strong references: a thread's goes with it, whatever way it ends, and a task's with the task.
+_shared = _SharedState()
+# The only strong references to participants: they are dropped when the thread or task ends.
 _here = threading.local()
 _tasks: "weakref.WeakKeyDictionary[asyncio.Task[Any], _Participant]" = weakref.WeakKeyDictionary()
 
 
 def announce(attempt: Callable[[], None]) -> None:
-    """Have this called once, when all that take part stand at a safe point: now if they do."""
-    _everyone.due[attempt] = None
+    """Have a function called once, as soon as all threads and tasks are at safe points; maybe now."""
+    _shared.due[attempt] = None
     sweep_what_is_due()
 
 
 def withdraw(attempt: Callable[[], None]) -> None:
-    """Take back what was announced. When this returns it does not run, unless this thread is what runs it."""
-    with _everyone.gate:
-        _everyone.due.pop(attempt, None)
+    """Cancel a call. When this returns the function is not running, unless in this thread."""
+    with _shared.gate:
+        _shared.due.pop(attempt, None)
 
 
 def is_sweeping_here() -> bool:
-    """Whether this thread is within what was announced."""
-    return _everyone.sweeper == threading.get_ident()
+    """Whether this thread is inside an announced function."""
+    return _shared.sweeper == threading.get_ident()
 
 
 def sweep_what_is_due() -> None:
-    """Call what was announced, if all that take part stand at a safe point."""
-    with _everyone.gate:
+    """Call the announced functions if all threads and tasks are at safe points."""
+    with _shared.gate:
         if is_sweeping_here():
             return
-        _everyone.sweeper = threading.get_ident()
+        _shared.sweeper = threading.get_ident()
         try:
-            while _everyone.due and not outside():
-                attempt = next(iter(_everyone.due))
-                del _everyone.due[attempt]
+            while _shared.due and not outside():
+                attempt = next(iter(_shared.due))
+                del _shared.due[attempt]
                 attempt()
         finally:
-            _everyone.sweeper = None
-            _everyone.arrival.notify_all()
+            _shared.sweeper = None
+            _shared.sweep_over.notify_all()
 
 
 def taking_part() -> list[_Participant]:
     """The threads and tasks that have used a safe point and have not ended."""
-    alive = (one for one in (reference() for reference in [*_everyone.participants]) if one is not None)
+    alive = (one for one in (reference() for reference in [*_shared.participants]) if one is not None)
     return [one for one in alive if not one.is_over()]
 
 
 def outside() -> list[str]:
-    """The names of those that are not at a safe point now."""
+    """The names of the threads and tasks that are not at a safe point."""
     return [one.name for one in taking_part() if not one.is_at_one()]
 
 
 def never_take_part() -> None:
-    """Let this thread use safe points without being waited for: it is a watch's own."""
+    """Let this thread, which belongs to a watch, use safe points without taking part."""
     _here.participant = _Participant(threading.current_thread().name)
 
 
 def _arrive(wait: float) -> None:
     sweep_what_is_due()
     if wait:
-        with _everyone.arrival:
-            _everyone.arrival.wait_for(lambda: not _everyone.due, wait)
+        with _shared.sweep_over:
+            _shared.sweep_over.wait_for(lambda: not _shared.due, wait)
 
 
 def _participant() -> _Participant:
-    """The task that runs in this thread, or the thread."""
+    """The participant of the task that runs in this thread, or of the thread."""
     if _get_running_loop() is not None and (task := asyncio.current_task()) is not None:
         return _tasks.get(task) or _join(task)
     try:
@@ -204,27 +206,20 @@ def _participant() -> _Participant:
 
 
 def _join(task: "asyncio.Task[Any] | None") -> _Participant:
-    with _everyone.gate:  # if a sweep is under way, its first safe point begins when that is over
+    with _shared.gate:  # during a sweep a new participant waits until it is over
         if task is not None:
             me = _tasks[task] = _Participant(task.get_name(), weakref.ref(task))
         else:
             me = _here.participant = _Participant(threading.current_thread().name)
-        _everyone.participants[:] = [*map(weakref.ref, taking_part()), weakref.ref(me)]
+        _shared.participants[:] = [*map(weakref.ref, taking_part()), weakref.ref(me)]
         return me
 
 
-def _check_wait(wait: object) -> None:
-    if isinstance(wait, bool) or not isinstance(wait, int | float):
-        raise TypeError(f"wait must be a number of seconds, not {type(wait).__name__}")
-    if not isfinite(wait) or not 0 <= wait <= threading.TIMEOUT_MAX:
-        raise ValueError(f"wait must be 0 or more seconds, not {wait}")
-
-
 def _forget_other_threads() -> None:
-    """In a forked child only the thread that has forked goes on, and the gate may have been another's."""
-    _everyone.__init__()  # type: ignore[misc]
+    """A forked child has only the thread that forked, and another one may have locked the gate."""
+    _shared.__init__()  # type: ignore[misc]
     mine = [getattr(_here, "participant", None), *_tasks.values()]
-    _everyone.participants = [weakref.ref(one) for one in mine if one is not None]
+    _shared.participants = [weakref.ref(one) for one in mine if one is not None]
 
 
 if hasattr(os, "register_at_fork"):

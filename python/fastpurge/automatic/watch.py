@@ -1,4 +1,4 @@
-"""Sweeping by itself: memory is read now and then, and swept when it is too full and nobody computes."""
+"""Automatic sweeps: a thread measures memory, and sweeps at safe points when it is too full."""
 
 import atexit
 import os
@@ -8,27 +8,26 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from math import isfinite
 
 import torch
 
 from fastpurge.allocators import pressure
-from fastpurge.allocators.pressure import Amount, Gauge, Mark
-from fastpurge.arguments import by_name
+from fastpurge.allocators.pressure import Amount, Gauge, Threshold
+from fastpurge.arguments import by_name, check_seconds
 from fastpurge.automatic import safe_points
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.engine.request import Collect, Devices, Request
 from fastpurge.engine.request import parse as parse_request
-from fastpurge.engine.sweep import UnderWay, sweep_as, who_sweeps
+from fastpurge.engine.sweep import SweepUnderWayError, sweep_as, sweeping_thread
 from fastpurge.exceptions.let_go import let_go
 from fastpurge.inspection.roots import place_of_caller
 from fastpurge.python_facts.object_types import is_a, reason_of
 from fastpurge.reporting.report import SweepReport
 
 _REPORTS = 16
-_UNMARKED = 5  # readings in a row; a program that loads its models first comes to its safe points later
-_PATIENCE = 10.0  # seconds, for `keep` and `on_sweep` when the interpreter ends
+_READINGS_BEFORE_WARNING = 5  # a program that loads its models first has no safe points until then
+_SECONDS_AT_EXIT = 10.0  # for `keep` and `on_sweep` to end when the interpreter exits
 
 
 @by_name("above=..., keep=lambda: [model]")
@@ -48,36 +47,39 @@ def watch(
     collect: Collect = "auto",
     label: str | None = None,
 ) -> "Watch":
-    """Sweep by itself whenever memory is fuller than ``above``, at safe points that the program marks.
+    """Sweep automatically when memory use exceeds ``above``, at safe points that the program marks.
 
-    A thread of its own reads memory. It never sweeps in the middle of a computation: only when every thread
-    that has ever used `fastpurge.safe_point` is at one. In a program that marks none it never sweeps, and
-    warns of it.
+    A separate thread measures memory. A sweep never interrupts a computation: it runs only when every thread
+    that has ever used `fastpurge.safe_point` is at one. In a program without safe points it never runs, and
+    the watch warns about that.
 
     Args:
-        above: a share of all memory, ``"90%"``, in use by all programs: of the machine's RAM, or of what the
-            container may have if that is closer to its limit. Or a number of bytes that this process holds:
-            its resident set. Of a device: what its driver has handed out, or torch's allocator holds.
-        keep: called before each sweep, in the thread that sweeps, for what to keep. What it raises is told by
-            a warning, and nothing is swept. It must not wait for a thread that is at a safe point. Let it
-            name what holds a thing, such as a queue, and not a copy of what is in there now.
-        below: a sweep that does not get memory below this, of the same kind as ``above``, is not repeated
-            until there is more to free (see `fastpurge.allocators.pressure.Mark`). By default nine tenths of
+        above: a share of all memory such as ``"90%"``, in use by all processes: of the machine's RAM, or of
+            the container's limit if that is closer. Or a number of bytes used by this process: its resident
+            set. With ``device``, a share of the device's memory, or bytes reserved by torch's allocator.
+        keep: called before each sweep, in the sweeping thread; returns what to keep. If it raises, there is a
+            warning and no sweep. It must not wait for a thread that is at a safe point. It should return a
+            container, such as a queue, rather than a copy of its elements.
+        below: in the same unit as ``above``. A sweep that does not get memory below this is not repeated
+            until memory has grown (see `fastpurge.allocators.pressure.Threshold`). By default 90% of
             ``above``.
         every: seconds between readings.
-        device: whose memory is read: None or ``"cpu"``, or ``"cuda"`` (the fullest), ``"cuda:1"``.
-        on_sweep: called with the report of each sweep, before anybody goes on.
-        devices: as the following, what `fastpurge.sweep` takes.
-        models: see there.
-        wipe: see there.
-        min_bytes: see there.
-        guards: see there.
-        collect: see there.
-        label: see there; by default the file and line of this call.
+        device: the device to measure: None or ``"cpu"``, ``"cuda"`` (the fullest one), ``"cuda:1"``.
+        on_sweep: called with the report of each sweep, before other threads continue.
+        devices: as in `fastpurge.sweep`, like the following.
+        models: see `fastpurge.sweep`.
+        wipe: see `fastpurge.sweep`.
+        min_bytes: see `fastpurge.sweep`.
+        guards: see `fastpurge.sweep`.
+        collect: see `fastpurge.sweep`.
+        label: see `fastpurge.sweep`; by default the file and line of this call.
+
+    Returns:
+        The running watch: a context manager that stops at the end of its block.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was started.
-        ValueError: an argument has no meaning, or the device is not there. Nothing was started.
+        ValueError: an argument has an invalid value, or there is no such device. Nothing was started.
 
     Examples:
         >>> import queue, torch
@@ -91,8 +93,8 @@ def watch(
         0
 
     """
-    gauge, mark = pressure.parse(above, below, device)
-    _check_every(every)
+    gauge, threshold = pressure.parse(above, below, device)
+    check_seconds("every", every)
     _check_callable("keep", keep)
     if on_sweep is not None:
         _check_callable("on_sweep", on_sweep)
@@ -111,7 +113,7 @@ def watch(
     title = f"above {above}" + (f" of {device}" if device is not None else "")
     return Watch(
         gauge=gauge,
-        mark=mark,
+        threshold=threshold,
         every=every,
         keep=keep,
         on_sweep=on_sweep,
@@ -122,11 +124,11 @@ def watch(
 
 
 class Watch:
-    """A watch that `fastpurge.watch` has started: it goes on until `stop`, or the end of its ``with`` block.
+    """A running watch of `fastpurge.watch`. It ends with `stop`, or with its ``with`` block.
 
     Attributes:
-        sweeps: how often it has swept.
-        last_error: what ``keep``, ``on_sweep``, a reading or a sweep has raised last, or None.
+        sweeps: the number of sweeps.
+        last_error: the last exception of ``keep``, ``on_sweep``, a measurement or a sweep, or None.
 
     """
 
@@ -134,7 +136,7 @@ class Watch:
         self,
         *,
         gauge: Gauge,
-        mark: Mark,
+        threshold: Threshold,
         every: float,
         keep: Callable[[], object],
         on_sweep: Callable[[SweepReport], object] | None,
@@ -145,7 +147,7 @@ class Watch:
         self.sweeps = 0
         self.last_error: Exception | None = None
         self._gauge = gauge
-        self._mark = mark
+        self._threshold = threshold
         self._every = every
         self._keep = keep
         self._on_sweep = on_sweep
@@ -153,9 +155,9 @@ class Watch:
         self._title = title
         self._place = place
         self._reports: deque[SweepReport] = deque(maxlen=_REPORTS)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._is_due = False
-        self._unmarked = 0
+        self._readings_without_safe_point = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fastpurge.watch", daemon=True)
         self._thread.start()
@@ -167,9 +169,9 @@ class Watch:
         return (*self._reports,)
 
     def stop(self) -> None:
-        """Stop watching. When this returns no sweep of this watch is under way, nor will there be one.
+        """Stop watching. When this returns, no sweep of this watch is running, and none will start.
 
-        Can be called again, and from ``keep`` or ``on_sweep``: then the sweep is the last one.
+        May be called again, and from ``keep`` or ``on_sweep``: then the current sweep is the last one.
         """
         self._end()
         if not safe_points.is_sweeping_here():
@@ -191,49 +193,50 @@ class Watch:
             return "watching"
         return f"due, waits for {', '.join(safe_points.outside()) or 'a safe point'}"
 
-    def _end(self, patience: float | None = None) -> None:
+    def _end(self, timeout: float | None = None) -> None:
         self._stopped.set()
         _running.discard(self)
-        if not safe_points.is_sweeping_here():  # the thread might be waiting for this one to be done
-            self._thread.join(patience)
-            while self._thread.is_alive() and who_sweeps() == self._thread.ident:  # which comes to an end
-                self._thread.join(patience)
+        if not safe_points.is_sweeping_here():  # the watch's thread might wait for this sweep
+            self._thread.join(timeout)
+            while self._thread.is_alive() and sweeping_thread() == self._thread.ident:  # a sweep always ends
+                self._thread.join(timeout)
 
     def _run(self) -> None:
         safe_points.never_take_part()
         while not self._stopped.wait(self._every):
             try:
-                self._look()
-            except Exception as error:  # noqa: BLE001 - of a device or of the operating system, for a moment
+                self._check()
+            except Exception as error:  # noqa: BLE001 - a device or the system may fail temporarily
                 self._fail("memory could not be read", error)
 
-    def _look(self) -> None:
-        self._is_due = self._mark.is_passed(self._gauge.read())
+    def _check(self) -> None:
+        self._is_due = self._threshold.is_passed(self._gauge.read())
         if not self._is_due:
             safe_points.withdraw(self._attempt)
         elif safe_points.taking_part():
-            self._unmarked = 0
+            self._readings_without_safe_point = 0
             safe_points.announce(self._attempt)
         else:
-            self._unmarked += 1
-            if self._unmarked == _UNMARKED:
-                self._tell(
-                    "memory is above the mark, and this program has marked no safe point yet, so nothing is "
+            self._readings_without_safe_point += 1
+            if self._readings_without_safe_point == _READINGS_BEFORE_WARNING:
+                self._warn_once(
+                    "memory is above the threshold, but this program has no safe point yet, so nothing is "
                     "swept: put `with fastpurge.safe_point():` around the places where it waits for work"
                 )
 
     def _attempt(self) -> None:
-        """Sweep, now that nobody computes: if memory is still too full."""
+        """Sweep if memory is still too full. Called while all threads are at safe points."""
         try:
-            if self._stopped.is_set() or not self._mark.is_passed(self._gauge.read()):
+            if self._stopped.is_set() or not self._threshold.is_passed(self._gauge.read()):
                 return
-            # The gate is held: a sweep that is waited for may run a finalizer that waits for the gate.
+            # Do not wait for another sweep: this thread has the gate, and a finalizer in that sweep may wait
+            # for it.
             check_keep(keep := self._keep())
             report = sweep_as(replace(self._request, keep=keep), wait=False)
-            self._mark.note_swept(self._gauge.read())
-        except UnderWay:
+            self._threshold.note_swept(self._gauge.read())
+        except SweepUnderWayError:
             return  # announced again after the next reading
-        except Exception as error:  # noqa: BLE001 - somebody else's work must go on
+        except Exception as error:  # noqa: BLE001 - the thread at the safe point must continue
             self._fail("nothing was swept", error)
             return
         finally:
@@ -247,29 +250,22 @@ class Watch:
                 self._fail("on_sweep failed", error)
 
     def _fail(self, what: str, error: Exception) -> None:
-        let_go(error)  # or the variables of what has failed would stay with it
+        let_go(error)  # or its traceback would keep local variables alive
         self.last_error = error
-        self._tell(f"{what}: {reason_of(error)}")
+        self._warn_once(f"{what}: {reason_of(error)}")
 
-    def _tell(self, what: str) -> None:
-        """Warn, once of each thing, at the line that has started the watch."""
-        if what not in self._told:
-            self._told.add(what)
+    def _warn_once(self, what: str) -> None:
+        """Give each warning once, at the line that started the watch."""
+        if what not in self._warned:
+            self._warned.add(what)
             try:
                 warnings.warn_explicit(f"fastpurge.watch: {what}", RuntimeWarning, *self._place)
-            except RuntimeWarning as warning:  # where warnings are errors: not in somebody's safe point
+            except RuntimeWarning as warning:  # warnings are errors: do not raise in a safe point
                 self.last_error = self.last_error or warning
 
 
-def _check_every(every: object) -> None:
-    if isinstance(every, bool) or not isinstance(every, int | float):
-        raise TypeError(f"every must be a number of seconds, not {type(every).__name__}")
-    if not isfinite(every) or not 0 < every <= threading.TIMEOUT_MAX:
-        raise ValueError(f"every must be more than 0 seconds, not {every}")
-
-
 def _check_callable(name: str, of: object) -> None:
-    if is_a(of, torch.nn.Module):  # it could be called
+    if is_a(of, torch.nn.Module):  # a module is callable
         raise TypeError(f"{name} must be a function, not the model: {name}=lambda: [model]")
     if not callable(of):
         raise TypeError(f"{name} must be callable, such as lambda: [model], not {type(of).__name__}")
@@ -280,13 +276,13 @@ _running: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Leave no thread in torch while the interpreter is taken apart: its destructors would abort."""
+    """Stop the threads before the interpreter exits: with a thread inside torch its destructors abort."""
     for one in [*_running]:
-        one._end(_PATIENCE)
+        one._end(_SECONDS_AT_EXIT)
 
 
 def _stopped_by_fork() -> None:
-    """The threads of a process do not exist in a forked child, and may have held the locks of events."""
+    """Mark watches as stopped: a forked child has none of their threads, which may have locked events."""
     for one in [*_running]:
         one._stopped = threading.Event()
         one._stopped.set()

@@ -1,9 +1,9 @@
-"""Where the ranks of a process group meet to speak of a sweep: in the group's store, not in a collective.
+"""An all-gather of Python objects through the store of a process group, instead of a collective.
 
-A collective needs tensors, with NCCL on a device, in the midst of what is being measured. It has to be
-started in the same order on all ranks as everything that is in flight. And of a rank that does not come it
-says nothing before the timeout of the group. The store that `init_process_group` has made is beside all
-that: it is there with every backend, and knows who has come.
+A collective needs tensors, with NCCL on a device, which would change the memory that is measured. All ranks
+have to start it in the same order as the other collectives in flight. And if a rank is missing, it does not
+name that rank, and waits for the timeout of the group. The store of `init_process_group` has none of these
+limits: every backend has one, and it shows which ranks have posted.
 """
 
 import json
@@ -26,14 +26,14 @@ c10d: Any = getattr(dist, "distributed_c10d", None)  # some builds of torch have
 # torch/csrc/distributed/c10d/TCPStoreLibUvBackend.cpp).
 _PART = 4 << 20
 _LONGEST_PAUSE = 0.25
-_GOODBYE = 10.0  # seconds: the others have only to read
+_CLEANUP_TIMEOUT = 10.0  # seconds for the other ranks to read the last messages
 
 
-class Meeting:
-    """The ranks of one process group, which meet in rounds.
+class GroupStore:
+    """The store of one process group, in which its ranks exchange messages in rounds.
 
     Attributes:
-        ranks: all of them, as global ranks, in the order of the group.
+        ranks: the global ranks of the group, in its order.
         rank: the global rank of this process.
 
     """
@@ -47,85 +47,86 @@ class Meeting:
 
     @contextmanager
     def round(self, timeout: float) -> Iterator["Round"]:
-        """Take part in a round that is still open: who comes too late for one opens the next.
+        """Take part in the open round. A rank that is too late for a round opens the next one.
 
-        What is raised within, Ctrl-C for example, is told to the others, who need not wait for this rank.
+        An exception in the block, such as Ctrl-C, is posted to the other ranks, so that they do not wait.
 
         Raises:
             RuntimeError: another thread of this process has been in a round for ``timeout`` seconds.
 
         """
         if not self._turn.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
-            raise RuntimeError(f"another sweep of this process group has been under way for {timeout:g} s")
+            raise RuntimeError(f"another sweep of this process group has been running for {timeout:g} s")
         try:
             self._number += 1
             this = Round(self, timeout)
             try:
                 yield this
             except BaseException as error:
-                this.leave(reason_of(error))
+                this.abort(reason_of(error))
                 raise
-            this.end()
+            this.finish()
         finally:
             self._turn.release()
 
-    def next_open(self) -> Any:
-        """The part of the store where the round is held that is open now."""
+    def store_of_open_round(self) -> Any:
+        """The part of the store for the round that is open now."""
         while self._store.check([f"{self._number}/0/closed"]):
             self._number += 1
         return c10d.PrefixStore(str(self._number), self._store)
 
 
 class Round:
-    """Some exchanges, one after the other, of the ranks that meet."""
+    """A sequence of exchanges between the ranks of a group."""
 
-    def __init__(self, meeting: Meeting, timeout: float) -> None:
-        self._ranks, self._rank = meeting.ranks, meeting.rank
-        self._find_store = meeting.next_open
+    def __init__(self, group_store: GroupStore, timeout: float) -> None:
+        self._ranks, self._rank = group_store.ranks, group_store.rank
+        self._open_store = group_store.store_of_open_round
         self._store: Any = None
         self._timeout = timeout
-        self._said = self._closed = 0
-        self._heard: list[int] = []
+        self._posted = self._closed = 0
+        self._received: list[int] = []
         self._keys = ["left"]
 
-    def exchange(self, message: object) -> tuple[dict[int, Any], dict[int, str]]:
-        """Tell all ranks something and hear what they tell, each by its rank, in the order of the group.
+    def all_gather(self, message: object) -> tuple[dict[int, Any], dict[int, str]]:
+        """Post a message to all ranks, and receive theirs.
 
-        Returns what was heard, and of the other ranks why nothing was. All who can reach the store get the
-        same: the first who has waited for ``timeout`` seconds closes the exchange for all.
+        Returns the messages by global rank, in the order of the group, and for each missing rank a reason.
+        All ranks that can reach the store get the same: the first that has waited for ``timeout`` seconds
+        closes the exchange for all.
         """
         try:
             if self._store is None:
-                self._store = self._find_store()
-            heard = self._exchange(message)
+                self._store = self._open_store()
+            received = self._gather(message)
         except dist.DistError as error:
             others = (rank for rank in self._ranks if rank != self._rank)
-            reason = f"out of reach: the process that holds the group's store is gone ({error})"
+            reason = f"out of reach: the process with the group's store has ended ({error})"
             return {self._rank: message}, dict.fromkeys(others, reason)
-        return heard, {rank: "not heard of in time" for rank in self._ranks if rank not in heard}
+        return received, {rank: "no message in time" for rank in self._ranks if rank not in received}
 
-    def _exchange(self, message: object) -> dict[int, Any]:
-        at = self._say(message)
+    def _gather(self, message: object) -> dict[int, Any]:
+        at = self._post(message)
         if not _wait(lambda: self._store.check([f"{at}/closed"]), self._timeout):
             self._close(at, (rank for rank in self._ranks if self._store.check([f"{at}/{rank}"])))
-        self._heard = json.loads(self._store.get(f"{at}/closed"))
+        self._received = json.loads(self._store.get(f"{at}/closed"))
         self._closed += 1
-        return {rank: self._get(f"{at}/{rank}") for rank in self._heard}
+        return {rank: self._get(f"{at}/{rank}") for rank in self._received}
 
-    def _say(self, message: object) -> int:
-        """Tell all ranks something, in the next exchange. Returns its number."""
-        at = self._said
+    def _post(self, message: object) -> int:
+        """Post a message in the next exchange. Returns the number of the exchange."""
+        at = self._posted
         self._keys += [f"{at}/count", f"{at}/closed"]
         self._put(f"{at}/{self._rank}", message)
-        everybody_has = self._store.add(f"{at}/count", 1) == len(self._ranks)
-        self._said += 1
-        if everybody_has:
+        all_have = self._store.add(f"{at}/count", 1) == len(self._ranks)
+        self._posted += 1
+        if all_have:
             self._close(at, self._ranks)
         return at
 
-    def _close(self, at: int, heard: Iterable[int]) -> bool:
-        """Close an exchange for all, unless somebody was faster; whether it was this rank."""
-        mine = json.dumps(list(heard)).encode()
+    def _close(self, at: int, received: Iterable[int]) -> bool:
+        """Close an exchange for all ranks. Returns whether this rank did it, and not a faster one."""
+        mine = json.dumps(list(received)).encode()
         return bool(self._store.compare_set(f"{at}/closed", "", mine.decode()) == mine)
 
     def _put(self, key: str, message: object) -> None:
@@ -133,45 +134,44 @@ class Round:
         parts = range(0, len(data), _PART)
         for number, start in enumerate(parts):
             self._store.set(f"{key}/{number}", data[start : start + _PART])
-        self._store.set(key, str(len(parts)))  # last: who sees it, finds all of the message
+        self._store.set(key, str(len(parts)))  # last, so that a reader that sees it finds all parts
 
     def _get(self, key: str) -> Any:
         parts = [f"{key}/{number}" for number in range(int(self._store.get(key)))]
         self._keys += [key, *parts]
         return pickle.loads(zlib.decompress(b"".join(map(self._store.get, parts))))  # noqa: S301 - of our own
 
-    def end(self) -> None:
-        """Part. The first rank, which often holds the store, stays until all have read, and tidies up."""
+    def finish(self) -> None:
+        """End the round. The first rank, which often has the store, waits for all and deletes the keys."""
         with suppress(dist.DistError):
-            if self._rank in self._heard:
+            if self._rank in self._received:
                 self._store.add("left", 1)
-            if self._rank == min(self._ranks) and _wait(self._all_have_left, _GOODBYE):
-                # A round that somebody has missed is left there for them to see that it is closed.
-                for key in self._keys if len(self._heard) == len(self._ranks) else ():
+            if self._rank == min(self._ranks) and _wait(self._all_are_done, _CLEANUP_TIMEOUT):
+                # The keys of a round that a rank has missed stay, so that it sees that the round is closed.
+                for key in self._keys if len(self._received) == len(self._ranks) else ():
                     self._store.delete_key(key)
 
-    def leave(self, reason: str) -> None:
-        """Take no further part, and say why, so that nobody waits for this rank."""
+    def abort(self, reason: str) -> None:
+        """Leave the round, and post the reason, so that no rank waits for this one."""
         if self._store is None:
             return
         with suppress(dist.DistError):
-            if self._said > self._closed:  # what was said can be taken back until somebody has heard it
+            if self._posted > self._closed:  # a message counts as not posted if no rank has received it
                 others = (rank for rank in self._ranks if rank != self._rank)
-                at = self._said - 1
+                at = self._posted - 1
                 if self._close(at, (rank for rank in others if self._store.check([f"{at}/{rank}"]))):
                     return
-            self._say(reason)
+            self._post(reason)
             self._store.add("left", 1)
 
-    def _all_have_left(self) -> bool:
-        return bool(self._store.add("left", 0) >= len(self._heard))
+    def _all_are_done(self) -> bool:
+        return bool(self._store.add("left", 0) >= len(self._received))
 
 
 def _wait(done: Callable[[], bool], timeout: float) -> bool:
-    """Ask again and again, less and less often, until it is done or time is up.
+    """Poll at growing intervals until done, or until the timeout. Returns whether it is done.
 
-    `Store.wait` would log a warning each time its time is up, keep other threads from the store, and not
-    let Ctrl-C through.
+    `Store.wait` would log a warning at each timeout, block other threads, and block Ctrl-C.
     """
     deadline, pause = monotonic() + timeout, 0.001
     while not done():
@@ -182,16 +182,16 @@ def _wait(done: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-_meetings: WeakKeyDictionary[Any, Meeting] = WeakKeyDictionary()
+_group_stores: WeakKeyDictionary[Any, GroupStore] = WeakKeyDictionary()
 
 
-def meeting_of(group: Any) -> Meeting:
-    """Where the ranks of a group meet; ``None`` is the default group.
+def group_store_of(group: Any) -> GroupStore:
+    """The store of a group; ``None`` is the default group.
 
     Raises:
-        TypeError: it is no process group.
-        ValueError: this process is not in it, or it has been destroyed.
-        RuntimeError: there is no default group: `init_process_group` has not been called.
+        TypeError: ``group`` is not a process group.
+        ValueError: this process is not a member, or the group has been destroyed.
+        RuntimeError: there is no default group, because `init_process_group` has not been called.
 
     """
     if not (dist.is_available() and dist.is_initialized()):
@@ -201,9 +201,9 @@ def meeting_of(group: Any) -> Meeting:
     if group is None:
         group = dist.group.WORLD
     if not isinstance(group, dist.ProcessGroup):
-        if group == dist.GroupMember.NON_GROUP_MEMBER:  # what `new_group` gives to those outside
+        if group == dist.GroupMember.NON_GROUP_MEMBER:  # `new_group` returns it to ranks outside the group
             raise ValueError(f"group: this process, rank {dist.get_rank()}, is not a member of it")
         raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, not {type(group).__name__}")
     if group not in c10d._world.pg_map:
-        raise ValueError("group is no process group that torch.distributed knows: was it destroyed?")
-    return _meetings.setdefault(group, Meeting(group))
+        raise ValueError("group is not known to torch.distributed: was it destroyed?")
+    return _group_stores.setdefault(group, GroupStore(group))

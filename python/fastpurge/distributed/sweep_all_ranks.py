@@ -1,4 +1,4 @@
-"""A sweep on every rank of a `torch.distributed` process group, with one report for all of them."""
+"""A sweep on every rank of a `torch.distributed` process group, with the reports of all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, overload
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from fastpurge.arguments import by_name
-from fastpurge.distributed.store_gather import Round, meeting_of
+from fastpurge.arguments import by_name, check_seconds
+from fastpurge.distributed.store_gather import Round, group_store_of
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.sweep import sweep_as
 from fastpurge.inspection.roots import place_of_caller
-from fastpurge.reporting.report import SweepReport
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.report import SweepReport, memory_rows
+from fastpurge.reporting.text import Printable, human, right
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -36,30 +36,33 @@ def sweep(
     group: "ProcessGroup | None" = None,
     timeout: float = _TIMEOUT,
 ) -> "DistributedReport":
-    """Sweep on all ranks of a process group, and give each of them the reports of all.
+    """Sweep on all ranks of a process group. Every rank gets the reports of all.
 
-    Every rank calls it, with arguments of its own. Nobody sweeps before all have called with valid arguments.
-    What else is in flight in the group, in whatever order, does not matter: the ranks meet in its store.
+    Every rank calls this function with its own arguments. No rank sweeps before all have called it with valid
+    arguments. Collectives in flight do not matter: the ranks communicate through the store of the group.
 
     Args:
-        keep: what this rank protects, with everything reachable from it, as in `fastpurge.sweep`.
+        keep: what to protect on this rank, with everything reachable from it, as in `fastpurge.sweep`.
         devices: release only what is on these; ``None`` means all.
-        models: also strip modules of what they hold.
-        wipe: overwrite memory with zeros before it is given back.
-        min_bytes: leave storages smaller than this (in bytes) alone.
-        guards: the rules that spare what nobody named.
+        models: also release modules, with their parameters, buffers and sub-modules.
+        wipe: overwrite memory with zeros before it is freed.
+        min_bytes: do not release storages smaller than this, in bytes.
+        guards: the rules that spare objects outside ``keep``: see `Guard`.
         collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
-        label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
-        group: the process group that sweeps, as `torch.distributed.new_group` gives it; ``None`` is all
-            ranks. Reports and errors name ranks by their global number.
-        timeout: how long to wait for other ranks, in seconds: until they call, and until they have swept.
+        label: a name for this sweep in the messages of `PurgedError`; by default the caller's file and line.
+        group: a process group of `torch.distributed.new_group`; ``None`` means all ranks. Reports and errors
+            have global ranks.
+        timeout: seconds to wait for other ranks: until they call, and again until they have swept.
+
+    Returns:
+        The reports of all ranks, in the order of the group.
 
     Raises:
-        TypeError: an argument of this rank has the wrong type. Nothing was touched, on no rank.
-        ValueError: an argument of this rank has no meaning. Nothing was touched, on no rank.
+        TypeError: an argument of this rank has the wrong type. No rank has touched anything.
+        ValueError: an argument of this rank has an invalid value. No rank has touched anything.
         RuntimeError: `torch.distributed` is not initialized.
-        DistributedSweepError: an argument of another rank is bad, or a rank did not call in time, and nothing
-            was touched; or a sweep failed or did not end in time, after all others have swept.
+        DistributedSweepError: an argument of another rank is invalid, or a rank did not call in time: no rank
+            has touched anything. Or a sweep failed or did not end in time: all others have swept.
 
     Examples:
         >>> import torch, torch.distributed as dist
@@ -70,9 +73,9 @@ def sweep(
         [True]
 
     """
-    meeting = meeting_of(group)
+    group_store = group_store_of(group)
     try:
-        _check_timeout(timeout)
+        check_seconds("timeout", timeout, may_be_infinite=True)
         request = parse(
             keep=keep,
             devices=devices,
@@ -84,14 +87,14 @@ def sweep(
             label=label,
             caller="{}:{}".format(*place_of_caller()),
         )
-    except Exception as error:  # an iterable of devices may raise anything
-        with meeting.round(_TIMEOUT) as this:
-            this.exchange(_words(error))
+    except Exception as error:  # iterating over the devices may raise anything
+        with group_store.round(_TIMEOUT) as exchange:
+            exchange.all_gather(_error_text(error))
         if type(error) not in (TypeError, ValueError):
             raise
-        raise type(error)(f"rank {meeting.rank}: {error}") from None
-    with meeting.round(timeout) as this:
-        reports, failures, cause = _sweep(this, request)
+        raise type(error)(f"rank {group_store.rank}: {error}") from None
+    with group_store.round(timeout) as exchange:
+        reports, failures, cause = _sweep(exchange, request)
     if failures:
         raise DistributedSweepError(reports, failures) from cause
     return DistributedReport(tuple(reports), tuple(reports.values()))
@@ -100,46 +103,43 @@ def sweep(
 _Outcome = tuple[dict[int, SweepReport], dict[int, str], Exception | None]
 
 
-def _sweep(this: Round, request: Request) -> _Outcome:
-    """The reports of the ranks that have swept, why the others have not, and what was raised on this one."""
-    refusals, silent = this.exchange(None)
-    failures = silent | {rank: reason for rank, reason in refusals.items() if reason is not None}
+def _sweep(exchange: Round, request: Request) -> _Outcome:
+    """The reports by rank, reasons for the ranks without one, and the exception of this rank."""
+    refusals, missing = exchange.all_gather(None)
+    failures = missing | {rank: reason for rank, reason in refusals.items() if reason is not None}
     if failures:
         return {}, failures, None
     cause = None
     done: SweepReport | str
     try:
         done = sweep_as(request)
-    except Exception as error:  # noqa: BLE001 - the others wait to hear of it
-        done, cause = _words(error), error
-    heard, silent = this.exchange(done)
-    reports = {rank: told for rank, told in heard.items() if isinstance(told, SweepReport)}
-    return reports, silent | {rank: told for rank, told in heard.items() if rank not in reports}, cause
+    except Exception as error:  # noqa: BLE001 - the other ranks wait for the message
+        done, cause = _error_text(error), error
+    received, missing = exchange.all_gather(done)
+    reports = {rank: one for rank, one in received.items() if isinstance(one, SweepReport)}
+    return (
+        reports,
+        missing | {rank: reason for rank, reason in received.items() if rank not in reports},
+        cause,
+    )
 
 
-def _check_timeout(timeout: object) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not timeout > 0:  # nor a NaN
-        raise ValueError(f"timeout must be more than 0 (seconds), not {timeout}")
-
-
-def _words(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
 class DistributedSweepError(RuntimeError):
-    """Not all ranks have swept. The same is raised on all ranks that can still speak to each other.
+    """Not all ranks have swept. Raised on all ranks that can still reach the store.
 
     Attributes:
-        reports: what those did that have swept, by global rank. Empty if nobody has, since an argument was
-            bad or somebody did not call.
-        failures: why the others did not, or may not have, by global rank.
+        reports: the reports of the ranks that have swept, by global rank. Empty if an argument was invalid or
+            a rank did not call.
+        failures: the reason for each other rank, by global rank. It may have swept all the same.
 
     """
 
     def __init__(self, reports: dict[int, SweepReport], failures: dict[int, str]) -> None:
-        super().__init__(reports, failures)  # so that it can be pickled
+        super().__init__(reports, failures)  # pickle calls the class with these
         self.reports = reports
         self.failures = dict(sorted(failures.items()))
 
@@ -149,12 +149,12 @@ class DistributedSweepError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class DistributedReport(Told, Sequence[SweepReport]):
-    """What a sweep did on each rank of a group: a sequence of reports, in the order of the group.
+class DistributedReport(Printable, Sequence[SweepReport]):
+    """The reports of all ranks of a group: a sequence in the order of the group.
 
     Attributes:
-        ranks: the global rank of each; of the default group 0, 1, 2, ...
-        reports: what the sweep did there.
+        ranks: the global ranks; for the default group 0, 1, 2, ...
+        reports: the report of each rank.
 
     """
 
@@ -163,7 +163,7 @@ class DistributedReport(Told, Sequence[SweepReport]):
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes given back on all ranks together."""
+        """Bytes freed on all ranks together."""
         return sum(report.freed_bytes for report in self.reports)
 
     @overload
@@ -177,20 +177,15 @@ class DistributedReport(Told, Sequence[SweepReport]):
         return len(self.reports)
 
     def to_dict(self) -> dict[str, Any]:
-        """The reports as plain values that `json.dumps` takes, by global rank."""
+        """The reports as plain values for `json.dumps`, by global rank."""
         by_rank = {rank: report.to_dict() for rank, report in zip(self.ranks, self.reports, strict=True)}
         return {"freed_bytes": self.freed_bytes, "reports": by_rank}
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         columns = ("before", "after", "freed", "released", "skipped", "seconds")
         table = Table("rank", "memory", *(right(name) for name in columns))
         for rank, report in zip(self.ranks, self.reports, strict=True):
             counts = [f"{len(report.released):,}", f"{len(report.skipped):,}", f"{report.seconds:.2f}"]
-            for device, (before, after) in report.before.sizes_until(report.after).items():
-                name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
-                sizes = (before, after, before - after)
-                first = device == "cpu"  # every reading has it, and begins with it
-                table.add_row(
-                    str(rank) if first else "", name, *map(human, sizes), *(counts if first else ())
-                )
+            for number, cells in enumerate(memory_rows(report.before, report.after)):
+                table.add_row("" if number else str(rank), *cells, *(() if number else counts))
         return Group(f"fastpurge freed {human(self.freed_bytes)} on {len(self)} ranks", table)

@@ -1,4 +1,4 @@
-"""What the caller names in ``keep``, and what names nothing."""
+"""The argument ``keep``: which objects it names, and which values are refused."""
 
 import weakref
 from collections import OrderedDict, defaultdict, deque
@@ -13,12 +13,12 @@ from fastpurge.python_facts.object_types import is_a, type_name
 
 
 def named(keep: object) -> tuple[object, ...]:
-    """What the caller named: the object itself and, of a plain container, each element.
+    """The named objects: ``keep`` itself and, if it is a plain container, each element.
 
-    Named objects are entered whatever they are, so ``keep=[my_module]`` keeps a module's globals
-    although a closure stops at modules.
+    The closure enters named objects of any type, so ``keep=[my_module]`` keeps a module's globals although
+    modules are a boundary.
     """
-    # By exact type: a subclass may run code of its own when iterated.
+    # By exact type: to iterate over a subclass may run code of its own.
     if is_exactly(keep, _MAPPINGS):
         return (keep, *cast(dict[object, object], keep).values())
     if is_exactly(keep, (*_COLLECTIONS, *_VIEWS)):
@@ -27,8 +27,8 @@ def named(keep: object) -> tuple[object, ...]:
 
 
 def is_exactly(obj: object, types: tuple[type, ...]) -> bool:
-    """Whether it is an instance of one of the types, and of no subtype."""
-    # Not by `in`, which asks a metaclass whether it is equal.
+    """Whether an object is an instance of one of the types, and not of a subtype."""
+    # Not by `in`, which would call `__eq__` of a metaclass.
     of = type(obj)
     return any(of is one for one in types)
 
@@ -40,13 +40,13 @@ _VIEWS = tuple(type(view) for one in _EMPTY for view in (one.keys(), one.values(
 
 
 def check_keep(keep: object) -> None:
-    """Refuse what would protect nothing, although somebody has meant something by it.
+    """Refuse values that protect nothing, and are probably mistakes.
 
-    A list that a program has made may hold ``None`` or a str beside other things; one of strings alone is a
-    list of names.
+    A list may contain ``None`` or strings besides other objects. A list of nothing but strings is refused:
+    these are probably names of variables.
 
     Raises:
-        TypeError: it says what to write instead.
+        TypeError: the message says what to write instead.
 
     """
     if is_a(keep, str):
@@ -62,10 +62,10 @@ def check_keep(keep: object) -> None:
             f"keep must be what to protect, not {type_name(keep)}: "
             "write keep=[model], or keep=() to protect nothing"
         )
-    if _gives_once(type(keep)):
+    if _is_iterator_type(type(keep)):
         raise TypeError(
-            f"keep must be what to protect, not {type_name(keep)}, which gives it once and may have done so: "
-            "write keep=list(...) of it, or keep=[it] if it is a thing to protect itself"
+            f"keep must be what to protect, not {type_name(keep)}, which can be iterated only once: "
+            "write keep=list(...), or keep=[it] to protect the iterator itself"
         )
     if is_exactly(keep, _COLLECTIONS):
         _check_elements([*cast(Iterable[object], keep)])
@@ -74,7 +74,7 @@ def check_keep(keep: object) -> None:
 def _check_elements(elements: list[object]) -> None:
     if all(is_a(one, *_NAMES, NoneType) for one in elements) and any(is_a(one, *_NAMES) for one in elements):
         raise TypeError(
-            "keep must hold the objects themselves, and holds nothing but names or weak references of them: "
+            "keep must contain the objects themselves, but contains only names or weak references: "
             "write keep=[model], without quotes"
         )
 
@@ -89,12 +89,12 @@ _module_of = cast(Any, type.__dict__["__module__"]).__get__
 
 
 def _numpy_scalars() -> tuple[type, ...]:
-    # But for records: these have fields, and may have objects in them.
+    # Records are allowed: they may have objects in their fields.
     return types_in({"numpy": ("number", "character", "bool_", "datetime64")})
 
 
-def _gives_once(of: type) -> bool:
-    """Whether a type is one of Python's own iterators or generators; others are objects like any other."""
+def _is_iterator_type(of: type) -> bool:
+    """Whether a type is an iterator or generator of Python itself. Iterators of other modules are allowed."""
     module = _module_of(of)
     if type(module) is not str or module not in ("builtins", "itertools"):
         return False

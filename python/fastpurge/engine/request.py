@@ -1,4 +1,4 @@
-"""What the caller asked for, checked before anything is touched."""
+"""The arguments of a sweep, checked before anything is touched."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,21 +6,20 @@ from typing import Literal, cast
 
 import torch
 
-from fastpurge.arguments import check_bool, parse_count, show
+from fastpurge.arguments import check_bool, parse_count, parse_device
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.keep_argument import check_keep
-from fastpurge.python_facts.object_types import is_a, type_name
-from fastpurge.torch_facts.recorders import Unrecorded
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 
 Devices = str | torch.device | Iterable[str | torch.device] | None
-"""One device or several; ``None`` means all."""
+"""One device or several; ``None`` means all devices."""
 
 Collect = bool | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The arguments of a sweep, valid and in one form."""
+    """The arguments of a sweep, checked and normalized. See `fastpurge.sweep` for their meaning."""
 
     keep: object
     devices: tuple[torch.device, ...] | None
@@ -32,7 +31,7 @@ class Request:
     label: str
 
     def covers(self, device: torch.device) -> bool:
-        """Whether a device is among the asked ones; one asked without an index covers every index."""
+        """Whether a device is requested. ``"cuda"`` without an index covers every index."""
         return self.devices is None or any(
             device.type == asked.type and asked.index in (None, device.index) for asked in self.devices
         )
@@ -50,11 +49,11 @@ def parse(
     label: str | None,
     caller: str,
 ) -> Request:
-    """Check every argument and say which one is wrong.
+    """Check every argument; the error names the first wrong one.
 
     Raises:
         TypeError: an argument has the wrong type.
-        ValueError: an argument has the right type and no meaning.
+        ValueError: an argument has the right type and an invalid value.
 
     """
     check_keep(keep)
@@ -69,7 +68,7 @@ def parse(
     if is_a(collect, str):
         collect = cast(Collect, str.__str__(cast(str, collect)))
     if not is_a(collect, str, bool) or collect not in (True, False, "auto"):
-        raise ValueError(f"collect must be True, False or 'auto', not {show(collect)}")
+        raise ValueError(f"collect must be True, False or 'auto', not {safe_repr(collect)}")
     if label is not None and not is_a(label, str):
         raise TypeError(f"label must be a str or None, not {type_name(label)}")
     return Request(
@@ -85,31 +84,17 @@ def parse(
 
 
 def parse_devices(devices: Devices) -> tuple[torch.device, ...] | None:
-    """Devices in one form. Raises `TypeError` and `ValueError` as `parse` does."""
+    """The devices as a tuple; ``None`` means all. Raises `TypeError` and `ValueError` as `parse` does."""
     if devices is None:
         return None
     if is_a(devices, str, torch.device):
-        return (_parse_device(devices),)
+        return (parse_device("devices", devices),)
     if not hasattr(type(devices), "__iter__"):
         raise TypeError(
             "devices must be None (all), a device such as 'cpu' or 'cuda:1', a torch.device, "
             f"or several of them, not {type_name(devices)}"
         )
-    parsed = tuple(_parse_device(device) for device in cast(Iterable[object], devices))
+    parsed = tuple(parse_device("devices", device) for device in cast(Iterable[object], devices))
     if not parsed:
         raise ValueError("devices names no device; leave it out (None) to mean all")
     return parsed
-
-
-def _parse_device(device: object) -> torch.device:
-    if is_a(device, torch.device):
-        return cast(torch.device, device)
-    if not is_a(device, str):
-        raise TypeError(f"devices must hold str or torch.device, not {type_name(device)}")
-    name = str.__str__(cast(str, device))
-    try:
-        with Unrecorded():
-            return torch.device(name)
-    except (RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"devices: {name!r} is not a device ({reason})") from None

@@ -1,7 +1,7 @@
-"""Takes snapshots of the heap, each with the roots that those before it brought to light.
+"""Takes snapshots of the heap, each with the hidden roots found after the one before.
 
-A rule for this file and for `survey.py`: while a snapshot is taken that looks for what running code holds, no
-local variable there may hold a candidate, or a plain container of candidates. This is running code too.
+A rule for this file and for `survey.py`: while a snapshot looks for what running code uses, no local variable
+may reference a candidate or a plain container of candidates. This is running code too.
 """
 
 import sys
@@ -22,19 +22,19 @@ from fastpurge.python_facts import library_globals
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.running_code import running_code
 from fastpurge.torch_facts import hidden_references
-from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES, has_cpp_owner, use_count
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_REFERENCE_THEMSELVES, has_cpp_owner, use_count
 
 
 @dataclass(slots=True)
 class View:
-    """One snapshot, and what of it the request asks for."""
+    """One snapshot, and its candidates that the request covers."""
 
     snapshot: _core.Snapshot
     asked: list[Candidate] = field(default_factory=list)
     skipped: list[Candidate] = field(default_factory=list)
 
     def skip(self, which: list[bool], reason: str) -> None:
-        """Skip some of what is asked for, for a reason."""
+        """Move the candidates flagged in ``which`` to the skipped, with a reason."""
         pairs = list(zip(self.asked, which, strict=True))
         self.skipped += [Candidate(one.obj, replace(one.item, reason=reason)) for one, yes in pairs if yes]
         self.asked = [one for one, yes in pairs if not yes]
@@ -45,7 +45,7 @@ _set_class = cast(Any, object.__dict__["__class__"]).__set__
 
 
 class Search:
-    """Takes snapshots, each with the roots that those before it brought to light."""
+    """Takes snapshots, each with the hidden roots found after the one before."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -56,35 +56,36 @@ class Search:
         self._roots: list[Any] = []
         self._known, self._owned = _core.IdSet(), _core.IdSet()
         self._considered: dict[int, Candidate | None] = {}
-        self.is_alone = len(sys._current_frames()) == 1  # as it stays: this thread starts none
-        # Most often libraries keep what they kept before, and then one look is enough.
+        self.is_alone = len(sys._current_frames()) == 1  # stays so: this thread starts no other
+        # Most often the libraries that kept something before are the ones that do now: then one walk is
+        # enough.
         library = Guard.LIBRARY in request.guards
         state = library_globals.library_state(self.scan_for, where_known=True) if library else []
-        # What came into being since is nobody's garbage yet; the first snapshot keeps its own alive.
+        # Objects made after the first snapshot are never candidates. The snapshot keeps its candidates alive.
         self._first = self._snapshot(guarded=state)
         self._there = self._unused = _core.IdSet(chain(self._first.candidates, self._first.spared))
         self.add(state)
 
-    def first_look(self) -> View:
-        """What there is, before anything was asked what it hides."""
+    def first_view(self) -> View:
+        """The first snapshot, before any hidden reference was looked for."""
         return self._view_of(self._first)
 
     def spared_at_first(self) -> list[Candidate]:
-        """What was asked for, and is spared because libraries are known to keep it."""
+        """The requested candidates that are spared, because libraries are known to keep them."""
         found = (self._consider(obj) for obj in self._first.spared)
         return [one for one in found if one is not None and one.item.reason is None]
 
-    def look(self) -> View:
-        """What there is with the roots that are known now."""
+    def new_view(self) -> View:
+        """A new snapshot with all roots known now."""
         return self.settle(self._view())
 
     def settle(self, view: View) -> View:
-        """Take snapshots until one brings no hidden root to light that was not known.
+        """Take snapshots until one leads to no new hidden root.
 
-        While other threads compute there is always a new one: what they have just computed. So then it also
-        ends when twice in a row what came to light was nothing else: it led to no candidate, and was all of a
-        graph. A chain of hidden things that leads to a candidate has tensors for its links, which were
-        candidates, or arrays, records and scripts, whose contents are no graph.
+        While other threads compute there are always new ones: the graphs of what they have just computed. So
+        it also ends when two snapshots in a row led only to new parts of graphs, and to no candidate. A chain
+        of hidden references to a candidate consists of tensors, which were candidates themselves, or of
+        arrays, records and scripts, which are no parts of graphs.
         """
         unkept = _core.IdSet(one for one in view.snapshot.candidates if one in self._there)
         idle = rounds = 0
@@ -96,11 +97,11 @@ class Search:
             if idle == _IDLE_ROUNDS and not self.is_alone:
                 break
             if (rounds := rounds + 1) > _MOST_ROUNDS:
-                raise RuntimeError("what is kept leads on and on, out of the closure's sight")
+                raise RuntimeError("hidden references of kept objects never end")
         return view
 
     def add(self, roots: Iterable[Any]) -> bool:
-        """Make these roots of every later snapshot; whether any was new."""
+        """Make these objects roots of every later snapshot. Returns whether any was new."""
         before = len(self._roots)
         for root in roots:
             if root not in self._known:
@@ -109,27 +110,27 @@ class Search:
         return len(self._roots) > before
 
     def has_as_roots(self, candidates: list[Candidate]) -> bool:
-        """Whether none of them can be a candidate any more."""
+        """Whether all of these are roots, so that none can be a candidate any more."""
         return all(one.obj in self._known for one in candidates)
 
     def add_hidden(self, kept: list[Any]) -> bool:
-        """Make roots of what kept objects hold out of the closure's sight; whether any was new."""
+        """Make the hidden referents of kept objects roots. Returns whether any was new."""
         gradients = hidden_references.gradients(kept)
         self._gradients_unread |= gradients is None
         contents = [one for one in hidden_references.contents(kept) if one not in self._known]
-        self._found_contents = any(map(hidden_references.leads_on, contents))
+        self._found_contents = any(map(hidden_references.may_reference_more, contents))
         return self.add(
             chain(hidden_references.graphs(kept) if self.graphs else (), contents, gradients or ())
         )
 
     def may_be_gradients(self, candidates: list[Candidate]) -> list[bool]:
-        """Which of them may be the gradient of something kept, because there was no way to ask."""
+        """Which of them may be gradients of kept tensors, because gradients could not be read."""
         return [self._gradients_unread and has_cpp_owner(one.obj) for one in candidates]
 
     def exchange(
         self, candidates: list[Candidate], blanks: list[object]
     ) -> list[tuple[int, BaseException | None]]:
-        """Exchange candidates with blanks, as `Survey.exchange` says."""
+        """Swap candidates with tombstones: see `Survey.exchange`."""
         look_through = Guard.RUNNING in self.request.guards
         with DisableTorchFunction():  # `use_count` is called
             return _core.exchange(
@@ -142,7 +143,7 @@ class Search:
                 running_code=running_code(look_through=look_through),
                 self_referenced=self._hold_themselves(),
                 count_owners=use_count,
-                spare_external=look_through or not OWNED_TENSORS_HOLD_THEMSELVES,
+                spare_external=look_through or not OWNED_TENSORS_REFERENCE_THEMSELVES,
                 set_class=_set_class,
                 implementation=(torch.Tensor, torch._C._swap_tensor_impl),
             )
@@ -161,7 +162,7 @@ class Search:
             if (candidate := self._consider(obj)) is not None:
                 (view.skipped if candidate.item.reason else view.asked).append(candidate)
         if self.running_code is not None:
-            # What was in the hands of a thread at one look may be anywhere by the next.
+            # What a thread used at one snapshot may be anywhere by the next.
             view.asked = [one for one in view.asked if one.obj in self._unused]
             self._unused = _core.IdSet(one.obj for one in view.asked)
         return view
@@ -181,29 +182,30 @@ class Search:
         return snapshot
 
     def _explain(self, snapshot: _core.Snapshot) -> bool:
-        """Find those of the held that only hold themselves; whether there are new ones.
+        """Find the objects whose external reference is their own. Returns whether there are new ones.
 
-        A tensor that something in C++ owns holds a reference to its own Python object
-        (https://github.com/pytorch/pytorch/pull/167564). The use count alone does not tell: a thread that
-        is just becoming an owner has counted itself, and waits for the GIL to take that reference. With
-        an owner that does not go away there is no such moment. So the owners are looked for, among
-        tensors that no running code holds and that this survey keeps alive.
+        A tensor with an owner in C++ has a reference to its own Python object
+        (https://github.com/pytorch/pytorch/pull/167564). The use count alone is not enough: a thread that is
+        becoming an owner has increased it, and waits for the GIL to take that reference. With an owner that
+        stays there is no such moment. So the owners are looked for among tensors that no running code uses
+        and that this survey keeps alive.
 
-        Before torch 2.10 the owner in C++ holds the Python object of a tensor. To ask the owner for it is to
-        take that reference over (`THPVariable_Wrap` in torch/csrc/autograd/python_variable.cpp), so while
-        the first snapshot holds it as well nothing holds itself: any further reference is a use.
+        Before torch 2.10 the owner in C++ owns the Python object of a tensor. To read the tensor from the
+        owner takes that reference over (`THPVariable_Wrap` in torch/csrc/autograd/python_variable.cpp). The
+        first snapshot references the object too, so then no tensor references itself: any other reference is
+        a use.
         """
         held = _core.IdSet(snapshot.externally_referenced)
         unkept = (x for x in snapshot.candidates if x in self._there)
         known = len(self._owned)
-        self._owned.update(x for x in hidden_references.owned([*unkept, *snapshot.kept]) if x in held)
+        self._owned.update(x for x in hidden_references.owned_in_cpp([*unkept, *snapshot.kept]) if x in held)
         return len(self._owned) > known
 
     def _hold_themselves(self) -> _core.IdSet:
-        return self._owned if OWNED_TENSORS_HOLD_THEMSELVES else _core.IdSet()
+        return self._owned if OWNED_TENSORS_REFERENCE_THEMSELVES else _core.IdSet()
 
     def _consider(self, obj: Any) -> Candidate | None:
-        # The first snapshot holds every candidate, so its identity stays its own.
+        # The first snapshot keeps every candidate alive, so that no id is reused.
         if id(obj) not in self._considered:
             self._considered[id(obj)] = consider(obj, self.request)
         return self._considered[id(obj)]

@@ -1,4 +1,4 @@
-"""Plan and apply: keep -> closure -> scan -> guards -> plan -> release -> trim -> report."""
+"""`sweep` and `plan`: keep -> closure -> scan -> guards -> plan -> release -> trim -> report."""
 
 import gc
 import os
@@ -24,10 +24,10 @@ from fastpurge.engine.request import Collect, Devices, Request, parse
 from fastpurge.engine.survey import Survey, survey
 from fastpurge.engine.weakly_kept import WeaklyKept
 from fastpurge.inspection.roots import place_of_caller
-from fastpurge.inspection.why import holders
+from fastpurge.inspection.why import owner_paths
 from fastpurge.reporting.items import Item
-from fastpurge.reporting.report import SweepReport, tell_items, tell_reasons
-from fastpurge.reporting.text import Told, human
+from fastpurge.reporting.report import SweepReport, items_table, reasons_text
+from fastpurge.reporting.text import Printable, human
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 
 
@@ -43,26 +43,29 @@ def sweep(
     collect: Collect = "auto",
     label: str | None = None,
 ) -> SweepReport:
-    """Release every tensor and module that is not reachable from ``keep``, and say what was freed.
+    """Release every tensor and module that is not reachable from ``keep``, and report what was freed.
 
     Args:
         keep: what to protect, with everything reachable from it. Any object; of a plain list, tuple,
-            set, dict or deque also each element, whatever it is. ``()`` protects nothing, nor does a str, a
-            number or ``None`` in a list. What can only be a mistake is refused: a str, ``None``, a number, a
-            list of nothing but strings; and a generator, which gives its objects once.
+            set, dict or deque also each element, of any type. ``()`` protects nothing, nor does a str, a
+            number or ``None`` in a list. Probable mistakes are refused: a str, ``None``, a number, a list of
+            nothing but strings; and a generator, which can be iterated only once.
         devices: release only what is on these: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a `torch.device`,
             or several of them. ``None`` means all.
-        models: also strip modules of what they hold.
-        wipe: overwrite memory with zeros before it is given back.
-        min_bytes: leave storages smaller than this (in bytes) alone.
-        guards: the rules that spare what nobody named.
+        models: also release modules, with their parameters, buffers and sub-modules.
+        wipe: overwrite memory with zeros before it is freed.
+        min_bytes: do not release storages smaller than this, in bytes.
+        guards: the rules that spare objects outside ``keep``: see `Guard`.
         collect: run `gc.collect`: ``True``, ``False``, or ``"auto"``, only if there is something to free.
-        label: who sweeps, for the messages of `PurgedError`; by default the caller's file and line.
+        label: a name for this sweep in the messages of `PurgedError`; by default the caller's file and line.
+
+    Returns:
+        What was released, skipped and spared, and the memory before and after.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was touched.
-        ValueError: an argument has no meaning. Nothing was touched.
-        RuntimeError: called from within a sweep, by a finalizer for example.
+        ValueError: an argument has an invalid value. Nothing was touched.
+        RuntimeError: called during a sweep in the same thread, for example by a finalizer.
 
     Examples:
         >>> import torch
@@ -90,18 +93,18 @@ def sweep(
 
 @never_compiled
 def sweep_as(request: Request, *, wait: bool = True) -> SweepReport:
-    """Sweep as asked for in a request.
+    """Sweep with checked arguments.
 
     Args:
-        request: what is asked for.
-        wait: for a sweep that is under way in another thread.
+        request: the arguments.
+        wait: whether to wait for a sweep in another thread.
 
     Raises:
-        UnderWay: from within a sweep; and from elsewhere if it does not wait.
+        SweepUnderWayError: a sweep is running in this thread; or in another one, if ``wait`` is False.
 
     """
     started = perf_counter()
-    with _turn.taken(wait=wait), Unrecorded():
+    with _sweep_lock.acquired(wait=wait), Unrecorded():
         return _sweep(request, started)
 
 
@@ -117,10 +120,10 @@ def plan(
     collect: Collect = "auto",
     label: str | None = None,
 ) -> "SweepPlan":
-    """Say what a sweep with these arguments would release; touches nothing.
+    """Find what a sweep with these arguments would release. Touches nothing.
 
-    Takes and raises the same as `sweep`. The plan keeps nothing alive, neither what it would release nor what
-    ``keep`` names.
+    Takes and raises the same as `sweep`. The plan keeps nothing alive: neither what it would release nor
+    what ``keep`` names.
 
     Examples:
         >>> import torch
@@ -144,36 +147,35 @@ def plan(
     )
     kept = WeaklyKept(keep, is_temporary=sys.getrefcount(keep) <= _OF_A_TEMPORARY)
     started = perf_counter()
-    with _turn.taken(), Unrecorded():
+    with _sweep_lock.acquired(), Unrecorded():
         found = survey(request)
     return SweepPlan(replace(request, keep=()), kept, found, perf_counter() - started)
 
 
 @by_name("")
 def _references(*, keep: object) -> int:
-    """How many references there are to what is passed like this: more, if others hold it."""
+    """The reference count of an argument that only the call itself references."""
     return sys.getrefcount(keep)
 
 
 _OF_A_TEMPORARY = _references(keep=[])
 
 
-def who_sweeps() -> int | None:
-    """The thread in which a sweep is under way now."""
-    return _turn.thread
+def sweeping_thread() -> int | None:
+    """The thread that is sweeping now."""
+    return _sweep_lock.thread
 
 
-class SweepPlan(Told):
-    """What a sweep would release. Keeps nothing of it alive, nor anything that ``keep`` names.
+class SweepPlan(Printable):
+    """What a sweep would release. Keeps neither that alive nor what ``keep`` names.
 
     Attributes:
         items: what would become tombstones.
         nbytes: the size of their storages, in bytes.
         skipped: what cannot be released, each with its ``reason``.
-        spared: bytes that each guard spares, by the guard's name;
-            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
-            code is known to hold it.
-        objects_scanned: how many objects the heap held.
+        spared: bytes that each guard spares, by the guard's name in lower case. What `Guard.RUNNING` spares
+            for a known owner in C or C++ is under ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``.
+        objects_scanned: how many objects the garbage collector tracked.
 
     """
 
@@ -190,25 +192,25 @@ class SweepPlan(Told):
 
     @never_compiled
     def apply(self) -> SweepReport:
-        """Release what was planned and is still unprotected now, and give the memory back.
+        """Release what was planned and is still not in use, and free the memory.
 
-        What became reachable from ``keep`` since the plan was made, or came into being, stays. What was named
-        there and has died meanwhile leads to nothing any more.
+        Objects that were made since, or have become reachable from ``keep``, stay. An object of ``keep`` that
+        has been deallocated since protects nothing any more.
 
         Raises:
-            RuntimeError: called from within a sweep.
+            RuntimeError: called during a sweep in the same thread.
 
         """
         started = perf_counter() - self._seconds
-        with _turn.taken(), Unrecorded():
+        with _sweep_lock.acquired(), Unrecorded():
             request = replace(self._request, keep=self._kept.alive())
             return _sweep(request, started, self._planned)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Group(
             f"fastpurge would release {human(self.nbytes)} ({self._request.label})",
-            tell_items("planned", self.items),
-            tell_reasons(self.skipped, self.spared),
+            items_table("planned", self.items),
+            reasons_text(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned in {self._seconds * 1e3:.1f} ms",
         )
 
@@ -217,15 +219,15 @@ _References = list[weakref.ref[Any]]
 
 
 def _sweep(request: Request, started: float, only: _References | None = None) -> SweepReport:
-    """The whole flow; of ``only`` what is still alive, if given."""
+    """The whole flow. With ``only``, release nothing but what these references still point to."""
     before = memory.read()
     found = _collect_and_survey(request)
     if only is not None:
         _restrict(found, only)
-    _trace_largest(found.planned)
+    _record_owners(found.planned)
     released, refused = release(found, request.label, wipe=request.wipe)
     skipped, spared, objects_scanned = (*found.skipped, *refused), found.spared, found.objects_scanned
-    del found  # it keeps alive what other threads have let go of since
+    del found  # it keeps objects alive that other threads have dropped since
     memory.give_back()
     return SweepReport(
         label=request.label,
@@ -243,27 +245,27 @@ def _collect_and_survey(request: Request) -> Survey:
     if request.collect == "auto":
         found = survey(request, thorough=False)
         if not found.planned:
-            return found  # one walk over the heap, and that is all
-        del found  # or the collector would find everything in use
-    # Garbage goes first: its finalizers must meet nothing that was released, and what only garbage makes look
-    # as if it were in use must not be spared.
+            return found  # after one walk over the heap
+        del found  # it references all candidates, and the collector would not find them
+    # Garbage is collected first: its finalizers must not meet tombstones, and what only garbage references
+    # must not be spared.
     if request.collect:
         gc.collect()
     return survey(request)
 
 
-_TRACED = 10
-_WORTH_A_WALK = 1 << 20
+_OWNERS_RECORDED = 10
+_MIN_BYTES_FOR_OWNERS = 1 << 20
 
 
-def _trace_largest(planned: list[Candidate]) -> None:
-    """Note who holds the largest of what is to be released, if there is anything large: it takes a walk."""
-    large = (one for one in planned if one.item.nbytes >= _WORTH_A_WALK)
-    largest = nlargest(_TRACED, large, key=lambda one: one.item.nbytes)
+def _record_owners(planned: list[Candidate]) -> None:
+    """Set the owner of the largest planned items. Takes a walk over the heap, so only if any is large."""
+    large = (one for one in planned if one.item.nbytes >= _MIN_BYTES_FOR_OWNERS)
+    largest = nlargest(_OWNERS_RECORDED, large, key=lambda one: one.item.nbytes)
     if largest:
-        with suppress(Exception):  # a remark, which is no reason to lose a sweep
-            for one, path in zip(largest, holders(tuple(one.obj for one in largest)), strict=True):
-                one.item = replace(one.item, held_by=path)
+        with suppress(Exception):  # the owner is optional: a failure must not stop the sweep
+            for one, path in zip(largest, owner_paths(tuple(one.obj for one in largest)), strict=True):
+                one.item = replace(one.item, owner=path)
 
 
 def _restrict(found: Survey, only: _References) -> None:
@@ -271,27 +273,27 @@ def _restrict(found: Survey, only: _References) -> None:
     found.planned = [candidate for candidate in found.planned if candidate.obj in chosen]
 
 
-class UnderWay(RuntimeError):  # noqa: N818 - a state, not a mistake
-    """Another sweep is under way. Nothing was touched."""
+class SweepUnderWayError(RuntimeError):
+    """Another sweep is running. Nothing was touched."""
 
 
-class _Turn:
-    """One sweep at a time: other threads wait, a sweep within a sweep is an error."""
+class _SweepLock:
+    """A lock that one sweep holds: other threads wait, a second sweep in the same thread is an error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.thread: int | None = None
 
     @contextmanager
-    def taken(self, *, wait: bool = True) -> Iterator[None]:
+    def acquired(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
         if self.thread == me:
-            raise UnderWay(
+            raise SweepUnderWayError(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "
                 "must not start another"
             )
         if not self._lock.acquire(blocking=wait):
-            raise UnderWay("a sweep is under way in another thread")
+            raise SweepUnderWayError("a sweep is under way in another thread")
         try:
             self.thread = me
             yield
@@ -300,7 +302,7 @@ class _Turn:
             self._lock.release()
 
 
-_turn = _Turn()
-# The thread that was sweeping does not exist in a forked child, and would hold the lock forever.
+_sweep_lock = _SweepLock()
+# In a forked child the sweeping thread does not exist, and would never release the lock.
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turn.__init__)  # type: ignore[misc]
+    os.register_at_fork(after_in_child=_sweep_lock.__init__)  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""What ``keep`` names, remembered without keeping it alive: a plan may lie in a notebook's history for days.
+"""Weak references to what ``keep`` names: a plan must not keep it alive, for days in a notebook's history.
 
-What was kept when a plan was made was not planned, so `SweepPlan.apply` does not touch it. What is
-remembered here protects what has become reachable since.
+What was kept when the plan was made is not in the plan, so `SweepPlan.apply` does not touch it. These
+references protect what has become reachable from ``keep`` since.
 """
 
 import gc
@@ -20,43 +20,44 @@ from fastpurge import _core
 from fastpurge.engine.keep_argument import is_exactly, named
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.object_types import is_a
-from fastpurge.torch_facts.hidden_references import array_types, contents
+from fastpurge.torch_facts.hidden_references import contents
+from fastpurge.torch_facts.numpy_arrays import array_types
 
 
 @dataclass(slots=True)
 class _Trace:
-    """How to recognize an object that is not weakly referenced: by what it held, or by what referred to it.
+    """How to recognize an object without a weak reference: by its referents or its referrers.
 
-    The address alone does not tell: another object of its type may have come to lie there. Where that
-    would do no harm, ``held`` is None.
+    Its address alone is not enough: another object of its type may have reused the memory. Where that does no
+    harm, ``referents`` is None.
     """
 
     of: type
-    held: frozenset[int] | None
+    referents: frozenset[int] | None
     owners: set[int] = field(default_factory=set)
 
     def fits(self, obj: object) -> bool:
         """Whether an object at the same address is the same one."""
         if type(obj) is not self.of:
             return False
-        if self.held is None or any(id(one) in self.held for one in gc.get_referents(obj)):
+        if self.referents is None or any(id(one) in self.referents for one in gc.get_referents(obj)):
             return True
         return bool(self.owners) and any(id(one) in self.owners for one in gc.get_referrers(obj))
 
 
-_Mark = weakref.ref[Any] | int
+_Reference = weakref.ref[Any] | int
 
 
 class WeaklyKept:
-    """What a keep names, of which nothing is kept alive."""
+    """Weak references to everything that a ``keep`` names."""
 
     def __init__(self, keep: object, *, is_temporary: bool) -> None:
         """Remember what ``keep`` names.
 
         Args:
-            keep: what was given.
-            is_temporary: whether only the call itself refers to it, as in ``plan(keep=[model])``. Then it is
-                gone when the call returns.
+            keep: the argument of `plan`.
+            is_temporary: whether only the call references it, as in ``plan(keep=[model])``. Then it is
+                deallocated when the call returns.
 
         """
         self._traces: dict[int, _Trace] = {}
@@ -67,22 +68,22 @@ class WeaklyKept:
         self._note_owners((*names[is_temporary:], *within), (names, within, *names[:is_temporary]))
 
     def alive(self) -> list[object]:
-        """A keep that names what is still alive."""
+        """A ``keep`` that names the objects that are still alive."""
         types = {id(trace.of): trace.of for trace in self._traces.values()}
         found = {}
         for obj in _core.scan((*types.values(),)) if types else ():
             if (trace := self._traces.get(id(obj))) is not None and trace.fits(obj):
                 found[id(obj)] = obj
-        # What is deeper within is no name: a module there is a boundary, as it was for the plan.
-        return [*_living(self._named, found), [*_living(self._within, found)]]
+        # Objects deeper inside are not named themselves: a module there is a boundary, as for the plan.
+        return [*_alive(self._named, found), [*_alive(self._within, found)]]
 
-    def _remember(self, objects: Iterable[object]) -> list[_Mark]:
-        return [mark for mark in map(self._mark, objects) if mark is not None]
+    def _remember(self, objects: Iterable[object]) -> list[_Reference]:
+        return [one for one in map(self._reference_to, objects) if one is not None]
 
-    def _mark(self, obj: object) -> _Mark | None:
+    def _reference_to(self, obj: object) -> _Reference | None:
         if is_a(obj, torch.Tensor):
-            # `torch.utils.swap_tensors` refuses tensors that are weakly referenced. Whatever comes to lie
-            # there was not planned, and leads to little.
+            # `torch.utils.swap_tensors` refuses tensors with weak references. If another tensor reuses the
+            # memory, it was not planned, and little is reachable from it.
             self._traces[id(obj)] = _Trace(type(obj), None)
             return id(obj)
         try:
@@ -90,48 +91,50 @@ class WeaklyKept:
         except TypeError:
             pass
         if type(obj) is not dict and (type(obj) is tuple or not gc.is_tracked(obj)):
-            return None  # what it leads to never changes
-        held = (one for one in gc.get_referents(obj) if gc.is_tracked(one) and not is_a(one, type))
-        self._traces[id(obj)] = _Trace(type(obj), frozenset(map(id, held)))
+            return None  # its referents never change
+        referents = (one for one in gc.get_referents(obj) if gc.is_tracked(one) and not is_a(one, type))
+        self._traces[id(obj)] = _Trace(type(obj), frozenset(map(id, referents)))
         return id(obj)
 
     def _note_owners(self, objects: tuple[object, ...], ours: tuple[object, ...]) -> None:
-        """Note what refers to objects, so that one is recognized whose contents were all exchanged."""
-        sought = [one for one in objects if (trace := self._traces.get(id(one))) and trace.held is not None]
-        del sought[_MOST_OWNED:]
+        """Note the referrers of objects, to recognize one whose contents were all replaced."""
+        sought = [
+            one for one in objects if (trace := self._traces.get(id(one))) and trace.referents is not None
+        ]
+        del sought[_MOST_SOUGHT:]
         ignored = _core.IdSet((*ours, objects, sought))
         for owner in gc.get_referrers(*sought) if sought else ():
-            for held in gc.get_referents(owner) if owner not in ignored else ():
-                if (trace := self._traces.get(id(held))) is not None:
+            for one in gc.get_referents(owner) if owner not in ignored else ():
+                if (trace := self._traces.get(id(one))) is not None:
                     trace.owners.add(id(owner))
 
 
-# The time that `gc.get_referrers` takes grows with their number. Most often the outermost leads to the rest.
-_MOST_OWNED = 8
+# `gc.get_referrers` takes time for each. Most often the rest is reachable from the outermost.
+_MOST_SOUGHT = 8
 
 
-def _living(marks: list[_Mark], found: dict[int, object]) -> Iterable[object]:
-    for mark in marks:
-        obj = found.get(mark) if isinstance(mark, int) else mark()
+def _alive(references: list[_Reference], found: dict[int, object]) -> Iterable[object]:
+    for one in references:
+        obj = found.get(one) if isinstance(one, int) else one()
         if obj is not None:
             yield obj
 
 
 def _within(names: tuple[object, ...]) -> list[object]:
-    """What is meant by what may be made for the call alone: what is in a container, or behind a method."""
+    """The objects inside named containers and callables, which may exist for the call alone."""
     namespaces = _core.IdSet(namespace(one) for one in [*sys.modules.values()] if is_a(one, ModuleType))
     met, found = _core.IdSet(names), list(names)
-    for at, obj in enumerate(found):  # which grows meanwhile
+    for at, obj in enumerate(found):  # the list grows meanwhile
         if at >= len(names) and obj in namespaces:
             continue
-        for one in _handed_on(obj):
-            if one not in met and _leads_on(one):
+        for one in _referents(obj):
+            if one not in met and _may_have_referents(one):
                 met.add(one)
                 found.append(one)
     return found[len(names) :]
 
 
-def _leads_on(obj: object) -> bool:
+def _may_have_referents(obj: object) -> bool:
     return gc.is_tracked(obj) or is_a(obj, dict, *array_types())
 
 
@@ -140,7 +143,7 @@ _CALLABLES = (partial, MethodType, BuiltinMethodType)
 _has_weak_references = cast(Any, type.__dict__["__weakrefoffset__"]).__get__
 
 
-def _handed_on(obj: object) -> Iterable[object]:
+def _referents(obj: object) -> Iterable[object]:
     of = type(obj)
     if of is FunctionType:  # not its globals
         function = cast(FunctionType, obj)

@@ -1,1 +1,1 @@
-"""Releasing what exceptions and their tracebacks hold."""
+"""Freeing what exceptions and their tracebacks keep alive."""

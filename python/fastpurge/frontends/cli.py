@@ -1,4 +1,4 @@
-"""The command line: reads arguments and calls; what is said is said elsewhere."""
+"""The command line: parses arguments and calls the other modules."""
 
 import argparse
 import json
@@ -11,36 +11,36 @@ from pathlib import Path
 from typing import Any
 
 _ABOUT = """\
-Give back the memory of a running PyTorch process, without harming what is in use.
+Free the memory of a running PyTorch process, without touching what is in use.
 
-A sweep is called from within the process: from Python, a notebook, or a ComfyUI workflow.
+A sweep runs inside the process: call it from Python, a notebook, or a ComfyUI workflow.
 
     import fastpurge
     report = fastpurge.sweep(keep=[model, latent])
     print(report)
 
-Everything reachable from keep stays as it is; every other tensor and module that is alive in the
-process is released, and raises PurgedError when it is used again. These commands show how, and help to
-set it up.
+Everything reachable from keep stays bit-for-bit unchanged. Every other live tensor and module in the
+process is released, unless it is in use, and raises PurgedError when it is used again. These commands
+demonstrate that, and set it up.
 """
 _EXAMPLES = """\
 examples:
-  $ fastpurge doctor                             is everything here that it needs?
-  $ fastpurge demo                               see what it does to a real model
+  $ fastpurge doctor                             check dependencies
+  $ fastpurge demo                               see a sweep beside a real model
   $ fastpurge comfyui install ~/ComfyUI          six purge nodes for your workflows
 """
 _DEMO_EXAMPLES = """\
 examples:
   $ fastpurge demo
-  $ fastpurge demo --plot report.svg             and draw what the sweep did
+  $ fastpurge demo --plot report.svg             and plot the report
 """
 _DOCTOR_EXAMPLES = """\
 examples:
   $ fastpurge doctor
-  $ fastpurge doctor --comfyui ~/ComfyUI         are the nodes in it, and nobody else's by their names?
+  $ fastpurge doctor --comfyui ~/ComfyUI         check for missing or conflicting nodes
   $ fastpurge doctor --json | jq .problems       for scripts
 
-The exit status is 0 if all is well, and 1 if something is missing; what to do about it is said.
+The exit status is 0 if there is no problem, and 1 otherwise. Each problem is printed with its fix.
 """
 _INSTALL_EXAMPLES = """\
 examples:
@@ -55,9 +55,10 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 1 if a check failed or nothing could be written.
+    """Run the command line.
 
-    If nobody reads the output any more it is 141, which is what a shell says of SIGPIPE.
+    Returns the exit status: 0, or 1 if a check failed or the output cannot be written. If the reader of the
+    output has closed the pipe it is 141, as in a shell after SIGPIPE.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Let go of what could not be written, which would be tried once more at exit."""
-    with suppress(OSError, ValueError):  # there may be no file beneath it
+    """Discard output that cannot be written: Python would try to write it again at exit."""
+    with suppress(OSError, ValueError):  # stdout may not be a file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -84,12 +85,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # From the metadata: `doctor` must run where a namesake has replaced the package's own `__init__`.
+    # From the metadata: `doctor` must run even if another distribution has replaced our `__init__`.
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('torch-fastpurge')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_doctor(commands)
-    comfyui = _add(commands, "comfyui", "put the node pack into a ComfyUI, or take it out", None)
+    comfyui = _add(commands, "comfyui", "install the node pack in a ComfyUI, or remove it", None)
     actions = comfyui.add_subparsers(title="actions", required=True, metavar="ACTION")
     _add_install(actions)
     _add_remove(actions)
@@ -100,14 +101,14 @@ def _add_demo(commands: Any) -> None:
     demo = _add(
         commands,
         "demo",
-        "free a gigabyte of forgotten memory beside a real model",
+        "free a gigabyte of leaked memory beside a real model",
         _DEMO_EXAMPLES,
-        "Builds a real transformer (random weights, nothing is downloaded), forgets more than a\n"
-        "gigabyte in the ways that people do, sweeps, and checks that the model computes the same\n"
-        "numbers as before. Needs 4 GB of memory and transformers:\n"
+        "Builds a real transformer (random weights, no download), leaks more than a gigabyte in the\n"
+        "usual ways, sweeps, and checks that the model computes the same numbers as before. Needs\n"
+        "4 GB of memory and transformers:\n"
         "pip install 'torch-fastpurge[torch,demo]'.",
     )
-    demo.add_argument("--plot", type=Path, metavar="FILE", help="draw the report to a file: .svg, .png, .pdf")
+    demo.add_argument("--plot", type=Path, metavar="FILE", help="plot the report to a file: .svg, .png, .pdf")
     demo.set_defaults(run=_run_demo)
 
 
@@ -115,13 +116,13 @@ def _add_doctor(commands: Any) -> None:
     doctor = _add(
         commands,
         "doctor",
-        "say what is here of what fastpurge needs and can use",
+        "check dependencies",
         _DOCTOR_EXAMPLES,
-        "Looks at the interpreter, the packages, the allocators and the devices, and tries what it can\n"
-        "try. In the folder of a ComfyUI, or with --comfyui, also at its custom_nodes.",
+        "Checks the interpreter, the packages, the allocators and the devices. In the folder of a ComfyUI,\n"
+        "or with --comfyui, also its custom_nodes.",
     )
-    doctor.add_argument("--comfyui", type=Path, metavar="PATH", help="the folder of a ComfyUI to look at")
-    doctor.add_argument("--json", action="store_true", help="say it as JSON")
+    doctor.add_argument("--comfyui", type=Path, metavar="PATH", help="the folder of a ComfyUI to check")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_run_doctor)
 
 
@@ -129,10 +130,10 @@ def _add_install(actions: Any) -> None:
     install = _add(
         actions,
         "install",
-        "put the six purge nodes into the custom_nodes of a ComfyUI",
+        "install the six purge nodes in the custom_nodes of a ComfyUI",
         _INSTALL_EXAMPLES,
         "Writes a folder custom_nodes/fastpurge that loads the nodes from this installation, which must\n"
-        "be in the Python that runs ComfyUI. To take them out again: fastpurge comfyui remove.",
+        "be in the Python that runs ComfyUI. To undo it: fastpurge comfyui remove.",
     )
     install.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
     install.set_defaults(run=_run_comfyui_install)
@@ -142,11 +143,10 @@ def _add_remove(actions: Any) -> None:
     remove = _add(
         actions,
         "remove",
-        "take out of a ComfyUI what install has put in",
+        "remove from a ComfyUI what install has put there",
         _REMOVE_EXAMPLES,
-        "Deletes the folder custom_nodes/fastpurge if it is the one that install has written, and nothing\n"
-        "else: no clone, and no file that somebody has added. Saved workflows still load; ComfyUI says\n"
-        "which of their nodes are missing.",
+        "Deletes the folder custom_nodes/fastpurge if install has written it; no clone, no other file.\n"
+        "Saved workflows still load; ComfyUI shows which of their nodes are missing.",
     )
     remove.add_argument("path", type=Path, help="the folder of the ComfyUI, with custom_nodes in it")
     remove.set_defaults(run=_run_comfyui_remove)

@@ -1,4 +1,4 @@
-"""The demo: a real model, a gigabyte and more of forgotten memory, one sweep, and what came of it."""
+"""The demo: leaks more than a gigabyte beside a real model, sweeps, and checks the result."""
 
 import gc
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 
 import fastpurge
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.reporting.plots import save
 from fastpurge.reporting.text import human
 
@@ -21,7 +21,7 @@ _FORGOTTEN_BYTES = 300 * 2**20
 
 
 def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
-    """Run the demo on the console and say whether every check held; draw the report to ``plot``, if given."""
+    """Run the demo. Returns whether every check passed. Plots the report to the file ``plot``, if given."""
     console = console or Console(highlight=False)
     console.rule("fastpurge demo: a model in use, and memory that nobody needs")
     model, tokens = make_model()
@@ -29,19 +29,19 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     size = sum(parameter.nbytes for parameter in model.parameters())
     console.print(f"in use: {type(model).__name__}, {human(size)} of weights, random")
 
-    fastpurge.trim()  # what building the model left free would hide some of what is forgotten
-    before = _resident()
+    fastpurge.trim()  # otherwise free heap would absorb some of the leaks
+    before = resident_bytes()
     forgetful = _forget(console)
-    forgotten = _resident() - before
+    forgotten = resident_bytes() - before
     console.print(f"forgotten in all: {human(forgotten)}; gc.collect() alone would free a part\n")
     keep = [model, tokens, expected]
     plain_seconds = plain_python_scan(keep)
 
     plan = fastpurge.plan(keep=keep, label="the demo")
     console.print(str(plan), "\n", soft_wrap=True, markup=False)
-    start = _resident()
+    start = resident_bytes()
     report = plan.apply()
-    freed = start - _resident()
+    freed = start - resident_bytes()
     console.print(str(report), "\n", soft_wrap=True, markup=False)
 
     if plot is not None:
@@ -69,9 +69,9 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
 
 
 def plain_python_scan(keep: object) -> float:
-    """Find what `keep` does not reach the way a plain-Python purge does; return the seconds.
+    """Find what `keep` does not reach as a purge in plain Python does. Returns the seconds.
 
-    A whitelist of ids, two passes over `gc.get_objects`, and a full collection. Releases nothing.
+    It makes a whitelist of ids, two passes over `gc.get_objects`, and a full collection. It releases nothing.
     """
     started = perf_counter()
     gc.collect()
@@ -101,7 +101,7 @@ def _whitelist(obj: object, whitelist: set[int]) -> None:
 
 
 def make_model() -> tuple[Any, torch.Tensor]:
-    """A GPT-2 of random weights, and tokens for it."""
+    """A GPT-2 with random weights, and tokens for it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
@@ -110,14 +110,14 @@ def make_model() -> tuple[Any, torch.Tensor]:
 
 
 def compute(model: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """What the model makes of the tokens."""
+    """The logits of the model for the tokens."""
     with torch.inference_mode():
         logits: torch.Tensor = model(tokens).logits
     return logits
 
 
 def _forget(console: Console) -> Any:
-    """Forget memory in the ways that people do, in a module that stands for somebody's program."""
+    """Leak memory in the usual ways, from a module that represents a user's program."""
     forgetful: Any = types.ModuleType("forgetful")
     sys.modules["forgetful"] = forgetful
     ways: dict[str, Callable[[Any], None]] = {
@@ -128,9 +128,9 @@ def _forget(console: Console) -> Any:
         "a tensor in a traceback": _in_a_traceback,
     }
     for name, way in ways.items():
-        before = _resident()
+        before = resident_bytes()
         way(forgetful)
-        console.print(f"forgotten: {human(_resident() - before):>6} in {name}")
+        console.print(f"forgotten: {human(resident_bytes() - before):>6} in {name}")
     return forgetful
 
 
@@ -173,8 +173,3 @@ def _zombie_is_loud(forgetful: Any, console: Console) -> bool:
         console.print(f"using a zombie: PurgedError: {error}", markup=False)
         return True
     return False
-
-
-def _resident() -> int:
-    resident: int = psutil.Process().memory_info().rss
-    return resident

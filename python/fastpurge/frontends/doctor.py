@@ -1,4 +1,4 @@
-"""What there is here of what fastpurge needs and can use. Works without torch, and says so."""
+"""Checks what fastpurge needs and can use on this machine. Works without torch."""
 
 import platform
 import sys
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastpurge import _core
+from fastpurge.allocators.resident_set import resident_bytes
 from fastpurge.comfy.install import installed_packs
 from fastpurge.reporting.text import human, render
 
@@ -32,7 +33,7 @@ _OTHER_MALLOCS = ("jemalloc", "tcmalloc", "mimalloc")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that is available; its memory in bytes, ``allocated`` and ``reserved`` by this process."""
+    """An available device, with its memory in bytes; ``allocated`` and ``reserved`` are of this process."""
 
     name: str
     description: str
@@ -43,7 +44,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class ComfyUI:
-    """A ComfyUI: where this pack is in it, and other packs that define the same nodes."""
+    """A ComfyUI: the folders of this pack in it, and of other packs that define the same nodes."""
 
     path: str
     packs: tuple[str, ...]
@@ -52,19 +53,19 @@ class ComfyUI:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found.
+    """The result of `examine`.
 
     Attributes:
         python: implementation, version and platform.
-        gil: whether this interpreter has a global lock, which one snapshot at one moment needs.
-        object_stream: how the heap is read: ``"visitor"`` (nothing is built) or ``"list"``.
+        gil: whether this interpreter has a GIL, which a snapshot needs.
+        object_stream: how the heap is read: ``"visitor"`` (no list is built) or ``"list"``.
         malloc: the allocator of the C heap.
-        trims: what `fastpurge.trim` could do here and now, as tried.
-        versions: of what is needed, by distribution; ``None`` for what is not installed.
-        optional: of what is used if it is there.
-        devices: those that are available, the CPU first.
-        comfyui: the ComfyUI that was asked about, or that the current directory is.
-        problems: what is missing or wrong, each with what to do about it.
+        trims: the actions of `fastpurge.trim` that worked here.
+        versions: the versions of required distributions; ``None`` if not installed.
+        optional: the same for optional distributions.
+        devices: the available devices, the CPU first.
+        comfyui: the ComfyUI of the argument, or of the current directory.
+        problems: what is missing or wrong, each with its fix.
 
     """
 
@@ -80,7 +81,7 @@ class Diagnosis:
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values that `json.dumps` takes."""
+        """The same as plain values for `json.dumps`."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -88,7 +89,7 @@ class Diagnosis:
         if self.comfyui is not None:
             nodes = ", ".join(self.comfyui.packs) or "not installed"
             lines.insert(0, f"ComfyUI: {self.comfyui.path}, its fastpurge nodes: {nodes}")
-        # Not in a table, and not wrapped: there are paths and commands in them.
+        # Not in a table and not wrapped, because they contain paths and commands.
         return "\n".join([render(Group(self._table(), self._device_table())), *lines])
 
     def _table(self) -> Table:
@@ -114,9 +115,9 @@ class Diagnosis:
 
 
 def examine(comfyui: Path | None = None) -> Diagnosis:
-    """Look at this interpreter, its packages and devices, and at a ComfyUI if there is one.
+    """Check this interpreter, its packages and devices, and a ComfyUI if there is one.
 
-    Starts the devices that are available: meant for a process of its own.
+    Initializes all available devices, so it is meant for a process of its own.
 
     Args:
         comfyui: the folder of a ComfyUI; by default the current directory, if it is one.
@@ -126,8 +127,8 @@ def examine(comfyui: Path | None = None) -> Diagnosis:
     torch = _torch(problems)
     gil = bool(getattr(sys, "_is_gil_enabled", lambda: True)())  # from Python 3.13
     if not gil:
-        problems.append("Python runs without its GIL, which one snapshot needs: start it with -X gil=1")
-    _look_for_namesake(problems)
+        problems.append("Python runs without its GIL, which fastpurge needs: start it with -X gil=1")
+    _check_for_namesake(problems)
     devices = (_cpu(), *(_devices(torch, problems) if torch is not None else ()))
     return Diagnosis(
         python=f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}",
@@ -166,15 +167,15 @@ def _torch(problems: list[str]) -> ModuleType | None:
 
 
 def _build(torch: Any) -> dict[str, str | None]:
-    """The version of torch with its build, such as ``"2.11.0+cu130"``, which the metadata may leave out."""
+    """The version of torch with its build, such as ``"2.11.0+cu130"``; the metadata may lack the build."""
     return {} if torch is None else {"torch": str(torch.__version__)}
 
 
-def _look_for_namesake(problems: list[str]) -> None:
+def _check_for_namesake(problems: list[str]) -> None:
     if (found := _version("fastpurge")) is not None:
         problems.append(
-            f"the distribution fastpurge {found} is installed, a client for a content delivery network, "
-            "which is imported by the same name: pip uninstall fastpurge, then "
+            f"the distribution fastpurge {found} is installed, a client for a content delivery network "
+            "with the same import name: pip uninstall fastpurge, then "
             "pip install --force-reinstall --no-deps torch-fastpurge"
         )
 
@@ -187,7 +188,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _malloc() -> str:
-    """The C library's, or one that was loaded in its place, by the name of its file."""
+    """The allocator of the C library, or one that replaces it, by the name of its file."""
     libc = " ".join(platform.libc_ver()).strip() or "the system's"
     try:
         files = [Path(mapped.path).name for mapped in psutil.Process().memory_maps()]
@@ -207,25 +208,25 @@ def _trims(torch: ModuleType | None) -> tuple[str, ...]:
 
 
 def _cpu() -> Device:
-    resident = psutil.Process().memory_info().rss
+    resident = resident_bytes()
     name = platform.processor() or platform.machine()
     return Device("cpu", f"{name}, resident set", resident, resident, psutil.virtual_memory().available)
 
 
 def _devices(torch: Any, problems: list[str]) -> list[Device]:
-    looks: list[partial[Device]] = []
+    readers: list[partial[Device]] = []
     for kind in ("cuda", "xpu"):
         backend = getattr(torch, kind, None)
         if backend is not None and backend.is_available():
-            looks += [partial(_device, f"{kind}:{at}", backend, at) for at in range(backend.device_count())]
+            readers += [partial(_device, f"{kind}:{at}", backend, at) for at in range(backend.device_count())]
     if torch.backends.mps.is_available():
-        looks.append(partial(_mps, "mps:0", torch))
+        readers.append(partial(_mps, "mps:0", torch))
     found = []
-    for look in looks:
+    for read in readers:
         try:
-            found.append(look())
+            found.append(read())
         except (RuntimeError, AttributeError) as error:  # lost, in use elsewhere, or of an old torch
-            problems.append(f"{look.args[0]} does not answer: {error}")
+            problems.append(f"{read.args[0]} does not answer: {error}")
     return found
 
 

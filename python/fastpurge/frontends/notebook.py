@@ -1,7 +1,7 @@
 """IPython, in a terminal or a notebook: ``%load_ext fastpurge``, then ``%sweep``, ``%census``, ``%why``.
 
-A rule for this file, as for `survey`: while a sweep is under way no local variable here may hold the
-user's namespace or anything in it but what is kept. This is running code too.
+A rule for this file, as for `survey`: during a sweep no local variable here may reference the user's
+namespace or anything in it but what is kept. This is running code too.
 """
 
 import ast
@@ -21,8 +21,9 @@ import fastpurge
 from fastpurge.engine.keep_argument import check_keep
 from fastpurge.engine.request import parse_devices
 from fastpurge.engine.sweep import SweepPlan
-from fastpurge.exceptions.let_go import Root, let_go_of, remembered
-from fastpurge.exceptions.let_go_result import Held, LetGo, Living, leading_outside
+from fastpurge.exceptions.let_go import let_go_of, remembered
+from fastpurge.exceptions.let_go_result import Held, LetGo, LiveObjects, reaching_unkept
+from fastpurge.exceptions.traceback_frames import FrameSource
 from fastpurge.inspection import roots
 from fastpurge.inspection.census import Census
 from fastpurge.inspection.why import Why, explain
@@ -30,12 +31,12 @@ from fastpurge.python_facts.object_types import is_a
 from fastpurge.reporting.report import SweepReport
 from fastpurge.torch_facts.recorders import Unrecorded
 
-_HOW = "say what to keep: %sweep keep model, x; or keep nothing but what the guards spare: %sweep keep ()"
+_HOW = "write what to keep: %sweep keep model, x; or to keep only what the guards spare: %sweep keep ()"
 _KEEP = re.compile(r"(?:^|\s)keep(?=[\s(\[{*]|$)")
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """Give a shell the magics; what ``%load_ext fastpurge`` calls."""
+    """Register the magics in a shell. ``%load_ext fastpurge`` calls it."""
     shell.register_magics(FastpurgeMagics)
 
 
@@ -69,31 +70,31 @@ class FastpurgeMagics(Magics):
     @output_can_be_silenced
     @no_var_expand  # a dict or a set in an expression is not to be expanded
     @magic_arguments("sweep")
-    @argument("--devices", type=_devices, metavar="cpu,cuda:1", help="Only what is on these. Default: all.")
-    @argument("--min-bytes", type=_bytes, default=0, metavar="N", help="Leave smaller storages alone.")
-    @argument("--no-models", action="store_true", help="Do not strip modules of what they hold.")
-    @argument("--wipe", action="store_true", help="Overwrite memory with zeros before it is given back.")
-    @argument("--plan", action="store_true", help="Only say what would go, and touch nothing.")
+    @argument("--devices", type=_devices, metavar="cpu,cuda:1", help="Only these devices. Default: all.")
+    @argument("--min-bytes", type=_bytes, default=0, metavar="N", help="Do not release smaller storages.")
+    @argument("--no-models", action="store_true", help="Do not release modules.")
+    @argument("--wipe", action="store_true", help="Overwrite memory with zeros before it is freed.")
+    @argument("--plan", action="store_true", help="Only print what would be released. Touches nothing.")
     @argument(
         "--exception",
         action="store_true",
-        help="First let go of what the last exception holds: the locals of its functions. Its text stays.",
+        help="First free the locals of functions in the last traceback. Its text stays.",
     )
     @argument(
         "--history",
         action="store_true",
-        help="First drop from Out, _, __, ___ and _N what leads to tensors or modules that are not kept.",
+        help="First drop entries of Out, _, __, ___ and _N that reach tensors or modules outside keep.",
     )
     @argument("keep", nargs="*", metavar="keep EXPRESSION[, EXPRESSION]", help="What to keep; last.")
     @line_magic
     def sweep(self, line: str) -> SweepReport | SweepPlan:
-        """Release every tensor and module that what you keep does not lead to.
+        """Release every tensor and module that is not reachable from what you keep.
 
         Examples::
 
             %sweep keep model, x
-            %sweep --plan keep model, x         look first
-            %sweep keep ()                      keep nothing but what the guards spare
+            %sweep --plan keep model, x         only print the plan
+            %sweep keep ()                      keep only what the guards spare
             %sweep --devices cuda --min-bytes 1_000_000 keep model
             %sweep --exception keep model       after running out of memory
             %sweep --exception --history keep model
@@ -101,11 +102,11 @@ class FastpurgeMagics(Magics):
         head, expression = _split(line)
         asked = parse_argstring(self.sweep, head)
         if asked.keep:
-            raise UsageError(f"{asked.keep[0]!r} stands where only options do; {_HOW}")
+            raise UsageError(f"unexpected {asked.keep[0]!r}; {_HOW}")
         if expression is None:
             raise UsageError(_HOW)
         if asked.plan and (asked.exception or asked.history):
-            raise UsageError("--plan only looks: it goes with neither --exception nor --history")
+            raise UsageError("--plan touches nothing: it cannot be used with --exception or --history")
         kept = self._kept(expression)
         options = {
             "keep": kept,
@@ -132,19 +133,19 @@ class FastpurgeMagics(Magics):
     @argument("top", nargs="?", type=_count, default=20, help="How many of the largest. Default: 20.")
     @line_magic
     def census(self, line: str) -> Census:
-        """Say who holds the memory: ``%census``, or ``%census 5`` to name only the five largest."""
+        """Show the owners of the memory: ``%census``, or ``%census 5`` to name only the five largest."""
         return fastpurge.census(top=parse_argstring(self.census, line).top)
 
     @no_var_expand
     @line_magic
     def why(self, line: str) -> Why | None:
-        """Say why something is alive: ``%why x``. Of several, ``%why x, model``, each is shown."""
+        """Show why an object is alive: ``%why x``, or several: ``%why x, model``."""
         expression = line.strip().rstrip(";")
         if not expression:
-            raise UsageError("why what? Name an object: %why x")
+            raise UsageError("%why needs an object: %why x")
         value = self._evaluate(expression, "why")
         is_one = not isinstance(ast.parse(_in_parentheses(expression), mode="eval").body, ast.Tuple)
-        # Of the cell, whose own variable for it is nothing to be told.
+        # The frame of the cell is the caller: its own variable for the object counts last.
         with Unrecorded():
             found = explain((value,) if is_one else value, roots.frame_of(self.shell.user_ns))
         if is_one:
@@ -168,12 +169,12 @@ class FastpurgeMagics(Magics):
             return self.shell.ev(_in_parentheses(expression))
         except Exception as error:  # noqa: BLE001 - whatever the user's expression raises
             message = f"{what}: {expression} raised {type(error).__name__}: {error}"
-        # Out of the handler, or what the expression's functions hold would stay alive as the context.
+        # Outside of the handler: as its context, the exception would keep the locals of its frames alive.
         raise UsageError(f"{message} (nothing was touched)")
 
 
 def _in_parentheses(expression: str) -> str:
-    # Of several values any may be starred there, and the new line ends a comment.
+    # Allows starred values; the new line ends a comment.
     return f"({expression}\n)"
 
 
@@ -183,14 +184,14 @@ def _split(line: str) -> tuple[str, str | None]:
         return line, None
     expression = line[found.end() :].strip().rstrip(";")
     if not expression:
-        raise UsageError(f"keep what? {_HOW}")
+        raise UsageError(f"nothing after keep: {_HOW}")
     if misplaced := re.search(r"(?<=\s)--[a-z][a-z-]*", expression):
-        raise UsageError(f"{misplaced[0]} must stand before the word keep")
+        raise UsageError(f"{misplaced[0]} must be before the word keep")
     return line[: found.start()], expression
 
 
-def _remembered_by(shell: InteractiveShell) -> Iterator[Root]:
-    """Exceptions, tracebacks and frames that IPython remembers beside Python."""
+def _remembered_by(shell: InteractiveShell) -> Iterator[FrameSource]:
+    """The exceptions, tracebacks and frames that IPython itself remembers."""
     result = shell.last_execution_result
     debugger = getattr(shell.InteractiveTB, "pdb", None)
     found = [
@@ -204,27 +205,27 @@ def _remembered_by(shell: InteractiveShell) -> Iterator[Root]:
 
 
 def drop_history(shell: InteractiveShell, keep: object) -> LetGo:
-    """Drop from a shell's output history what leads to tensors or modules that ``keep`` does not reach.
+    """Drop entries of a shell's output history that reach tensors or modules outside ``keep``.
 
-    What leads to something that is named in ``keep`` stays as well.
+    An entry that reaches something named in ``keep`` stays.
     """
-    living = Living()
-    held = []
+    live = LiveObjects()
+    freed = []
     for names in _droppable(shell, keep):
         for name in names:
             _drop(shell, name)
-        if items := living.deaths():
-            held.append(Held(", ".join(names), items))
-    if items := living.deaths_in_cycles():
-        held.append(Held("cycles that these were in", items))
-    return LetGo(tuple(held))
+        if items := live.pop_dead():
+            freed.append(Held(", ".join(names), items))
+    if items := live.collect_and_pop_dead():
+        freed.append(Held("reference cycles through these", items))
+    return LetGo(tuple(freed))
 
 
 _RECENT = ("_", "__", "___")
 
 
 def _droppable(shell: InteractiveShell, keep: object) -> list[list[str]]:
-    """The names of the entries to drop, those of one object together."""
+    """The names of the entries to drop, grouped by object."""
     history = shell.user_ns.get("_oh", {})
     entries: dict[int, tuple[object, list[str]]] = {}
     for number, value in history.items():
@@ -234,12 +235,12 @@ def _droppable(shell: InteractiveShell, keep: object) -> list[list[str]]:
     for name in _RECENT:
         value = getattr(shell.displayhook, name)
         entries.setdefault(id(value), (value, []))[1].append(name)
-    outside = leading_outside((value for value, _ in entries.values()), keep)
+    outside = reaching_unkept((value for value, _ in entries.values()), keep)
     return [names for (_, names), yes in zip(entries.values(), outside, strict=True) if yes]
 
 
 def _drop(shell: InteractiveShell, name: str) -> None:
-    """Drop one entry wherever IPython keeps it; what the user has put under such a name stays."""
+    """Drop one entry wherever IPython has it. A value that the user assigned to such a name stays."""
     if name in _RECENT:
         value, empty = getattr(shell.displayhook, name), {name: ""}  # as its own `flush` leaves them
         setattr(shell.displayhook, name, "")

@@ -1,1 +1,1 @@
-"""Who holds the memory, and why an object is alive. Nothing here changes anything."""
+"""Owners of memory, and referrer paths: what is alive, and why. Nothing here changes anything."""

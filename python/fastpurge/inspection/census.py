@@ -1,6 +1,5 @@
-"""Who holds the memory: the live tensors and arrays of the process, by device, type, owner and module."""
+"""The census: all live tensors and arrays of the process, by device, type, owner and module."""
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
@@ -18,24 +17,24 @@ from fastpurge.allocators import memory
 from fastpurge.allocators.memory import MemoryReading
 from fastpurge.arguments import parse_count
 from fastpurge.inspection import roots
-from fastpurge.inspection.path_expressions import shown
 from fastpurge.inspection.roots import Root
-from fastpurge.inspection.why import at_rest, explain, find_hidden
+from fastpurge.inspection.why import explain, find_hidden_references, not_used_by_other_threads
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
 from fastpurge.python_facts.running_code import PLAIN
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.text import Printable, human, right
 from fastpurge.tombstones import is_purged
-from fastpurge.torch_facts import cpp_owners, hidden_references
+from fastpurge.torch_facts import cpp_owners, numpy_arrays
+from fastpurge.torch_facts.memory_ranges import MemoryRangeSet
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
-from fastpurge.torch_facts.tensors import Extent, facts_of
+from fastpurge.torch_facts.tensors import facts_of
 
 _GROUPS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One tensor or array, and who holds it.
+    """One tensor or array, and its owner.
 
     Attributes:
         kind: ``"tensor"`` or ``"array"``.
@@ -43,12 +42,13 @@ class Holding:
         shape: its shape; ``None`` if it has no single one.
         dtype: such as ``"float32"``.
         device: such as ``"cuda:0"``.
-        nbytes: size of the memory that it stands on, in bytes; 0 if it is counted at another one.
-        owner: the type of the nearest object that holds it, containers aside; ``"(global)"`` or ``"(local)"``
-            if that is a variable.
-        holder: the module or library it is held in; ``"garbage"``; ``"torchscript"``, ``"autograd hooks"``
-            or ``"numpy"``; or ``"C or C++ code"``, if that is not known.
-        path: code that leads to it, of the largest; ``None`` if there is none.
+        nbytes: the size of its memory in bytes; 0 if that is counted at an alias.
+        owner: the type of the nearest owner that is no plain container; ``"(global)"`` or ``"(local)"`` if
+            that is a variable.
+        holder: the module or library whose variables lead to it; ``"garbage"``; or, for an external
+            reference, ``"torchscript"``, ``"autograd hooks"``, ``"numpy"`` or, if the owner is not known,
+            ``"C or C++ code"``.
+        path: code that leads to it; only the largest have one. ``None`` if there is none.
 
     """
 
@@ -65,7 +65,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How many tensors and arrays have something in common, and the bytes that they stand on."""
+    """The number of tensors and arrays with a property in common, and the size of their memory in bytes."""
 
     name: str
     count: int
@@ -74,13 +74,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """What an allocator holds on one device, in bytes.
+    """The memory of one device in bytes.
 
     Attributes:
         live: in the tensors and arrays that were found.
-        allocated: handed out: to those, and to what no Python object stands for. Of the host it is not known.
-        reserved: taken from the driver, the cache included; of the host the resident set.
-        fragmented: of the cache what lies between allocated blocks, and cannot be given back.
+        allocated: allocated by torch, also without a Python object. ``None`` for the host, where it is not
+            known.
+        reserved: taken from the driver, with the cache; for the host the resident set.
+        fragmented: the part of the cache that cannot be freed, because it is between allocated blocks.
 
     """
 
@@ -91,25 +92,25 @@ class DeviceUse:
 
     @property
     def cached(self) -> int:
-        """What the allocator keeps for later."""
+        """The size of the allocator's cache: reserved, but not allocated."""
         return 0 if self.allocated is None else self.reserved - self.allocated
 
 
 @dataclass(frozen=True, slots=True)
-class Census(Told):
+class Census(Printable):
     """The live tensors and arrays of the process.
 
     Attributes:
         count: how many there are.
-        nbytes: the memory that they stand on, in bytes; views count once.
-        by_device: the shares of the devices, the largest first; so are the others.
-        by_dtype: those of the types of elements.
-        by_owner: those of the types that hold them.
-        by_holder: those of the modules and libraries that they are held in.
-        garbage: those that only reference cycles hold: `gc.collect` would free them.
+        nbytes: the size of their memory in bytes; shared memory counts once.
+        by_device: shares by device, the largest first, as in the following.
+        by_dtype: shares by dtype.
+        by_owner: shares by the type of the owner.
+        by_holder: shares by the module or library whose variables lead to them.
+        garbage: those that only reference cycles keep alive: `gc.collect` would free them.
         largest: the largest, each with the path to it.
-        devices: what the allocator of each device holds beside them; ``"cpu"`` is the host.
-        seconds: how long the census took.
+        devices: the memory of each device; ``"cpu"`` is the host.
+        seconds: the duration of the census.
 
     """
 
@@ -125,10 +126,10 @@ class Census(Told):
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The census as plain values that `json.dumps` takes."""
+        """The census as plain values for `json.dumps`."""
         return asdict(self)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Lines(
             Text(
                 f"{human(self.nbytes)} in {self.count:,} live tensors and arrays, found in "
@@ -160,17 +161,19 @@ class Census(Told):
 
 @never_compiled
 def census(top: int = 20) -> Census:
-    """Say what is alive and who holds it. Touches nothing.
+    """Find all live tensors and NumPy arrays, and their owners. Touches nothing.
 
-    Tensors, and NumPy arrays that anything holds, each counted with the memory that it stands on; memory
-    that several stand on counts once, and a storage that no tensor stands on does not count. Who holds
-    what is found in one walk over the heap.
+    Shared memory counts once. A storage without a tensor does not count. One walk over the heap finds all
+    owners.
 
     Args:
-        top: how many of the largest to name, each with the path that leads to it.
+        top: for how many of the largest to find the path.
+
+    Returns:
+        The tensors and arrays, by device, dtype and owner.
 
     Raises:
-        TypeError: ``top`` is no int.
+        TypeError: ``top`` is not an int.
         ValueError: ``top`` is negative.
 
     Examples:
@@ -185,9 +188,9 @@ def census(top: int = 20) -> Census:
     top = parse_count("top", top, "an int", "0 or more")
     started = perf_counter()
     with Unrecorded():
-        found, reading = _count(roots.caller(), top), memory.read()
+        found, reading = _find_all(roots.caller(), top), memory.read()
     largest = sorted(found, key=lambda one: -one.nbytes)[:top]
-    lost = [one for one in found if one.holder == _GARBAGE]
+    garbage = [one for one in found if one.holder == _GARBAGE]
     return Census(
         count=len(found),
         nbytes=_sum(found),
@@ -195,7 +198,7 @@ def census(top: int = 20) -> Census:
         by_dtype=_shares(found, "dtype"),
         by_owner=_shares(found, "owner"),
         by_holder=_shares(found, "holder"),
-        garbage=Share(_GARBAGE, len(lost), _sum(lost)),
+        garbage=Share(_GARBAGE, len(garbage), _sum(garbage)),
         largest=tuple(one for one in largest if one.nbytes),
         devices=dict(_devices(found, reading)),
         seconds=perf_counter() - started,
@@ -203,23 +206,23 @@ def census(top: int = 20) -> Census:
 
 
 _GARBAGE = "garbage"
-_OUTSIDE = "C or C++ code"
+_NATIVE_CODE = "C or C++ code"
 _Found = tuple[Any, int | None, type | None, bool]
 
 
-def _count(caller: FrameType | None, top: int) -> list[Holding]:
-    """Every live tensor and array, with the paths of the largest."""
+def _find_all(caller: FrameType | None, top: int) -> list[Holding]:
+    """All live tensors and arrays, with paths for the largest."""
     starts = roots.find(caller)
     objs = [root.obj for root in starts]
-    hidden = find_hidden(starts)
-    types = (torch.Tensor, *hidden_references.array_types())
+    hidden = find_hidden_references(starts)
+    types = (torch.Tensor, *numpy_arrays.array_types())
     found = _core.nearest_owners(types, objs, through=PLAIN, hidden=hidden.pairs)
     found = [one for one in found if not is_purged(one[0])]
-    # What is held by name counts the memory that it shares with what is not, and a tensor before an array.
+    # Shared memory is counted at an object reachable from a root first, and at a tensor before an array.
     found.sort(key=lambda one: (one[1] is None, not is_a(one[0], torch.Tensor)))
-    place = _Places(starts, _owners_in_cpp(found, starts))
-    facts = _Facts()
-    counted = [place.settle(facts.of(one[0]), one) for one in found]
+    names = _OwnerNames(starts, _owners_in_cpp(found, starts))
+    facts = _FactsReader()
+    counted = [names.with_owner(facts.of(one[0]), one) for one in found]
     ranked = sorted(range(len(found)), key=lambda at: -counted[at].nbytes)[:top]
     chosen = [at for at in ranked if found[at][1] is not None]
     explained = explain(tuple(found[at][0] for at in chosen), caller, hidden) if chosen else []
@@ -229,18 +232,22 @@ def _count(caller: FrameType | None, top: int) -> list[Holding]:
 
 
 def _owners_in_cpp(found: list[_Found], starts: list[Root]) -> dict[int, str]:
-    """Who holds what no root leads to and that is no garbage, by its identity, as far as that is known."""
+    """The known owners in C and C++, by the id of the object, of what no root reaches and is no garbage."""
     outside = [obj for obj, at, _, is_garbage in found if at is None and not is_garbage]
-    among = at_rest([obj for obj, *_ in found if is_a(obj, torch.Tensor)], starts) if outside else ()
+    among = (
+        not_used_by_other_threads([obj for obj, *_ in found if is_a(obj, torch.Tensor)], starts)
+        if outside
+        else ()
+    )
     names = cpp_owners.names_of(outside, among)
     return {id(obj): name for obj, name in zip(outside, names, strict=True) if name is not None}
 
 
-class _Facts:
-    """What there is to say of tensors and arrays, with memory that is met again counted once."""
+class _FactsReader:
+    """Reads the facts of tensors and arrays, and counts shared memory once."""
 
     def __init__(self) -> None:
-        self._counted: dict[str, Ranges] = {}
+        self._counted = MemoryRangeSet()
 
     def of(self, obj: Any) -> Holding:
         """The facts of one."""
@@ -249,61 +256,39 @@ class _Facts:
     def _of_tensor(self, tensor: torch.Tensor) -> Holding:
         try:
             facts = facts_of(tensor)
-        except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
+        except Exception:  # noqa: BLE001 - a subclass whose accessors raise
             return Holding("tensor", type_name(tensor), None, "?", "?", 0, "", "")
-        nbytes = facts.nbytes if facts.extent is None else self._once(facts.extent)
+        nbytes = facts.nbytes if facts.memory_range is None else self._counted.add(facts.memory_range)
         return Holding("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), nbytes, "", "")
 
     def _of_array(self, array: Any) -> Holding:
         import numpy as np
 
-        nbytes = self._once(hidden_references.extent_of_array(_owner_of(array)))
+        nbytes = self._counted.add(numpy_arrays.range_of_array(_base_array(array)))
         shape, dtype = np.ndarray.shape.__get__(array), np.ndarray.dtype.__get__(array)
         return Holding("array", type_name(array), shape, str(dtype), "cpu", nbytes, "", "")
 
-    def _once(self, extent: Extent) -> int:
-        """How many bytes of it were not counted yet."""
-        return self._counted.setdefault(extent.device, Ranges()).add(extent.start, extent.end)
 
-
-class Ranges:
-    """Ranges of addresses that do not overlap, in order."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-
-    def add(self, start: int, end: int) -> int:
-        """Add a range, and say how much of it was not there."""
-        first, last = bisect_left(self._ends, start), bisect_right(self._starts, end)
-        touched = slice(first, last)
-        there = zip(self._starts[touched], self._ends[touched], strict=True)
-        covered = sum(min(end, there_end) - max(start, there_start) for there_start, there_end in there)
-        self._starts[touched] = [min(start, *self._starts[touched], start)]
-        self._ends[touched] = [max(end, *self._ends[touched], end)]
-        return end - start - covered
-
-
-def _owner_of(array: Any) -> Any:
-    """The array that a view, of whatever array, stands on."""
-    while is_a(base := hidden_references.base_of_array(array), *hidden_references.array_types()):
+def _base_array(array: Any) -> Any:
+    """The array that owns the memory of a view, or of a view of a view."""
+    while is_a(base := numpy_arrays.base_of_array(array), *numpy_arrays.array_types()):
         array = base
     return array
 
 
-class _Places:
-    """Where roots are, in one word each."""
+class _OwnerNames:
+    """Names the owners of what was found."""
 
     def __init__(self, starts: list[Root], owners: dict[int, str]) -> None:
         self._starts = starts
         self._owners = owners
         self._names: dict[int, str] = {}
 
-    def settle(self, holding: Holding, found: _Found) -> Holding:
-        """A holding with its owner and its holder."""
+    def with_owner(self, holding: Holding, found: _Found) -> Holding:
+        """The same with its owner and its holder."""
         obj, at, owner, is_garbage = found
         if at is None:
-            holder = _GARBAGE if is_garbage else self._owners.get(id(obj), _OUTSIDE)
+            holder = _GARBAGE if is_garbage else self._owners.get(id(obj), _NATIVE_CODE)
             return replace(holding, owner=_name(owner, "(nobody)"), holder=holder)
         variable = "(local)" if self._starts[at].where else "(global)"
         return replace(holding, owner=_name(owner, variable), holder=self._name_of(at))
@@ -317,7 +302,7 @@ class _Places:
 
 
 def _name(of: type | None, otherwise: str) -> str:
-    return otherwise if of is None else shown(of)
+    return otherwise if of is None else safe_repr(of)
 
 
 def _sum(found: Iterable[Holding]) -> int:
@@ -325,7 +310,7 @@ def _sum(found: Iterable[Holding]) -> int:
 
 
 def _shares(found: list[Holding], attribute: str) -> tuple[Share, ...]:
-    """What those with the same attribute come to, the largest first."""
+    """The sums by an attribute, the largest first."""
     groups: dict[str, list[Holding]] = {}
     for one in found:
         groups.setdefault(getattr(one, attribute), []).append(one)
@@ -336,9 +321,9 @@ def _shares(found: list[Holding], attribute: str) -> tuple[Share, ...]:
 def _devices(found: list[Holding], reading: MemoryReading) -> Iterator[tuple[str, DeviceUse]]:
     live = {share.name: share.nbytes for share in _shares(found, "device")}
     yield "cpu", DeviceUse(live.get("cpu", 0), None, reading.rss, 0)
-    for name, held in reading.devices.items():
+    for name, device in reading.devices.items():
         fragmented = memory.fragmented(name)
-        yield name, DeviceUse(live.get(name, 0), held.allocated, held.reserved, fragmented)
+        yield name, DeviceUse(live.get(name, 0), device.allocated, device.reserved, fragmented)
 
 
 def _shares_table(title: str, shares: tuple[Share, ...]) -> Table:

@@ -1,33 +1,23 @@
-"""How one object gets from another, as code that a person can read.
+"""Writes referrer paths as Python code, such as ``.cache['sdxl'][0].weight``.
 
-Objects are asked nothing: their attributes are read from their dicts, and with descriptors of built-in types.
+Runs no code of the objects: attributes are read from their dicts, and with descriptors of built-in types.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from types import (
-    AsyncGeneratorType,
-    CoroutineType,
-    FrameType,
-    GeneratorType,
-    GetSetDescriptorType,
-    MappingProxyType,
-    MemberDescriptorType,
-)
+from types import FrameType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType
 from typing import Any, cast
 
 import torch
 
 from fastpurge import _core
-from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.python_facts.running_code import FRAME_ATTRIBUTES
 
-_SHORT = 40
-_PLAIN_KEYS = (str, int, float, bool, bytes, type(None))
 _SETS = (set, frozenset)
 _SEQUENCES = (list, tuple, deque)
-_FRAME_OF = {GeneratorType: "gi_frame", CoroutineType: "cr_frame", AsyncGeneratorType: "ag_frame"}
-# What built-in types read in C and show in `tp_traverse`; members are read whatever they are called.
+# Attributes of built-in types that `tp_traverse` visits. Member descriptors are read under any name.
 _GETTERS = """
     __self__ __defaults__ __kwdefaults__ cell_contents __traceback__ __cause__ __context__ args tb_next
     __bases__ gi_yieldfrom cr_await ag_await
@@ -36,68 +26,74 @@ _PARTS_OF_MODULES = ("_parameters", "_buffers", "_modules")
 _BY_NUMBER = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ParameterList)
 _BY_KEY = (torch.nn.ModuleDict, torch.nn.ParameterDict)
 
-_qualname_of = cast(Any, type.__dict__["__qualname__"]).__get__
 _mro_of = cast(Any, type.__dict__["__mro__"]).__get__
 _dict_of_class: Callable[[type], MappingProxyType[str, Any]] = cast(Any, type.__dict__["__dict__"]).__get__
 
 Labels = dict[tuple[int, int], str]
-"""What is to be written between two objects, by their ids, where neither of them shows it."""
+"""Path expressions of hidden references, by the ids of the owner and the referent."""
 
 
-def spell(start: str, way: Sequence[Any], labels: Labels, *, is_namespace: bool) -> list[tuple[str, Any]]:
-    """What leads from the first of some objects to the last, each of which holds the next, as words of code.
+def path_steps(
+    start: str, path: Sequence[Any], labels: Labels, *, is_namespace: bool
+) -> list[tuple[str, Any]]:
+    """The steps of a path as code, each with the object that it leads to.
 
-    Each with what it leads to. ``start`` is what the first is called; of a namespace, what precedes names.
+    Args:
+        start: the name of the first object; if that is a namespace, what to write before a name in it.
+        path: the objects, each of which references the next.
+        labels: the expressions of hidden references.
+        is_namespace: whether the first object is the namespace of a module or a function.
+
     """
-    if len(way) == 1 and is_namespace:
-        return [(f"{start}.__dict__" if start else "locals()", way[0])]
-    steps, at = [] if is_namespace else [(start, way[0])], 0
-    while at < len(way) - 1:
+    if len(path) == 1 and is_namespace:
+        return [(f"{start}.__dict__" if start else "locals()", path[0])]
+    steps, at = [] if is_namespace else [(start, path[0])], 0
+    while at < len(path) - 1:
         if at == 0 and is_namespace:
-            word, used = start + _named(way[0], way[1], dot=bool(start)), 1
+            word, used = start + _named(path[0], path[1], dot=bool(start)), 1
         else:
-            word, used = _step(way, at, labels)
+            word, used = _step(path, at, labels)
         at += used
-        steps.append((word, way[at]))
+        steps.append((word, path[at]))
     return steps
 
 
-def _step(way: Sequence[Any], at: int, labels: Labels) -> tuple[str, int]:
-    """What leads on from one object of a way, and how many objects further that is."""
-    holder, held = way[at], way[at + 1]
-    if (label := labels.get((id(holder), id(held)))) is not None:
+def _step(path: Sequence[Any], at: int, labels: Labels) -> tuple[str, int]:
+    """The expression from the object at an index to a later one, and how many objects later that is."""
+    owner, referent = path[at], path[at + 1]
+    if (label := labels.get((id(owner), id(referent)))) is not None:
         return label, 1
-    attributes, used = attributes_of(holder), 1
-    if at + 2 < len(way) and _is_dict_of(holder, held, attributes):
-        held, used = way[at + 2], 2
-    if attributes is not None and (name := _key_of(attributes, held)) is not None:
-        if is_a(holder, torch.nn.Module) and name in _PARTS_OF_MODULES and at + used + 1 < len(way):
-            return _part(holder, name, held, way[at + used + 1]), used + 1
+    attributes, used = instance_dict(owner), 1
+    if at + 2 < len(path) and _is_dict_of(owner, referent, attributes):
+        referent, used = path[at + 2], 2
+    if attributes is not None and (name := _key_of(attributes, referent)) is not None:
+        if is_a(owner, torch.nn.Module) and name in _PARTS_OF_MODULES and at + used + 1 < len(path):
+            return _part(owner, name, referent, path[at + used + 1]), used + 1
         return _attribute(name), used
-    if held is attributes:
+    if referent is attributes:
         return ".__dict__", 1
-    return _within(holder, way[at + 1]), 1
+    return _within(owner, path[at + 1]), 1
 
 
-def _is_dict_of(holder: Any, held: Any, attributes: dict[Any, Any] | None) -> bool:
-    # A class shows its dict, which nobody else is given.
-    return held is attributes or (is_a(holder, type) and is_a(held, dict))
+def _is_dict_of(owner: Any, referent: Any, attributes: dict[Any, Any] | None) -> bool:
+    # `tp_traverse` of a class visits its dict, which Python code only gets as a mappingproxy.
+    return referent is attributes or (is_a(owner, type) and is_a(referent, dict))
 
 
-def _part(module: torch.nn.Module, kind: str, parts: Any, held: Any) -> str:
-    """A parameter, buffer or sub-module, by what its module calls it."""
-    key = _key_of(parts, held) if is_a(parts, dict) else None
+def _part(module: torch.nn.Module, kind: str, parts: Any, referent: Any) -> str:
+    """A parameter, buffer or sub-module, by its name in the module."""
+    key = _key_of(parts, referent) if is_a(parts, dict) else None
     if type(key) is not str:
-        return f".{kind}{_within(parts, held)}"
+        return f".{kind}{_within(parts, referent)}"
     if is_a(module, *_BY_NUMBER) and key.isdecimal():
         return f"[{int(key)}]"
     if is_a(module, *_BY_KEY):
-        return f"[{shown(key)}]"
-    return f".{key}" if key.isidentifier() else f".{kind}[{shown(key)}]"
+        return f"[{safe_repr(key)}]"
+    return f".{key}" if key.isidentifier() else f".{kind}[{safe_repr(key)}]"
 
 
-def attributes_of(obj: Any) -> dict[Any, Any] | None:
-    """The `__dict__` of an object, of a class that of its own attributes; ``None`` if it has none."""
+def instance_dict(obj: Any) -> dict[Any, Any] | None:
+    """The `__dict__` of an object, for a class a copy of its own; ``None`` if it has none."""
     if is_a(obj, type):
         return dict(_dict_of_class(obj))
     for of in _mro_of(type(obj)):
@@ -109,57 +105,57 @@ def attributes_of(obj: Any) -> dict[Any, Any] | None:
     return None
 
 
-def _within(holder: Any, held: Any) -> str:
-    """What leads from an object to what it holds, and not as an attribute in its dict."""
-    for types, words in _WORDS:
-        if is_a(holder, *types) and (word := next(words(holder, held), None)) is not None:
+def _within(owner: Any, referent: Any) -> str:
+    """The expression from an object to a referent that is not in its instance dict."""
+    for types, expressions in _EXPRESSIONS:
+        if is_a(owner, *types) and (word := next(expressions(owner, referent), None)) is not None:
             return word
-    for name, value in _members(holder):
-        if value is held:
+    for name, value in _members(owner):
+        if value is referent:
             return f".{name}"
-    return f" -> {type_name(held)}"
+    return f" -> {type_name(referent)}"
 
 
-def _in_dict(holder: Any, held: Any) -> Iterator[str]:
-    for key, value in [*dict.items(holder)]:
-        if value is held:
-            yield f"[{shown(key)}]"
-    if any(key is held for key in [*dict.keys(holder)]):
+def _in_dict(owner: Any, referent: Any) -> Iterator[str]:
+    for key, value in [*dict.items(owner)]:
+        if value is referent:
+            yield f"[{safe_repr(key)}]"
+    if any(key is referent for key in [*dict.keys(owner)]):
         yield ".keys(){...}"
 
 
-def _in_sequence(holder: Any, held: Any) -> Iterator[str]:
-    base: Any = next(one for one in _SEQUENCES if is_a(holder, one))
-    return (f"[{at}]" for at, value in enumerate([*base.__iter__(holder)]) if value is held)
+def _in_sequence(owner: Any, referent: Any) -> Iterator[str]:
+    base: Any = next(one for one in _SEQUENCES if is_a(owner, one))
+    return (f"[{at}]" for at, value in enumerate([*base.__iter__(owner)]) if value is referent)
 
 
-def _in_set(holder: Any, held: Any) -> Iterator[str]:
-    base: Any = next(one for one in _SETS if is_a(holder, one))
-    return ("{...}" for value in [*base.__iter__(holder)] if value is held)
+def _in_set(owner: Any, referent: Any) -> Iterator[str]:
+    base: Any = next(one for one in _SETS if is_a(owner, one))
+    return ("{...}" for value in [*base.__iter__(owner)] if value is referent)
 
 
-def _in_frame(holder: Any, held: Any) -> Iterator[str]:
-    locals_: dict[Any, Any] = _core.frame_locals(holder)
-    return (f".f_locals[{shown(name)}]" for name, value in locals_.items() if value is held)
+def _in_frame(owner: Any, referent: Any) -> Iterator[str]:
+    locals_: dict[Any, Any] = _core.frame_locals(owner)
+    return (f".f_locals[{safe_repr(name)}]" for name, value in locals_.items() if value is referent)
 
 
-def _in_generator(holder: Any, held: Any) -> Iterator[str]:
-    attribute = _FRAME_OF[type(holder)]
-    frame = getattr(holder, attribute)
-    return (f".{attribute}{word}" for word in _in_frame(frame, held)) if frame is not None else iter(())
+def _in_generator(owner: Any, referent: Any) -> Iterator[str]:
+    attribute = FRAME_ATTRIBUTES[type(owner)]
+    frame = getattr(owner, attribute)
+    return (f".{attribute}{word}" for word in _in_frame(frame, referent)) if frame is not None else iter(())
 
 
-_WORDS: list[tuple[tuple[type, ...], Callable[[Any, Any], Iterator[str]]]] = [
+_EXPRESSIONS: list[tuple[tuple[type, ...], Callable[[Any, Any], Iterator[str]]]] = [
     ((dict,), _in_dict),
     (_SEQUENCES, _in_sequence),
     (_SETS, _in_set),
     ((FrameType,), _in_frame),
-    ((*_FRAME_OF,), _in_generator),
+    ((*FRAME_ATTRIBUTES,), _in_generator),
 ]
 
 
 def _members(obj: Any) -> Iterator[tuple[str, Any]]:
-    """What is in the slots of an object, and in those of built-in types."""
+    """The values of an object's slots, and of the members of its built-in base types."""
     for of in _mro_of(type(obj)):
         for name, descriptor in [*_dict_of_class(of).items()]:
             if type(descriptor) is MemberDescriptorType or (
@@ -169,36 +165,18 @@ def _members(obj: Any) -> Iterator[tuple[str, Any]]:
                     yield name, descriptor.__get__(obj)
 
 
-def _named(namespace: Any, held: Any, *, dot: bool) -> str:
-    """A name in a namespace; ``dot``: it is an attribute of what was written so far."""
-    name = _key_of(namespace, held) if is_a(namespace, dict) else None
+def _named(namespace: Any, referent: Any, *, dot: bool) -> str:
+    """The name of a referent in a namespace; with ``dot`` as an attribute."""
+    name = _key_of(namespace, referent) if is_a(namespace, dict) else None
     if name is None:
-        return _within(namespace, held)
+        return _within(namespace, referent)
     return _attribute(name) if dot else str(name)
 
 
 def _attribute(name: Any) -> str:
     is_name = type(name) is str and name.isidentifier()
-    return f".{name}" if is_name else f"[{shown(name)}]"
+    return f".{name}" if is_name else f"[{safe_repr(name)}]"
 
 
-def _key_of(mapping: dict[Any, Any], held: Any) -> Any:
-    return next((key for key, value in [*dict.items(mapping)] if value is held), None)
-
-
-def shown(key: Any) -> str:
-    """A key to print: one of somebody's own class is not asked for its name."""
-    if type(key) is tuple:
-        inner = ", ".join(shown(one) for one in key)
-        return f"({inner},)" if len(key) == 1 else f"({inner})"
-    if is_a(key, type):
-        return str.__str__(_qualname_of(key))
-    text = _shown_plain(key) if type(key) in _PLAIN_KEYS else f"<{type_name(key)}>"
-    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
-
-
-def _shown_plain(key: Any) -> str:
-    try:
-        return repr(key)
-    except ValueError:  # an int of more digits than Python prints
-        return f"<int of {key.bit_length()} bits>"
+def _key_of(mapping: dict[Any, Any], referent: Any) -> Any:
+    return next((key for key, value in [*dict.items(mapping)] if value is referent), None)

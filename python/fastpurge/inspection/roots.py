@@ -1,4 +1,4 @@
-"""Where holding begins: globals of modules, locals of running functions, exceptions being handled."""
+"""The roots of referrer paths: globals of modules, locals of running functions, exceptions being handled."""
 
 import sys
 import threading
@@ -15,16 +15,16 @@ from fastpurge.python_facts.object_types import is_a, type_name
 
 @dataclass(slots=True, eq=False)  # frozen, one of thousands takes three times as long to make
 class Root:
-    """Something that is alive because the interpreter uses it.
+    """An object that is alive because the interpreter uses it.
 
     Attributes:
-        obj: what it is: a namespace by name, or an exception.
-        name: what code calls it: of a module its name; empty for the locals of a function.
-        where: where that is, in words; empty for a module.
-        module: of a module its name; of a running function the name of its module.
-        frame: of running code its frame.
-        is_copy: whether ``obj`` is made for this, and may be changed.
-        is_elsewhere: whether that code runs in another thread.
+        obj: the namespace of a module or of running code, or an exception.
+        name: the name of the module, or the type of the exception; empty for the locals of a function.
+        where: where it is, in words; empty for a module.
+        module: the name of the module, also of the module of a running function.
+        frame: the frame of running code.
+        is_copy: whether ``obj`` is a dict made for this root, which may be changed.
+        is_elsewhere: whether the code runs in another thread.
 
     """
 
@@ -38,7 +38,7 @@ class Root:
 
 
 def find(caller: FrameType | None) -> list[Root]:
-    """Every root there is; of the current thread the frames from ``caller`` on, or none."""
+    """All roots. Of this thread only the frame ``caller`` and its callers, or no frame if it is None."""
     modules = [*_modules()]
     namespaces = _core.IdSet(root.obj for root in modules)
     threads = _threads()
@@ -47,7 +47,7 @@ def find(caller: FrameType | None) -> list[Root]:
 
 
 def caller() -> FrameType | None:
-    """The frame of the code that has called this package."""
+    """The innermost frame that runs no code of this package."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_of_package(frame):
         frame = frame.f_back
@@ -55,7 +55,7 @@ def caller() -> FrameType | None:
 
 
 def place_of_caller() -> tuple[str, int]:
-    """The file and the line of the code that has called this package; it may be C code in its own thread."""
+    """The file and the line of the caller of this package; ``("<C code>", 0)`` if that is C code."""
     frame = caller()
     return ("<C code>", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
@@ -69,10 +69,10 @@ def frame_of(namespace: dict[str, Any]) -> FrameType | None:
 
 
 def namespace_of(frame: FrameType) -> Any:
-    """The variables of running code that is no function; ``None`` if to read them would change them.
+    """The namespace of running code that is not a function; ``None`` if reading it would change it.
 
-    Before 3.13 that takes out of the namespace of a class body what is shared with its methods and not set
-    yet, such as ``__class__`` (``PyFrame_FastToLocals`` in Objects/frameobject.c).
+    Before 3.13, reading the namespace of a class body removes the names that it shares with its methods and
+    that are not set yet, such as ``__class__`` (``PyFrame_FastToLocals`` in Objects/frameobject.c).
     """
     code = frame.f_code
     is_shared = sys.version_info < (3, 13) and (code.co_cellvars or code.co_freevars)
@@ -86,7 +86,7 @@ def _is_of_package(frame: FrameType) -> bool:
 
 def _modules() -> Iterator[Root]:
     found = imported_modules.modules()
-    # A name that a program gives itself is the one its author looks for.
+    # `__main__` first: users know that name, if the same namespace has two.
     names = sorted(found, key="__main__".__ne__)
     yield from (Root(namespace(found[name]), name, "", name) for name in names)
 
@@ -101,10 +101,10 @@ def _running(caller: FrameType | None, threads: dict[int, str]) -> Iterator[Root
 
 
 def _frames_of_others() -> dict[int, FrameType]:
-    """What other threads execute. This one is told by its frame: gevent replaces `threading.get_ident`."""
+    """The frames of other threads. This one is known by its frame: gevent replaces `threading.get_ident`."""
     frames = sys._current_frames()
     for thread in [*frames]:
-        if frames[thread] is sys._getframe():  # in no variable, or the frame would hold itself
+        if frames[thread] is sys._getframe():  # not in a variable: the frame would reference itself
             del frames[thread]
     return frames
 
@@ -129,12 +129,12 @@ _NEW_LOCALS = 2  # CO_NEWLOCALS: a function, and not a module or what `exec` run
 
 
 def _place(code: CodeType, line: int | None) -> str:
-    """Where code is, as in "train() at train.py:33"."""
+    """The place of code, as in "train() at train.py:33"."""
     return f"{code.co_name}() at {code.co_filename}:{line}"
 
 
 def _threads() -> dict[int, str]:
-    """The names of threads. A subclass may make up its own, and is not asked."""
+    """The names of threads by ident, read without running code of subclasses."""
     threads = (one for one in threading.enumerate() if is_a(one, threading.Thread))
     attributes = [object.__getattribute__(thread, "__dict__") for thread in threads]
     named = [(of.get("_ident"), of.get("_name")) for of in attributes if type(of) is dict]
@@ -143,7 +143,7 @@ def _threads() -> dict[int, str]:
 
 def _handled(threads: dict[int, str]) -> Iterator[Root]:
     for thread, handled in sys._current_exceptions().items():
-        # Before 3.12 it is what `sys.exc_info` gives.
+        # Before 3.12 it is a tuple as of `sys.exc_info`.
         error = handled[1] if isinstance(handled, tuple) else handled
         if error is not None:
             where = f"an exception being handled, thread {threads.get(thread, str(thread))}"

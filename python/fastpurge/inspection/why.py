@@ -14,35 +14,35 @@ from torch._C import DisableTorchFunction
 
 from fastpurge import _core
 from fastpurge.inspection import roots
-from fastpurge.inspection.path_expressions import Labels, shown, spell
+from fastpurge.inspection.path_expressions import Labels, path_steps
 from fastpurge.inspection.roots import Root
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.python_facts.object_types import is_a, type_name
-from fastpurge.reporting.items import Item
-from fastpurge.reporting.text import Told, human
-from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, script_modules
+from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.reporting.items import tensor_item
+from fastpurge.reporting.text import Printable, human
+from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, numpy_arrays, script_modules
 from fastpurge.torch_facts.recorders import Unrecorded, never_compiled
 from fastpurge.torch_facts.tensors import facts_of
 
 _OUTSIDE = (
-    "held from where the heap does not show it: by C or C++ code, or by a running function that has "
-    "given it no name"
+    "an external reference keeps it alive: from C or C++ code, or from a running function that has no "
+    "variable for it"
 )
-_CYCLE = "only a reference cycle holds it: it is garbage, and gc.collect() would free it"
-_NOTHING = "nothing holds it but what it was handed over in"
+_CYCLE = "it is garbage: only a reference cycle keeps it alive, and gc.collect() would free it"
+_NOTHING = "held only by this call's arguments"
 
 
 @dataclass(frozen=True, slots=True)
-class Why(Told):
+class Why(Printable):
     """Why one object is alive.
 
     Attributes:
         what: the object in words, as in "float32 Tensor of shape (3, 4) on cpu, 48B".
-        path: code that leads to it, as in ``my_nodes.CACHE['sdxl'][0].model.weight``; ``None`` if nothing
-            that can be reached holds it.
-        where: whose locals the path begins in, or in which exception; empty if it begins in a module.
+        path: the path to it as code, such as ``my_nodes.CACHE['sdxl'][0].model.weight``; ``None`` if it is
+            not reachable from any root.
+        where: the function or the exception in which the path begins; empty if it begins in a module.
         reason: why there is no path.
-        types: the types of the objects on the path, from the one that the root holds on.
+        types: the types of the objects on the path, without the root.
 
     """
 
@@ -53,10 +53,10 @@ class Why(Told):
     types: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain values that `json.dumps` takes."""
+        """The same as plain values for `json.dumps`."""
         return asdict(self)
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         lines = [Text(self.what, style="bold")]
         if self.path is not None:
             lines.append(Text(f"held by {self.path}" + (f", in {self.where}" if self.where else "")))
@@ -73,18 +73,18 @@ def why(obj: object, /) -> Why: ...
 def why(obj: object, another: object, /, *more: object) -> tuple[Why, ...]: ...
 @never_compiled
 def why(*objects: object) -> Why | tuple[Why, ...]:
-    """Say why objects are alive: for each the shortest path from a root to it.
+    """Explain why objects are alive: for each the shortest path from a root to it.
 
     A root is a global of a module, a local of a running function in any thread, or an exception being
-    handled. The variable that the caller itself has an object in counts last: it is named if nothing else
-    holds that. Objects are found by the interpreter's own traversal, which runs no code of theirs; what torch
-    holds in C++ (a gradient, the base of a view, a graph) is looked at if nothing else leads to an object.
+    handled. The caller's own variable for an object is named only if there is no other path. Objects are
+    found by the interpreter's own traversal, which runs none of their code. References of torch in C++
+    (gradients, bases of views, graphs) are only read if an object has no other path.
 
     Args:
-        objects: one or more, of any type.
+        objects: one or more objects of any type.
 
     Returns:
-        A `Why` for one object; for several a tuple of them, found in the same walk.
+        A `Why` for one object; a tuple of them for several, found in the same walk over the heap.
 
     Raises:
         TypeError: called without an object.
@@ -105,48 +105,52 @@ def why(*objects: object) -> Why | tuple[Why, ...]:
 
 
 def explain(
-    objects: tuple[object, ...], caller: FrameType | None, hidden: "Hidden | None" = None
+    objects: tuple[object, ...], caller: FrameType | None, hidden: "HiddenReferences | None" = None
 ) -> list[Why]:
-    """For each object why it is alive, the variables of the calling function or module last.
+    """Explain for each object why it is alive; variables of the caller count last.
 
-    ``caller`` is its frame; with ``None`` no frame of the current thread counts. ``hidden`` is what
-    `find_hidden` has found, if that was asked for already.
+    Args:
+        objects: the objects to explain.
+        caller: the frame of the caller; with ``None`` no frame of the current thread is a root.
+        hidden: the result of `find_hidden_references`, if there is one already.
+
     """
     starts = roots.find(caller)
-    own = _Variables(objects, caller, starts)
-    ways, labels = _ways(objects, starts, own.namespaces, hidden)
+    own = _CallerVariables(objects, caller, starts)
+    paths, labels = _find_paths(objects, starts, own.namespaces, hidden)
     by_id = {id(root.obj): root for root in reversed(starts)}
     return [
-        own.explain(obj) if how != "root" and obj in own else _explained(obj, how, way, by_id, labels)
-        for obj, (how, way) in zip(objects, ways, strict=True)
+        own.explain(obj) if how != "root" and obj in own else _explain_path(obj, how, path, by_id, labels)
+        for obj, (how, path) in zip(objects, paths, strict=True)
     ]
 
 
-def holders(objects: tuple[object, ...]) -> list[str | None]:
-    """For each object the path to it from outside this package, as far as the interpreter shows it."""
+def owner_paths(objects: tuple[object, ...]) -> list[str | None]:
+    """For each object the path to it as code, or ``None``. Roots inside this package do not count."""
     starts = roots.find(roots.caller())
     by_id = {id(root.obj): root for root in reversed(starts)}
-    ways = _core.referrer_paths(objects, [root.obj for root in starts])
-    return [_line(by_id[id(way[0])], way) if how == "root" else None for how, way in ways]
+    paths = _core.referrer_paths(objects, [root.obj for root in starts])
+    return [_path_text(by_id[id(path[0])], path) if how == "root" else None for how, path in paths]
 
 
-def _line(root: Root, way: list[Any]) -> str:
-    path = "".join(word for word, _ in spell(root.name, way, {}, is_namespace=is_a(root.obj, dict)))
-    return f"{path}, in {root.where}" if root.where else path
+def _path_text(root: Root, path: list[Any]) -> str:
+    steps = path_steps(root.name, path, {}, is_namespace=is_a(root.obj, dict))
+    expression = "".join(step for step, _ in steps)
+    return f"{expression}, in {root.where}" if root.where else expression
 
 
-class _Variables:
-    """The variables of the caller that hold nothing but an object that it asks for."""
+class _CallerVariables:
+    """The variables of the caller whose values are objects to explain: these count last."""
 
     def __init__(self, objects: tuple[object, ...], caller: FrameType | None, starts: list[Root]) -> None:
         self._names: dict[int, str] = {}
         self.namespaces: list[Any] = []
-        """Of the caller, where its variables are to be left out."""
+        """The namespace of the caller, if its references to the objects do not count."""
         if caller is None:
             return
         running = (root for root in starts if root.frame is caller)
         modules = (root for root in starts if root.obj is roots.namespace_of(caller))
-        self._root = next(chain(running, modules), _NOWHERE)
+        self._root = next(chain(running, modules), _NO_ROOT)
         if not is_a(self._root.obj, dict):
             return
         wanted = _core.IdSet(objects)
@@ -168,51 +172,49 @@ class _Variables:
             describe(obj),
             path,
             self._root.where,
-            "nothing else that can be reached holds it",
+            "nothing else that is reachable holds it",
             (type_name(obj),),
         )
 
 
-def _explained(obj: object, how: str, way: list[Any], by_id: dict[int, Root], labels: Labels) -> Why:
+def _explain_path(obj: object, how: str, path: list[Any], by_id: dict[int, Root], labels: Labels) -> Why:
     what = describe(obj)
     if how == "unreferenced":
         return Why(what, None, reason=_NOTHING)
-    root = by_id[id(way[0])] if how == "root" else None
-    start = root.name if root is not None else f"<{type_name(way[0])}>"
-    steps = spell(start, way, labels, is_namespace=root is not None and is_a(root.obj, dict))
-    path, types = "".join(word for word, _ in steps), tuple(type_name(one) for _, one in steps)
+    root = by_id[id(path[0])] if how == "root" else None
+    start = root.name if root is not None else f"<{type_name(path[0])}>"
+    steps = path_steps(start, path, labels, is_namespace=root is not None and is_a(root.obj, dict))
+    expression, types = "".join(step for step, _ in steps), tuple(type_name(one) for _, one in steps)
     if root is not None:
-        return Why(what, path, root.where, None, types)
-    reason = (cpp_owners.reason_for(way[0]) or _OUTSIDE) if how == "external" else _CYCLE
-    return Why(what, None, reason=f"{reason}: {path}", types=types)
+        return Why(what, expression, root.where, None, types)
+    reason = (cpp_owners.reason_for(path[0]) or _OUTSIDE) if how == "external" else _CYCLE
+    return Why(what, None, reason=f"{reason}: {expression}", types=types)
 
 
-_Ways = list[tuple[Literal["root", "external", "cycle", "unreferenced"], list[Any]]]
+_Paths = list[tuple[Literal["root", "external", "cycle", "unreferenced"], list[Any]]]
 
 
-def _ways(
-    objects: tuple[object, ...], starts: list[Root], besides: list[Any], hidden: "Hidden | None"
-) -> tuple[_Ways, Labels]:
-    """The way to each, looking for what C++ holds only if that is needed."""
+def _find_paths(
+    objects: tuple[object, ...], starts: list[Root], besides: list[Any], hidden: "HiddenReferences | None"
+) -> tuple[_Paths, Labels]:
+    """The path to each object. Reads references in C++ only if some object has no other path."""
     objs = [root.obj for root in starts]
     if hidden is None:
-        ways = _core.referrer_paths(objects, objs, ignored_owners=besides)
-        if all(how == "root" for how, _ in ways):
-            return ways, {}
-        del ways
-        hidden = find_hidden(starts)
-    return _core.referrer_paths(
-        objects, objs, ignored_owners=besides, hidden=hidden.pairs, search_unreachable=True
-    ), hidden.labels
+        paths = _core.referrer_paths(objects, objs, ignored_owners=besides)
+        if all(how == "root" for how, _ in paths):
+            return paths, {}
+        del paths
+        hidden = find_hidden_references(starts)
+    return _core.referrer_paths(objects, objs, ignored_owners=besides, hidden=hidden.pairs, search_unreachable=True), hidden.labels
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
-    """What objects hold where the interpreter does not show it.
+class HiddenReferences:
+    """References that `tp_traverse` does not visit.
 
     Attributes:
-        pairs: a holder and what it holds.
-        labels: what code calls that.
+        pairs: pairs of an owner and its referent.
+        labels: the path expression of each pair.
 
     """
 
@@ -220,25 +222,25 @@ class Hidden:
     labels: Labels
 
 
-def find_hidden(starts: list[Root]) -> Hidden:
-    """Look for what C and C++ hold of tensors and script modules, and of the arrays that roots lead to."""
+def find_hidden_references(starts: list[Root]) -> HiddenReferences:
+    """Find the references of tensors and scripts in C++, and of arrays that are reachable from roots."""
     tensors: list[torch.Tensor] = _core.scan((torch.Tensor,))
     compiled = _core.scan(script_modules.TYPES)
     owners = (*tensors, *compiled, *_arrays([root.obj for root in starts]))
-    hidden = Hidden([], {})
+    hidden = HiddenReferences([], {})
     with DisableTorchFunction():
-        of_graphs = autograd.holdings_of(tensors, at_rest(tensors, starts))
-        for holdings in (of_graphs, hidden_references.holdings_of(owners)):
+        of_graphs = autograd.labelled_references(tensors, not_used_by_other_threads(tensors, starts))
+        for references in (of_graphs, hidden_references.labelled_references(owners)):
             with suppress(AttributeError, LookupError, TypeError, RuntimeError):  # then less is explained
-                for holder, held, label in holdings:
-                    hidden.pairs.append((holder, held))
-                    hidden.labels[id(holder), id(held)] = label
+                for owner, referent, label in references:
+                    hidden.pairs.append((owner, referent))
+                    hidden.labels[id(owner), id(referent)] = label
     return hidden
 
 
 def _arrays(roots: list[Any]) -> list[Any]:
-    """The arrays that roots lead to, also through the elements of others."""
-    types = hidden_references.array_types()
+    """The arrays reachable from roots, also through elements of other arrays."""
+    types = numpy_arrays.array_types()
     met: list[Any] = []
     pairs: list[tuple[Any, Any]] = []
     while types:
@@ -252,7 +254,9 @@ def _arrays(roots: list[Any]) -> list[Any]:
         ]
         met += fresh
         more = [
-            (holder, held) for holder, held, _ in hidden_references.holdings_of(fresh) if gc.is_tracked(held)
+            (owner, referent)
+            for owner, referent, _ in hidden_references.labelled_references(fresh)
+            if gc.is_tracked(referent)
         ]
         if not more:
             break
@@ -260,10 +264,10 @@ def _arrays(roots: list[Any]) -> list[Any]:
     return met
 
 
-def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
-    """Those that no other thread computes on, as far as its variables tell.
+def not_used_by_other_threads(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tensor]:
+    """The tensors that are not reachable from variables of other threads.
 
-    To read a `grad_fn` torch copies a pointer that another thread may be writing, without the GIL.
+    To read `grad_fn`, torch copies a pointer that another thread may be writing without the GIL.
     """
     elsewhere = tuple(root.obj for root in starts if root.is_elsewhere)
     if not elsewhere:
@@ -272,18 +276,18 @@ def at_rest(tensors: list[torch.Tensor], starts: list[Root]) -> list[torch.Tenso
     return [one for one in tensors if one not in busy]
 
 
-_NOWHERE = Root(None, "", "", "")
+_NO_ROOT = Root(None, "", "", "")
 
 
 def describe(obj: object) -> str:
-    """An object in words; one that cannot say what it is by its type."""
+    """An object in words, or its type if its facts cannot be read."""
     if is_a(obj, torch.Tensor):
         try:
             facts = facts_of(cast(torch.Tensor, obj))
-        except Exception:  # noqa: BLE001 - a subclass that cannot say what it is
+        except Exception:  # noqa: BLE001 - a subclass whose accessors raise
             return type_name(obj)
-        item = Item("tensor", facts.type_name, facts.shape, facts.dtype, str(facts.device), facts.nbytes)
+        item = tensor_item(facts)
         return f"{item.describe()}, {human(item.nbytes)}"
     if is_a(obj, type):
-        return f"class {shown(obj)}"
-    return f"{type_name(obj)} {shown(obj)}" if type(obj) in (str, int, float) else type_name(obj)
+        return f"class {safe_repr(obj)}"
+    return f"{type_name(obj)} {safe_repr(obj)}" if type(obj) in (str, int, float) else type_name(obj)

@@ -1,1 +1,1 @@
-"""Facts of the interpreter: which folders are libraries, what is imported, how running code is followed."""
+"""Facts of the interpreter: folders of libraries, imported modules, and how running code is followed."""

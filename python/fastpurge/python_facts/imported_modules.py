@@ -1,7 +1,7 @@
-"""What imported modules have, as far as they are: another thread may be in the midst of importing them.
+"""Reads attributes of imported modules, which another thread may still be importing.
 
-No code of theirs is run: a module may make up what it has (`__getattr__`), or be replaced by something else.
-What is not there yet has no instances, and nothing that uses it runs yet.
+Runs none of their code: a module may compute attributes (`__getattr__`), and `sys.modules` may have other
+objects. A class that does not exist yet has no instances.
 """
 
 import sys
@@ -13,14 +13,15 @@ _namespace = cast(Any, vars(ModuleType)["__dict__"]).__get__
 
 
 def namespace(module: Any) -> dict[str, Any]:
-    """The globals of a module, without asking a subclass that makes them up."""
+    """The globals of a module, without running code of a subclass."""
     found: dict[str, Any] | None = _namespace(module)  # there is none before `ModuleType.__init__` has run
     return {} if found is None else found
 
 
 def modules() -> dict[str, Any]:
-    """All modules by name. What else is in `sys.modules` is left out."""
-    # In one call: a tuple for each item would let the collector run, and with it another thread that imports.
+    """All modules by name. Other objects in `sys.modules` are left out."""
+    # `copy` is one call. `items` would make a tuple for each, and a garbage collection meanwhile can switch
+    # threads.
     found = sys.modules.copy()
     return {
         name: one for name, one in found.items() if type(name) is str and issubclass(type(one), ModuleType)
@@ -28,12 +29,12 @@ def modules() -> dict[str, Any]:
 
 
 def attribute(module: str, name: str) -> Any:
-    """What a module has under a name; ``None`` if there is no such module, or nothing there by now."""
+    """A global of a module; ``None`` if there is no such module or name yet."""
     found = sys.modules.get(module)
     return namespace(found).get(name) if issubclass(type(found), ModuleType) else None
 
 
 def types_in(names: Mapping[str, tuple[str, ...]]) -> tuple[type, ...]:
-    """Those types, by module, that are there: no others can have instances."""
+    """The types that exist, of these names by module. Others have no instances."""
     found = (attribute(module, name) for module, types in names.items() for name in types)
     return tuple(one for one in found if issubclass(type(one), type))

@@ -1,8 +1,8 @@
-"""Where libraries live: folders, told by their names and by the metadata of what is installed in them.
+"""Finds the folders of libraries, by their names and by the metadata of installed distributions.
 
-A folder that modules are imported from is a library's if it is named ``site-packages`` or ``dist-packages``,
-or holds metadata of an installed distribution (``*.dist-info``, ``*.egg-info``), whatever brought it there. A
-folder of the program may hold metadata too: of itself, or of what was installed beside it. There only what
+A folder that modules are imported from is a library folder if it is named ``site-packages`` or
+``dist-packages``, or contains metadata of an installed distribution (``*.dist-info``, ``*.egg-info``). A
+folder of the program may contain metadata too: its own, or of distributions installed into it. Then only what
 the metadata lists is a library.
 """
 
@@ -30,8 +30,8 @@ from fastpurge.python_facts.object_types import is_a
 
 _NAMED = ("site-packages", "dist-packages")
 _METADATA = (".dist-info", ".egg-info")
-# Where extensions share their types, in `sys.modules` without a file: Cython's coroutines and functions
-# (`__Pyx_FetchSharedCythonABIModule` in Cython/Utility/CommonStructures.c), the base of pybind11's objects.
+# Modules without a file in which extensions share types: Cython's coroutines and functions
+# (`__Pyx_FetchSharedCythonABIModule` in Cython/Utility/CommonStructures.c), the base class of pybind11.
 _OF_EXTENSIONS = ("_cython_*", "pybind11_builtins")
 _OF_A_PROJECT = {"pyproject.toml", "setup.py", "setup.cfg"}
 
@@ -39,18 +39,18 @@ _explicit: dict[str, bool] = {}
 
 
 def judge_folder(folder: Path, *, is_library: bool) -> None:
-    """Count what lies in a folder as a library or as the program; the deepest folder decides."""
+    """Declare a folder a library or part of the program. Of nested folders the deepest one decides."""
     _explicit[str(folder)] = is_library
     _found.forget()
 
 
 def libraries() -> Libraries:
-    """Where libraries live: looked for again if something else can be imported from than before."""
+    """The folders of libraries. Searched again if the import path has changed."""
     return _found.libraries()
 
 
 class _Found:
-    """What is known of the folders that modules were imported from, each judged once."""
+    """Decides for each folder of the import path once whether it is a library."""
 
     def __init__(self) -> None:
         self.forget()
@@ -66,23 +66,23 @@ class _Found:
 
     def libraries(self) -> Libraries:
         if self._libraries is None or not self._is_current():
-            self._libraries = self._look()
+            self._libraries = self._search()
         return self._libraries
 
     def _is_current(self) -> bool:
         path = sys.path
         return (
             len(path) == len(self._path)
-            and all(map(is_, path, self._path))  # an entry that is no str has an `__eq__` of its own
+            and all(map(is_, path, self._path))  # an entry that is no str may have its own `__eq__`
             and len(sys.path_importer_cache) == self._imported_from
             and (self._directory is None or self._directory == _working_directory())
         )
 
-    def _look(self) -> Libraries:
+    def _search(self) -> Libraries:
         if not self._judged:
             self._judged = dict.fromkeys(_always(), True)
         self._path, self._imported_from = (*sys.path,), len(sys.path_importer_cache)
-        # What was imported from is in the cache, also if it is on no path any more.
+        # The cache also has folders that have been removed from the path.
         entries = [one for one in (*self._path, *sys.path_importer_cache) if type(one) is str]
         directory = _working_directory()
         is_relative = not all(map(os.path.isabs, entries))
@@ -109,7 +109,7 @@ class _Found:
                 self._add(folder, [""])
 
     def _note_editable(self, folder: Path) -> None:
-        """Note which projects are installed as editable there; also by links, as flit does it."""
+        """Note the projects that are installed as editable there, also by links, as flit does."""
         if not (projects := [*_editable_in(folder)]):
             return
         self._editable += projects
@@ -119,7 +119,7 @@ class _Found:
                 self._judged[one.path] = False
 
     def _is_own(self, folder: str) -> bool:
-        """Whether the program is there: its script, the working directory, or an editable install."""
+        """Whether a folder is the program's: of its script, the working directory, or an editable install."""
         real = os.path.realpath(folder)
         places = [_working_directory(), *_scripts()]
         programs = [*self._editable, *(one for one, is_library in _explicit.items() if not is_library)]
@@ -128,7 +128,8 @@ class _Found:
         )
 
     def _add(self, folder: str, below: Iterable[str]) -> None:
-        # An archive is spelled as its entry is, which may be relative (Lib/zipimport.py).
+        # The path of a module in an archive starts with the entry as written, which may be relative
+        # (Lib/zipimport.py).
         spellings = {folder, os.path.abspath(folder), os.path.realpath(folder)}
         spellings |= {one for one in self._path if type(one) is str and one and _is_same(one, folder)}
         self._judged.update((f"{one.rstrip(os.sep)}{name}", True) for name in below for one in spellings)
@@ -146,7 +147,7 @@ def _is_same(entry: str, folder: str) -> bool:
 
 
 def _always() -> set[str]:
-    """The standard library, the folders of `site`, and wherever torch and this package are imported from."""
+    """The standard library, the folders of `site`, and the folders of torch and of this package."""
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders |= {*site.getsitepackages(), site.getusersitepackages()}
@@ -163,8 +164,8 @@ def _is_in(path: str, folders: Iterable[str]) -> bool:
 
 
 def _scripts() -> Iterator[str]:
-    """The files of the program itself."""
-    for name in ("__main__", "__mp_main__"):  # the name that `multiprocessing` gives the same module
+    """The files of the program's main module."""
+    for name in ("__main__", "__mp_main__"):  # its name in a child of `multiprocessing`
         if is_a(module := sys.modules.get(name), ModuleType):
             file = namespace(module).get("__file__")
             if type(file) is str:
@@ -172,20 +173,20 @@ def _scripts() -> Iterator[str]:
 
 
 def _editable_in(folder: Path) -> Iterator[str]:
-    """Where those projects lie that are installed as editable (PEP 610, direct_url.json)."""
+    """The folders of projects that are installed as editable (PEP 610, direct_url.json)."""
     for file in folder.glob("*.dist-info/direct_url.json"):
-        with suppress(OSError, ValueError, AttributeError):  # written by whatever installer
-            told = json.loads(file.read_text(encoding="utf-8"))
-            if told.get("dir_info", {}).get("editable"):
-                yield url2pathname(unquote(urlsplit(told["url"]).path))
+        with suppress(OSError, ValueError, AttributeError):  # any installer may have written it
+            metadata = json.loads(file.read_text(encoding="utf-8"))
+            if metadata.get("dir_info", {}).get("editable"):
+                yield url2pathname(unquote(urlsplit(metadata["url"]).path))
 
 
-# It computes its parts anew when it is iterated (`_NamespacePath` in Lib/importlib/_bootstrap_external.py).
+# It recomputes its parts when it is iterated (`_NamespacePath` in Lib/importlib/_bootstrap_external.py).
 _NAMESPACE_PATH: Any = vars(sys.modules["_frozen_importlib_external"])["_NamespacePath"]
 
 
 def _without_file(judged: dict[str, bool]) -> Iterator[str]:
-    """Namespace packages, which have no file, if all of their folders are a library's."""
+    """Namespace packages, which have no file, if all of their folders are library folders."""
     folders = [one for one, is_library in judged.items() if is_library]
     for name, module in modules().items():
         if type(module) is ModuleType and "." not in name and namespace(module).get("__file__") is None:
@@ -200,7 +201,7 @@ def _without_file(judged: dict[str, bool]) -> Iterator[str]:
 
 
 class _Files:
-    """What lies in a folder, or in an archive that modules are imported from."""
+    """The files of a folder, or of an archive that modules are imported from."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
@@ -217,22 +218,22 @@ class _Files:
             self.names = {one[len(self._prefix) :].partition("/")[0] for one in inside}
 
     def installed(self) -> list[str]:
-        """The names of the metadata of distributions; but of a project, which has a list of its sources."""
+        """The metadata folders of installed distributions. That of a source tree lists its sources."""
         found = [name for name in self.names if name.endswith(_METADATA) or name == "EGG-INFO"]
         return [one for one in found if "-" in Path(one).stem or self._read(f"{one}/SOURCES.txt") is None]
 
     def are_of_python(self) -> bool:
-        """Whether it is a standard library, which an embedded or frozen interpreter has in an archive."""
+        """Whether it is a standard library: an embedded or frozen interpreter has it in an archive."""
         return "encodings" in self.names and not {"codecs.py", "codecs.pyc"}.isdisjoint(self.names)
 
     def listed(self, metadata: str) -> Iterator[str]:
-        """What a distribution has installed beside its metadata: names of folders and files."""
+        """The folders and files that a distribution has installed beside its metadata."""
         if (record := self._read(f"{metadata}/RECORD")) is not None:
             paths = [row[0] for row in csv.reader(record.splitlines()) if row]
         elif (record := self._read(f"{metadata}/installed-files.txt")) is not None:
             paths = [line.removeprefix("../") for line in record.splitlines()]
         elif self.names & _OF_A_PROJECT:
-            return  # what a build has left behind
+            return  # left by a build
         else:
             names = (self._read(f"{metadata}/top_level.txt") or Path(metadata).stem.partition("-")[0]).split()
             paths = [path for name in names for path in (name, f"{name}.py")]

@@ -1,4 +1,4 @@
-"""What imported libraries keep in their globals, caches and classes."""
+"""Library state: what imported libraries keep in their globals, caches and classes."""
 
 import collections
 import contextvars
@@ -16,7 +16,7 @@ _LIBRARY_DEPTH = 6
 
 
 def _of_contexts() -> tuple[type, ...]:
-    """The types that a context is made of: itself, and its tree (Python/hamt.c)."""
+    """The types that a `contextvars.Context` consists of: its own, and those of its tree (Python/hamt.c)."""
     made = contextvars.Context()
     for number in range(64):  # more than fit into one node
         made.run(contextvars.ContextVar[None](f"{__name__}.{number}").set, None)
@@ -40,11 +40,15 @@ _NAMESPACES = (
 
 
 def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> list[Any]:
-    """Instances that imported libraries keep in their modules and classes, and not deep in objects.
+    """Instances that imported libraries keep in globals and class attributes.
 
-    In plain containers, as an attribute of one object: a library's singleton; and however deep behind
-    functions and decorators (a hook that a library is to call, a result that it caches). If only
-    ``where_known``, of those modules that kept something when all were looked into last.
+    Looks through plain containers, one object of a library's class (a singleton), and any depth of functions
+    and decorators: hooks that a library will call, results that it caches.
+
+    Args:
+        scan_for: the types of the instances.
+        where_known: look only into the modules that had some when all were read last.
+
     """
     if where_known and not _keepers:
         return []
@@ -64,5 +68,5 @@ def library_state(scan_for: tuple[type, ...], *, where_known: bool = False) -> l
     return [obj for obj, _ in found]
 
 
-# A library that keeps tensors goes on to: what is looked for there first need not be looked for everywhere.
+# The modules that had some. A library that keeps tensors usually still does, so these are read first.
 _keepers: set[str] = set()

@@ -1,12 +1,14 @@
-"""What class an object is of, without asking the object or its class."""
+"""Types and texts of objects, without running code of the objects or their classes."""
 
 from typing import Any, cast
 
+_LONGEST_REPR = 40
+_PLAIN = (str, int, float, bool, bytes, type(None))
 _type_name = cast(Any, type.__dict__["__qualname__"]).__get__
 
 
 def is_a(obj: object, *types: type) -> bool:
-    """`isinstance` by the C type alone: an object's ``__class__`` is not asked."""
+    """`isinstance` by the C type alone, without reading the object's ``__class__``."""
     return issubclass(type(obj), types)
 
 
@@ -16,11 +18,38 @@ def type_name(obj: object) -> str:
     return str.__str__(_type_name(type(obj)))
 
 
+def safe_repr(value: object) -> str:
+    """The `repr` of a value, at most about 40 characters long, without running code of the value's class.
+
+    Strings, numbers, bytes, ``None`` and tuples give their `repr`, a class gives its name, and any other
+    object gives the name of its class in angle brackets.
+
+    Examples:
+        >>> safe_repr(("sdxl", 1)), safe_repr(int), safe_repr([])
+        ("('sdxl', 1)", 'int', '<list>')
+
+    """
+    if type(value) is tuple:
+        inner = ", ".join(safe_repr(one) for one in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if is_a(value, type):
+        return str.__str__(_type_name(value))
+    text = _repr_of_plain(value) if type(value) in _PLAIN else f"<{type_name(value)}>"
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
+
+
+def _repr_of_plain(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an int with more digits than `sys.set_int_max_str_digits` allows
+        return f"<int of {value.bit_length()} bits>"
+
+
 def reason_of(error: BaseException) -> str:
-    """An exception in one line. An exception of somebody's own class may not be able to say what it is."""
+    """An exception in one line: its type and, if that can be read, its message."""
     name = type_name(error)
     try:
         text = str(error)
-    except BaseException:  # noqa: BLE001 - whatever it raises is its own affair
+    except BaseException:  # noqa: BLE001 - `__str__` may raise anything
         return name
     return f"{name}: {text}".splitlines()[0]

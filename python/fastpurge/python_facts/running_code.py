@@ -1,4 +1,4 @@
-"""What running code is in the middle of: how the core follows what it holds."""
+"""How the core finds the objects that running code uses: which types it looks through, and where it stops."""
 
 import collections
 import functools
@@ -11,7 +11,7 @@ from fastpurge import _core
 from fastpurge.python_facts import imported_modules
 
 PLAIN: tuple[type, ...] = (list, tuple, dict, set, frozenset, collections.OrderedDict, collections.deque)
-"""Containers that are no more than their contents."""
+"""Plain containers: nothing but their elements."""
 
 CALLABLES: tuple[type, ...] = (
     types.CellType,
@@ -20,7 +20,7 @@ CALLABLES: tuple[type, ...] = (
     types.BuiltinMethodType,
     functools.partial,
 )
-"""What a call is made of."""
+"""Callables, and the types that connect them with what they call and capture."""
 
 _EMPTY: dict[Any, Any] = {}
 _MADE: tuple[Any, ...] = (
@@ -35,24 +35,35 @@ ITERATORS: tuple[type, ...] = (
     types.CoroutineType,
     types.AsyncGeneratorType,
 )
-"""What gives one thing after the other, and views of dicts."""
+"""Iterators, generators, and views of dicts."""
 
 EXECUTING = (
     (types.GeneratorType, "gi_running"),
     (types.CoroutineType, "cr_running"),
     (types.AsyncGeneratorType, "ag_running"),
 )
-"""Types whose frame is their own, and the attribute that says that it runs now."""
+"""Types with a frame of their own, each with the attribute that says whether that frame is running now."""
+
+FRAME_ATTRIBUTES = {
+    types.GeneratorType: "gi_frame",
+    types.CoroutineType: "cr_frame",
+    types.AsyncGeneratorType: "ag_frame",
+}
+"""The same types, each with the attribute that is the frame; it is ``None`` once the code has ended."""
 
 
 def running_code(*, look_through: bool = True) -> _core.RunningCode:
-    """How to find what running code holds: directly only, or looking through.
+    """How to find what running code uses.
 
-    What is looked through is what running code works with and has not given away: plain containers,
-    closures, bound methods, iterators, suspended generators, the frames of exceptions. An object of a
-    library's class is in use with all that it leads to. One of the program's own class is not looked into,
-    or the `self` of every running method would keep whatever it leads to; but for context managers, whose
-    `__exit__` may restore what they hold, and for classes derived from a few of torch's and transformers'.
+    The core looks through plain containers, closures, bound methods, iterators, suspended generators and
+    frames of exceptions. An object of a library's class is in use with everything reachable from it. An
+    object of the program's own class is not entered: otherwise the `self` of every running method would keep
+    everything reachable from it. Exceptions are context managers, whose `__exit__` may restore objects, and
+    subclasses of a few classes of torch and transformers.
+
+    Args:
+        look_through: whether to look through containers at all; otherwise only direct references count.
+
     """
     if not look_through:
         return _core.RunningCode(generator_types=EXECUTING)
@@ -83,18 +94,18 @@ def running_code(*, look_through: bool = True) -> _core.RunningCode:
 
 
 def root_objects(*, threads: bool = False) -> tuple[tuple[type, ...], tuple[str, ...]]:
-    """Types, and names of packages, whose instances lead to what is not in use.
+    """Root objects: types, and names of packages, whose instances reach much that is not in use.
 
-    With ``threads``, threads as well: what they have called is running code, or not in use any more.
+    With ``threads``, threads too: what they call is running code, or no longer in use.
     """
     types = (*imported_modules.types_in(_ROOTS), *imported_modules.types_in(_CALLS))
     return (*types, *imported_modules.types_in(_THREADS if threads else {})), (*sorted(_root_packages),)
 
 
 def add_root_packages(*packages: str) -> None:
-    """Name packages, or modules, whose objects lead to what is not in use.
+    """Add packages, or modules, whose objects are root objects.
 
-    Such as the executor of an application, which is in the middle of every call and holds every result.
+    For example the executor of an application, which calls everything and references every result.
     """
     _root_packages.update(packages)
 
@@ -103,19 +114,19 @@ _root_packages = {
     "fastpurge",  # what a survey has found would be in use
     *("IPython", "ipykernel"),
     *("_pytest", "execnet", "pluggy", "xdist"),
-    "ray",  # a worker holds the actors that live in it
+    "ray",  # a worker references its actors
 }
 
 _ROOTS = {
     "asyncio": ("AbstractEventLoop",),
     "logging": ("Filterer", "Manager"),
-    # C++ holds the Python object of a storage. It holds no tensor, and its memory is its own.
+    # C++ references the Python object of a storage, which references no tensor.
     "torch": ("TypedStorage", "UntypedStorage"),
     "traitlets.config": ("Configurable",),
     "unittest": ("BaseTestSuite", "TestProgram", "TestResult"),
 }
 
-# Containers that are no more than their contents either, also if the program has derived its own from them.
+# More containers to look through, with the program's subclasses of them.
 _CONTAINERS = {
     "asyncio": ("Queue",),
     "collections": ("ChainMap", "UserDict", "UserList"),
@@ -124,7 +135,7 @@ _CONTAINERS = {
     "types": ("SimpleNamespace",),
 }
 
-# Classes of the program that are derived from these are in use as well, with all that they lead to.
+# Subclasses of these in the program are in use with everything reachable from them.
 _WHOLE = {
     "_ctypes": ("Array", "Structure", "Union", "_Pointer", "_SimpleCData"),
     "_pytest.monkeypatch": ("MonkeyPatch",),
@@ -140,7 +151,7 @@ _WHOLE = {
     "transformers.generation.streamers": ("BaseStreamer",),
 }
 
-# Calls that wait to be made or to go on.
+# Scheduled or suspended calls.
 _CALLS = {
     "asyncio": ("Handle", "Task", "TimerHandle"),
     "concurrent.futures.process": ("_CallItem", "_WorkItem"),
@@ -148,15 +159,15 @@ _CALLS = {
     "uvloop.loop": ("Handle", "TimerHandle"),
 }
 
-# A thread holds what it has called, which often is a method of the program; one of the program's own class is
-# often what it works with.
+# A thread references its target, often a method of the program. A thread of the program's own class often has
+# the data that it works with.
 _THREADS = {"threading": ("Thread", "Timer")}
 
-# What a test runner hands to a test, although all else of it is a root object.
+# Objects that a test runner passes to a test, although its other objects are root objects.
 _HANDED_OUT = {"_pytest._code.code": ("ExceptionInfo",), "pluggy._result": ("Result",)}
 
-# What work has brought about, and nobody may have asked for yet; what will be written, restored or torn down
-# some day; what a person may click on.
+# Results that may not have been fetched yet; objects that will be written, restored or torn down later;
+# widgets that a user may click.
 _RESULTS = {
     "_pytest.fixtures": ("FixtureDef",),
     "_pytest.monkeypatch": ("MonkeyPatch",),
@@ -167,20 +178,20 @@ _RESULTS = {
     "multiprocessing.pool": ("ApplyResult", "IMapIterator"),
 }
 
-# What `weakref.finalize` will call, and with what: its registry is a library's (Lib/weakref.py).
+# Callbacks of `weakref.finalize` with their arguments. Its registry is a library's (Lib/weakref.py).
 _FINALIZERS = tuple(one for one in (getattr(weakref.finalize, "_Info", None),) if isinstance(one, type))
 
 
 def _scheduled(calls: tuple[type, ...]) -> tuple[tuple[type, Any], ...]:
-    """Work that waits, whoever holds it: what has to do it is a root object, and not looked into.
+    """Types of scheduled work, which is in use whatever its owner is: event loops and pools are root objects.
 
-    A handle that was cancelled holds nothing.
+    A cancelled handle references nothing.
     """
     return tuple((one, _done(one)) for one in (*calls, *imported_modules.types_in(_RESULTS), *_FINALIZERS))
 
 
 def _done(of: type) -> Any:
-    """What says in C that a task is done; in Python (without the accelerator of asyncio) any task counts."""
+    """The C function that returns whether a task is done; None for other types and pure Python tasks."""
     if of not in imported_modules.types_in({"asyncio": ("Task",)}):
         return None
     done = vars(of).get("done")

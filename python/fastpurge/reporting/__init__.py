@@ -1,1 +1,1 @@
-"""What a sweep did, as objects, text, JSON and plots."""
+"""Reports of plans and sweeps, as objects, text, JSON and plots."""

@@ -1,4 +1,4 @@
-"""A sweep as a picture, drawn by matplotlib. Nothing else here imports it."""
+"""Plots of reports. Only this file uses matplotlib."""
 
 import re
 from collections import defaultdict
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LARGEST = 6
-# Of middling lightness, so that they stand out on white and on black (Okabe and Ito's blue and orange,
-# which the colour-blind tell apart, and a grey).
+# Of medium lightness, to be visible on white and on black. Blue and orange of Okabe and Ito, which the
+# colour-blind can distinguish, and a grey.
 _BEFORE, _AFTER, _ITEMS = "#e08214", "#3b8fd4", "#3b8fd4"
 _TEXT = "#808080"
 _STYLE = {
@@ -30,8 +30,8 @@ _STYLE = {
     "axes.titlesize": 10,
     "font.size": 9,
     "svg.fonttype": "none",  # text as text: small, and in the reader's font
-    "text.usetex": False,  # which many have on, and few have everywhere
-    "svg.hashsalt": "fastpurge",  # the same picture has the same names in it every time
+    "text.usetex": False,  # some users switch it on, but it needs LaTeX
+    "svg.hashsalt": "fastpurge",  # makes the ids in the file reproducible
     "text.color": _TEXT,
     "xtick.color": _TEXT,
     "ytick.color": _TEXT,
@@ -39,7 +39,7 @@ _STYLE = {
 
 
 def figure_of(before: MemoryReading, after: MemoryReading, released: Iterable[Item]) -> "Figure":
-    """Draw memory before and after by device, and the largest of what was released, in one figure.
+    """Draw memory before and after by device, and the largest released items, in one figure.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -55,12 +55,12 @@ def figure_of(before: MemoryReading, after: MemoryReading, released: Iterable[It
 
 
 def svg_of(figure: "Figure") -> str:
-    """A figure as an ``<svg>`` element, the same to the byte for the same figure."""
+    """A figure as an ``<svg>`` element. The same figure gives the same bytes."""
     stream = StringIO()
     with _matplotlib().rc_context(_STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
-    # A rule for `*` would hold for the whole page that it is shown in.
+    # Its CSS rule for `*` would apply to the whole page.
     inline = _STYLE_RULES.sub("", text[text.index("<svg") :])
     return inline.replace("<svg", '<svg stroke-linejoin="round" stroke-linecap="butt"', 1)
 
@@ -69,11 +69,11 @@ _STYLE_RULES = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
 
 
 def check(file: Path) -> None:
-    """See that a figure can be written to a file, before there is one.
+    """Check that a figure can be written to a file.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: the folder is not there, or matplotlib writes no such files.
+        ValueError: the folder does not exist, or matplotlib cannot write this format.
 
     """
     kinds = _matplotlib().figure.Figure().canvas.get_supported_filetypes()
@@ -84,7 +84,7 @@ def check(file: Path) -> None:
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Write a figure to a file, in the format that its suffix says."""
+    """Write a figure to a file, in the format of its suffix."""
     if file.suffix == ".svg":
         file.write_text(svg_of(figure), encoding="utf-8")
     else:
@@ -99,7 +99,7 @@ def _matplotlib() -> Any:
         if error.name != "matplotlib":
             raise
         raise ImportError(
-            "a report is drawn by matplotlib, which is not installed: pip install 'torch-fastpurge[plot]', "
+            "plots need matplotlib, which is not installed: pip install 'torch-fastpurge[plot]', "
             "or pip install matplotlib",
             name="matplotlib",
         ) from None
@@ -141,7 +141,7 @@ def _draw_items(axes: "Axes", released: Iterable[Item]) -> None:
 
 
 def shorten(name: str) -> str:
-    """A name that leaves room for the bars."""
+    """A name cut to a length that leaves room for the bars."""
     return name if len(name) <= _NAME else f"{name[:_NAME]}..."
 
 
@@ -149,7 +149,7 @@ _NAME = 30
 
 
 def _tidy(axes: "Axes", *, rows: int) -> None:
-    """Room for a number of rows, so that few of them are no thicker; the labels of the bars are the scale."""
+    """Fix the height of rows, so that a few are not thicker, and drop the scale: the bars have labels."""
     axes.set_ylim(rows - 0.5, -0.5)
     axes.margins(x=0.35)
     axes.set_xticks([])

@@ -1,16 +1,16 @@
-"""What a plan and a sweep have to say. Computes nothing about the heap; only tells."""
+"""The report of a sweep, and the tables that a plan prints too. Reads nothing from the heap."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fastpurge.reporting.items import Item
-from fastpurge.reporting.text import Told, human, right
+from fastpurge.reporting.items import Item, as_plain
+from fastpurge.reporting.text import Printable, human, right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,21 +21,20 @@ _LARGEST = 10
 
 
 @dataclass(frozen=True, slots=True)
-class SweepReport(Told):
+class SweepReport(Printable):
     """What a sweep did.
 
     Attributes:
-        label: who swept.
-        freed_bytes: bytes given back, as measured: the sum of ``freed_by_device``.
-        freed_by_device: ``"cpu"`` is the drop of the resident set; other devices, what their allocator
-            gave back to the driver.
+        label: the label of the sweep.
+        freed_bytes: the sum of ``freed_by_device``.
+        freed_by_device: bytes freed, as measured: for ``"cpu"`` the decrease of the resident set, for other
+            devices what their allocator returned to the driver.
         released: what became tombstones.
-        skipped: what was to be released and could not be, each with its ``reason``.
-        spared: bytes that each guard spared, by the guard's name;
-            of what `Guard.RUNNING` spares ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``, if C or C++
-            code is known to hold it.
-        objects_scanned: how many objects the heap held.
-        seconds: how long the sweep took, in all.
+        skipped: what could not be released, each with its ``reason``.
+        spared: bytes that each guard spared, by the guard's name in lower case. What `Guard.RUNNING` spared
+            for a known owner in C or C++ is under ``"torchscript"``, ``"autograd hooks"`` or ``"numpy"``.
+        objects_scanned: how many objects the garbage collector tracked.
+        seconds: the duration of the sweep.
         before: memory before the sweep.
         after: memory after it.
 
@@ -58,17 +57,17 @@ class SweepReport(Told):
         object.__setattr__(self, "freed_bytes", sum(self.freed_by_device.values()))
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values that `json.dumps` takes."""
-        return asdict(self)
+        """The report as plain values for `json.dumps`. An item has ``owner``, and the same as ``held_by``."""
+        return as_plain(self)
 
     def plot(self) -> "Figure":
-        """Draw memory before and after by device, and the largest of what was released.
+        """Draw memory before and after by device, and the largest released items.
 
-        The figure has no background and belongs to no backend: a notebook shows it, and
+        The figure is transparent and has no backend: a notebook shows it, and
         ``figure.savefig("report.svg")`` writes it.
 
         Raises:
-            ImportError: matplotlib is not installed; the message says how to get it.
+            ImportError: matplotlib is not installed; the message says how to install it.
 
         Examples:
             >>> import fastpurge
@@ -81,41 +80,47 @@ class SweepReport(Told):
         return figure_of(self.before, self.after, self.released)
 
     def _repr_html_(self) -> str:
-        # `super()` would not do in a class with slots, which `dataclass` makes anew.
-        return Told._repr_html_(self) + self._picture()
+        # `super()` does not work here: `dataclass(slots=True)` makes a new class.
+        return Printable._repr_html_(self) + self._picture()
 
     def _picture(self) -> str:
-        """The plot as inline SVG; nothing where matplotlib is not installed."""
+        """The plot as inline SVG; empty if matplotlib is not installed."""
         from fastpurge.reporting.plots import svg_of
 
         try:
             return svg_of(self.plot())
-        except Exception:  # noqa: BLE001 - matplotlib can be set up to fail in many ways; the tables are there
+        except Exception:  # noqa: BLE001 - matplotlib can fail in many ways; the tables remain
             return ""
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         return Group(
             _headline(
                 f"fastpurge freed {human(self.freed_bytes)} in {self.seconds * 1e3:.1f} ms ({self.label})"
             ),
             self._memory_table(),
-            tell_items("released", self.released),
-            _tell_holders(self.released),
-            _tell_unwiped(self.released),
-            tell_reasons(self.skipped, self.spared),
+            items_table("released", self.released),
+            _owners_text(self.released),
+            _unwiped_text(self.released),
+            reasons_text(self.skipped, self.spared),
             f"{self.objects_scanned:,} objects scanned",
         )
 
     def _memory_table(self) -> Table:
         table = Table("memory", *(right(name) for name in ("before", "after", "freed")))
-        for device, (before, after) in self.before.sizes_until(self.after).items():
-            name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
-            table.add_row(name, human(before), human(after), human(before - after))
+        for cells in memory_rows(self.before, self.after):
+            table.add_row(*cells)
         return table
 
 
-def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
-    """A table of items, alike ones in one row, the largest first."""
+def memory_rows(before: "MemoryReading", after: "MemoryReading") -> Iterator[tuple[str, str, str, str]]:
+    """Table rows for two readings: device, size before, size after, size freed. The first row is the CPU."""
+    for device, (first, last) in before.sizes_until(after).items():
+        name = "cpu (resident)" if device == "cpu" else f"{device} (reserved)"
+        yield name, human(first), human(last), human(first - last)
+
+
+def items_table(title: str, items: Iterable[Item]) -> RenderableType:
+    """A table of items, equal ones in one row, the largest first."""
     rows: dict[tuple[str, ...], list[int]] = defaultdict(lambda: [0, 0])
     for item in items:
         shape = "" if item.shape is None else str(item.shape)
@@ -136,21 +141,21 @@ def tell_items(title: str, items: Iterable[Item]) -> RenderableType:
     return table
 
 
-def _tell_holders(released: Iterable[Item]) -> RenderableType:
-    """Who held the largest."""
-    traced = [item for item in released if item.held_by is not None]
-    lines = [f"{human(item.nbytes)} was held by {item.held_by}" for item in traced]
+def _owners_text(released: Iterable[Item]) -> RenderableType:
+    """The owners of the largest released items."""
+    with_owner = [item for item in released if item.owner is not None]
+    lines = [f"{human(item.nbytes)} was held by {item.owner}" for item in with_owner]
     return Text("\n".join(lines)) if lines else Group()
 
 
-def _tell_unwiped(released: Iterable[Item]) -> RenderableType:
-    """What was to be overwritten and was not."""
+def _unwiped_text(released: Iterable[Item]) -> RenderableType:
+    """The released items that were not wiped, with the reasons."""
     lines = [f"{item.describe()} was {item.reason}" for item in released if item.reason is not None]
     return Text("\n".join(lines)) if lines else Group()
 
 
-def tell_reasons(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
-    """Why candidates were left alone: the guards that spared them, the reasons for skipping them."""
+def reasons_text(skipped: Iterable[Item], spared: Mapping[str, int]) -> RenderableType:
+    """Bytes spared by each guard, and the skipped items with their reasons."""
     lines = [f"spared by {guard}: {human(nbytes)}" for guard, nbytes in spared.items()]
     lines += [f"skipped {item.describe()}: {item.reason}" for item in skipped]
     return Text("\n".join(lines) if lines else "nothing spared, nothing skipped")

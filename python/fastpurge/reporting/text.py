@@ -1,4 +1,4 @@
-"""What is told as text: bytes as a person reads them, tables in a terminal and as HTML in a notebook."""
+"""Text output: sizes, and tables as plain text or as HTML."""
 
 from io import StringIO
 from typing import Any
@@ -10,30 +10,31 @@ from rich.table import Column
 _WIDTH = 100
 
 
-class Told:
-    """Something that is told as text: by `str`, in a terminal IPython, and as HTML in a notebook."""
+class Printable:
+    """A base class for results: text for `str` and a terminal IPython, HTML for a notebook."""
 
     __slots__ = ()
 
     def __init_subclass__(cls) -> None:
-        # IPython takes a `__repr__` of the class itself before what it inherits (IPython/lib/pretty.py).
-        cls._repr_pretty_ = Told._repr_pretty_  # type: ignore[method-assign]
+        # IPython prefers a `__repr__` of the class itself to an inherited `_repr_pretty_`
+        # (IPython/lib/pretty.py).
+        cls._repr_pretty_ = Printable._repr_pretty_  # type: ignore[method-assign]
 
     def __str__(self) -> str:
-        return render(self._tell())
+        return render(self._renderable())
 
     def _repr_pretty_(self, printer: Any, _: bool) -> None:
         printer.text(str(self))
 
     def _repr_html_(self) -> str:
-        return render_html(self._tell())
+        return render_html(self._renderable())
 
-    def _tell(self) -> RenderableType:
+    def _renderable(self) -> RenderableType:
         raise NotImplementedError
 
 
 def human(nbytes: int) -> str:
-    """Bytes as a person reads them.
+    """A size in bytes with a binary unit.
 
     >>> human(3 * 2**29)
     '1.5G'
@@ -44,7 +45,7 @@ def human(nbytes: int) -> str:
 
 
 def render(content: RenderableType) -> str:
-    """Plain text, no colours, the same on every terminal and in every notebook."""
+    """Plain text without colours, the same in every terminal and notebook."""
     console = _console(color_system=None)
     with console.capture() as capture:
         console.print(content)
@@ -53,21 +54,21 @@ def render(content: RenderableType) -> str:
 
 def render_html(content: RenderableType) -> str:
     """The same as `render`, as HTML for a notebook."""
-    # What is captured is not recorded (`Console._write_buffer`), so it is printed to nowhere.
+    # Rich does not record captured output (`Console._write_buffer`), so it is printed to a buffer.
     console = _console(record=True, file=StringIO())
     console.print(content)
-    # Box-drawing characters meet only at the line height of the font.
+    # Box-drawing characters connect only at the normal line height.
     code_format = '<pre style="line-height: normal; overflow-x: auto">{code}</pre>'
     return console.export_html(inline_styles=True, code_format=code_format)
 
 
 def _console(**options: Any) -> Console:
-    # Neither a terminal nor a notebook: there it would show things by itself. Names may have brackets.
+    # In a terminal or notebook rich would print by itself. Without markup, because names may have brackets.
     plain: dict[str, Any] = {"no_color": True, "markup": False}
     plain |= {"force_terminal": False, "force_jupyter": False}
     return Console(width=_WIDTH, **plain, **options)
 
 
 def right(name: str) -> Column:
-    """A column of numbers."""
+    """A right-aligned column, for numbers."""
     return Column(name, justify="right")

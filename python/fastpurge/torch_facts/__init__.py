@@ -1,1 +1,1 @@
-"""What torch and NumPy hold in C and C++, where the closure cannot see it."""
+"""Facts about torch and NumPy: references and memory in C and C++, which the closure cannot see."""

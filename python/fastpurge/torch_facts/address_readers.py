@@ -1,9 +1,9 @@
-"""Who reads the memory of tensors by its address alone: arrays of other libraries, recorded graphs.
+"""Readers of tensor memory by its address alone: arrays of other libraries, and recorded graphs.
 
-Torch does not count such a reader among the owners of a storage. An array that another library made of a
-tensor (by ``__cuda_array_interface__``, or from its pointer) holds the tensor's Python object and reads
-where its memory was. A recorded graph holds nothing: it replays kernels with the addresses of the time of
-recording (https://docs.pytorch.org/docs/stable/notes/cuda.html#constraints).
+Torch does not count such a reader among the owners of a storage. An array that another library made from a
+tensor (by ``__cuda_array_interface__``, or from its pointer) references the tensor's Python object, and reads
+the address that it had. A recorded graph references nothing: it replays kernels with the addresses that it
+recorded (https://docs.pytorch.org/docs/stable/notes/cuda.html#constraints).
 """
 
 import gc
@@ -19,27 +19,28 @@ from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts.tensors import is_pinned
 
-# The type that holds the tensor: of CuPy and Numba what stands for borrowed memory, under all arrays on it.
-_BORROWERS = {
+# The types that reference the tensor. CuPy and Numba have one for foreign memory, which all arrays on it
+# share.
+_ARRAYS_ON_TENSORS = {
     "cupy.cuda.memory": ("UnownedMemory",),
     "numba.cuda.cudadrv.driver": ("MemoryPointer",),
     "warp": ("array",),
 }
 
 
-def lent() -> list[torch.Tensor]:
-    """The tensors whose memory an object of another library reads, and that it holds therefore."""
-    types = imported_modules.types_in(_BORROWERS)
-    held = gc.get_referents(*_core.scan(types)) if types else []
-    attributes = gc.get_referents(*(one for one in held if type(one) is dict))
-    return [one for one in (*held, *attributes) if is_a(one, torch.Tensor)]
+def exported_tensors() -> list[torch.Tensor]:
+    """The tensors whose memory an array of another library reads."""
+    types = imported_modules.types_in(_ARRAYS_ON_TENSORS)
+    referents = gc.get_referents(*_core.scan(types)) if types else []
+    attributes = gc.get_referents(*(one for one in referents if type(one) is dict))
+    return [one for one in (*referents, *attributes) if is_a(one, torch.Tensor)]
 
 
-def replayed() -> set[str]:
-    """The types of devices that have a graph to replay, whoever holds it.
+def device_types_with_graphs() -> set[str]:
+    """The types of devices, such as ``"cuda"``, for which a recorded graph exists.
 
-    Of those that `torch.compile` records it knows itself what they read: the parameters of the module, and
-    copies of its inputs (torch/_inductor/cudagraph_trees.py).
+    Graphs of `torch.compile` do not count. They read only the parameters of the module, and copies of its
+    inputs (torch/_inductor/cudagraph_trees.py).
     """
     found = [(kind, graph) for kind, graph, is_recorded in _graphs() if is_recorded]
     if not found:
@@ -48,18 +49,19 @@ def replayed() -> set[str]:
     return {kind for kind, graph in found if graph not in managed}
 
 
-def is_read(obj: Any, device: str | None, replayed: set[str]) -> bool:
-    """Whether a graph of one of these types of devices can read the memory of what is on a device."""
+def may_be_read_by_graph(obj: Any, device: str | None, types_with_graphs: set[str]) -> bool:
+    """Whether a graph on one of these types of devices can read the memory of an object on ``device``."""
     kind = str(device).partition(":")[0]
-    return kind in replayed or (kind == "cpu" and is_pinned(obj))
+    return kind in types_with_graphs or (kind == "cpu" and is_pinned(obj))
 
 
 def wait_for(devices: Iterable[str]) -> None:
-    """Wait until devices have done what they were asked to.
+    """Synchronize these devices.
 
-    Memory that is given back goes to whoever asks next, and of work on other streams than the one it was
-    made on the allocator knows nothing (`Tensor.record_stream`). While a graph may be under recording there
-    is no waiting: that would break the recording. A device that has failed reads nothing any more.
+    The allocator reuses freed memory at once. It does not know of work on other streams than the one the
+    memory was allocated on (`Tensor.record_stream`). While a graph may be recording nothing is synchronized,
+    because that would break the recording. Errors are ignored: a device that has failed reads nothing any
+    more.
     """
     used = sorted({*devices} - {"cpu", "meta"})
     if used and all(is_recorded for _, _, is_recorded in _graphs()):
@@ -77,7 +79,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _graphs() -> Iterator[tuple[str, Any, bool]]:
-    """Every graph, with the type of its device, and whether it is recorded: not new, under way, or reset."""
+    """Every graph: the type of its device, the graph, whether it is recorded (not new, recording, reset)."""
     for kind, name in (("cuda", "_CUDAGraph"), ("xpu", "_XPUGraph")):
         backend, graph_type = getattr(torch, kind, None), getattr(torch._C, name, None)
         if graph_type is not None and backend is not None and backend.is_initialized():

@@ -1,7 +1,7 @@
-"""What an autograd graph holds: nodes, the leaves it feeds, what it saved for backward, contexts.
+"""Autograd graphs: their nodes, leaves, contexts, and the objects that they saved for backward.
 
-All of it is owned by C++ and out of the collector's sight (`THPVariable_traverse` in
-torch/csrc/autograd/python_variable.cpp shows a graph only to its sole owner).
+C++ owns all of these, and the garbage collector cannot see them (`THPVariable_traverse` in
+torch/csrc/autograd/python_variable.cpp visits a graph only if the tensor is its sole owner).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -24,24 +24,27 @@ _Read = tuple[Callable[[Any], Any], Any]
 
 
 class BackwardUnderWayError(Exception):
-    """Another thread is inside a backward: what graphs saved cannot be read."""
+    """Another thread is inside a backward, so the saved tensors of graphs cannot be read."""
 
 
 def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
-    """Everything that the graphs of some tensors hold: nodes, leaves, and what was saved.
+    """Everything in the graphs of these tensors: nodes, leaves, then saved objects.
 
-    No hook is run: of what was packed by `torch.autograd.graph.saved_tensors_hooks` the packed object
-    is given, not the tensor, and the hook that will unpack it. What was saved comes last, and is an
-    error while another thread is inside a backward.
+    Runs no hook: where `torch.autograd.graph.saved_tensors_hooks` packed a tensor, this gives the packed
+    object and the hook that unpacks it.
+
+    Raises:
+        BackwardUnderWayError: something was saved, and another thread is inside a backward.
+
     """
-    met = IdSet()
-    # The nodes stay in this list, so that no identity in `met` can be used again.
+    seen = IdSet()
+    # This list keeps the nodes alive, so that no id in `seen` is reused.
     nodes = [node for tensor in tensors if (node := _node_of(tensor)) is not None]
     reads: list[_Read] = []
     for node in nodes:
-        if node in met:
+        if node in seen:
             continue
-        met.add(node)
+        seen.add(node)
         yield node  # of a custom function this is its context, with all its attributes
         if (leaf := getattr(node, "variable", None)) is not None:
             yield leaf
@@ -54,17 +57,20 @@ def graph_of(tensors: Iterable[torch.Tensor]) -> Iterator[object]:
 
 
 def gradients_of(tensors: Iterable[torch.Tensor]) -> list[object] | None:
-    """The gradients of tensors; ``None`` if any may have one, and another thread is inside a backward."""
+    """The gradients of tensors; ``None`` if any may have one while another thread is inside a backward."""
     return _read([(_grad, one) for one in tensors if _may_have_gradient(one)])
 
 
-def holdings_of(
+def labelled_references(
     tensors: list[torch.Tensor], graphs: Iterable[torch.Tensor]
 ) -> Iterator[tuple[object, object, str]]:
-    """The gradients of tensors, and what graphs hold: each with its holder, and what code calls it there.
+    """References in C++: gradients, and edges of graphs. Each as owner, referent and path expression.
 
-    ``graphs`` are the tensors whose graphs are looked at. What cannot be read, because another thread is
-    inside a backward, is left out.
+    Args:
+        tensors: gives the gradients of these.
+        graphs: gives the graphs of these tensors. What cannot be read, because another thread is inside a
+            backward, is left out.
+
     """
     for tensor in tensors:
         for gradient in gradients_of([tensor]) or ():
@@ -74,15 +80,15 @@ def holdings_of(
         if (node := _node_of(tensor)) is not None:
             yield tensor, node, ".grad_fn"
             nodes.append(node)
-    met = IdSet()
+    seen = IdSet()
     for node in nodes:
-        if node not in met:
-            met.add(node)
-            yield from _held_by(node)
+        if node not in seen:
+            seen.add(node)
+            yield from _references_of_node(node)
             nodes += [following for following, _ in node.next_functions if following is not None]
 
 
-def _held_by(node: Any) -> Iterator[tuple[object, object, str]]:
+def _references_of_node(node: Any) -> Iterator[tuple[object, object, str]]:
     if (leaf := getattr(node, "variable", None)) is not None:
         yield node, leaf, ".variable"
     reads: list[_Read] = [(get, node) for get in _saved_by(cast(Hashable, type(node)))]
@@ -94,7 +100,7 @@ def _held_by(node: Any) -> Iterator[tuple[object, object, str]]:
 
 
 def _may_have_gradient(tensor: torch.Tensor) -> bool:
-    # Others have none, and warn when asked for it.
+    # Other tensors have none, and torch warns if it is read.
     try:
         return bool(_is_leaf(tensor) or _retains_grad(tensor))
     except RuntimeError:  # a view whose base was written to in a way that autograd cannot follow
@@ -102,9 +108,9 @@ def _may_have_gradient(tensor: torch.Tensor) -> bool:
 
 
 def _read(reads: list[_Read], then: list[Callable[[Any], Any]] | None = None) -> list[object] | None:
-    """Read what a backward changes: it lets go of the GIL, frees what was saved, and puts gradients in place.
+    """Read attributes that a backward changes without the GIL; ``None`` if a thread is inside a backward.
 
-    What it has freed raises.
+    To read a saved tensor that a backward has freed raises, and gives nothing.
     """
     if not reads:
         return []
@@ -120,13 +126,14 @@ def _node_of(tensor: torch.Tensor) -> Any:
 
 @cache
 def _saved_by(node_type: Hashable) -> list[Callable[[Any], Any]]:
-    """What reads the saved tensors of nodes of a type, in C."""
+    """The C getters of the saved tensors of a type of node."""
     names = (name for name in dir(node_type) if name.startswith("_raw_saved_"))
     found = (getattr(node_type, name) for name in names)
     return [one.__get__ for one in found if isinstance(one, GetSetDescriptorType)]
 
 
-# What a saved tensor consists of, or was packed into, and what will unpack it; as far as this torch tells.
+# Getters of a saved tensor: its data (or what that was packed into), and the hook that unpacks it, if torch
+# has it.
 _CONTENTS: list[Callable[[Any], Any]] = [
     cast(Any, contents).fget
     for name in ("data", "unpack_hook")

@@ -1,7 +1,7 @@
-"""What `torch.compile` keeps of the programs it has compiled: code, guards, graphs, constants.
+"""What `torch.compile` keeps for compiled functions: code, guards, graphs, constants.
 
-Dynamo hangs compiled code on code objects, where only C sees it (torch/csrc/dynamo/extra_state.cpp), and
-what that code calls into the namespace of the module that was compiled, which a closure does not enter.
+Dynamo attaches compiled code to code objects in C (torch/csrc/dynamo/extra_state.cpp). What that code calls
+is in the namespace of the module that was compiled, which a closure does not enter.
 """
 
 import sys
@@ -17,25 +17,26 @@ from fastpurge.python_facts.library_folders import libraries
 
 _eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
 _entry_type: Any = getattr(_eval_frame, "_CacheEntry", None)
-# Of an entry that was invalidated, since something that it was made for has died, there is no code.
-# Before torch 2.6 the guards are a function.
+# Getters of the code and the guards of an entry. An entry has no code if it was invalidated, because an
+# object that it was compiled for was deallocated. Before torch 2.6 the guards are a function.
 _CONTENTS: list[Callable[[Any], Any]] = [
     found.fget
     for names in (("code",), ("guard_manager", "check_fn"))
     if (found := next((getattr(_entry_type, name) for name in names if hasattr(_entry_type, name)), None))
 ]
-# What dynamo calls the globals that it makes: of functions it has compiled, and of what comes behind a break.
+# The prefixes of globals that dynamo makes: for compiled functions, and for what comes after a graph break.
 _MADE_BY_DYNAMO = ("__compiled_fn", "__resume_at")
 
 
 def captured() -> Iterator[object]:
-    """The guards of all compiled code, and the globals made for it, or for what is being compiled.
+    """The guards of all compiled code, and the globals that dynamo made for it.
 
-    Where code cannot be read, whatever it may need: all that was ever made so, and what its names stand for.
+    While a thread compiles, or if code cannot be read, this gives all globals that dynamo ever made, and all
+    globals with the names that the code uses.
     """
     if imported_modules.attribute("torch._dynamo.convert_frame", "__name__") is None:
         return
-    # What is ready by the time its code is read was being compiled before.
+    # Checked first: what is compiled now may be complete by the time the codes are read.
     all_made = _is_compiling()
     codes = _compiled_codes()
     names: set[str] = set()
@@ -54,7 +55,7 @@ def captured() -> Iterator[object]:
 
 
 def _compiled_codes() -> list[CodeType] | None:
-    """The code objects that dynamo has met; ``None`` if it does not tell."""
+    """The code objects that dynamo has seen; ``None`` if they cannot be read."""
     found: list[CodeType] = []
     for name in ("input_codes", "output_codes"):
         try:
@@ -66,15 +67,15 @@ def _compiled_codes() -> list[CodeType] | None:
 
 
 def _contents_of(code: CodeType) -> list[object] | None:
-    """The guards and the code of all that was compiled of a code; ``None`` if they cannot be read.
+    """The guards and the code of all entries of a code object; ``None`` if they cannot be read.
 
-    In one go: an entry that another thread removes meanwhile is not there any more.
+    Read in one call into C, because another thread may remove an entry meanwhile.
     """
     try:
         code_of, guards_of = _CONTENTS
         reads = [(_eval_frame._debug_get_cache_entry_list, code)]
         return _core.read_unless_inside(reads, then=[code_of, guards_of])
-    except Exception:  # noqa: BLE001 - whatever another version makes of it
+    except Exception:  # noqa: BLE001 - another version of torch
         return None
 
 
@@ -84,16 +85,16 @@ def _globals(names: set[str], *, all_made: bool) -> Iterator[object]:
         yield from [namespace.get(one) for one in names if one in namespace]
     if not all_made:
         return
-    # What is in a library's namespace is a library's state.
+    # `Guard.LIBRARY` covers the namespaces of libraries.
     for name in libraries().program_modules([*modules]):
         found = imported_modules.namespace(modules[name]).copy().items()
         yield from (value for key, value in found if type(key) is str and key.startswith(_MADE_BY_DYNAMO))
 
 
 def _is_compiling() -> bool:
-    """Whether a thread is in the midst of it: what it has put in place by then is of no code yet."""
+    """Whether a thread is compiling: the globals that it has made by now belong to no code yet."""
     try:
-        # What C calls to have a frame compiled.
+        # C calls this to have a frame compiled.
         code = imported_modules.attribute(
             "torch._dynamo.convert_frame", "CatchErrorsWrapper"
         ).__call__.__code__

@@ -1,4 +1,4 @@
-"""What C code is to call."""
+"""Python callables that C and C++ code will call."""
 
 import collections
 import functools
@@ -10,10 +10,10 @@ from fastpurge.python_facts.running_code import EXECUTING
 
 
 def callbacks() -> list[Any]:
-    """What C code is to call: hooks of a graph, and what turns back what they packed for backward.
+    """The callables that C and C++ code will call: hooks of graphs, and hooks that unpack saved tensors.
 
-    Autograd holds these in C++ (torch/csrc/autograd/python_hook.h) and shows them to nobody. A dict of
-    hooks is one as well.
+    Autograd owns these in C++ (torch/csrc/autograd/python_hook.h), and nothing in Python can read them. The
+    dicts of hooks are included.
     """
     return _core.c_callbacks(
         function_type=types.FunctionType,

@@ -1,8 +1,9 @@
-"""What records or intercepts the operations of a thread, suspended while fastpurge reads torch.
+"""Suspends tracing, modes and compilation in this thread while fastpurge reads torch.
 
-`torch.jit.trace` makes a node of every size that is read (`THPSize_New` in torch/csrc/Size.cpp), and ends the
-process if the tensor is none of the trace. A mode is asked about every operation, and a transform joins in.
-The profiler is not suspended: it changes nothing, and what it tells of did take its time.
+`torch.jit.trace` records every size that is read (`THPSize_New` in torch/csrc/Size.cpp), and aborts the
+process if the tensor is not part of the trace. Modes and transforms intercept every operation. The profiler
+is not
+suspended: it changes nothing, and fastpurge's operations did take that time.
 """
 
 import threading
@@ -15,7 +16,7 @@ from torch import overrides
 from torch._ops import _len_torch_dispatch_stack_pre_dispatch, _pop_mode_from_pre_dispatch
 from torch.utils import _python_dispatch
 
-# In C, and there although dynamo is not imported.
+# In C, so it exists although dynamo is not imported.
 _eval_frame: Any = cast(Any, torch._C)._dynamo.eval_frame
 
 
@@ -34,10 +35,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def never_compiled(function: _Function) -> _Function:
-    """Have `torch.compile` call a function as it is: as `torch.compiler.disable` does, which imports dynamo.
+    """Make `torch.compile` skip a function, as `torch.compiler.disable` does, but without importing dynamo.
 
-    A frame that is skipped has those that it calls skipped too, or from torch 2.4 on at least itself: what it
-    calls is up to `Unrecorded` then.
+    Depending on the version of torch this may not include the functions that it calls. For these there is
+    `Unrecorded`.
     """
     code = function.__code__
     if not _CAN_COMPILE:
@@ -47,7 +48,7 @@ def never_compiled(function: _Function) -> _Function:
         _eval_frame.set_code_exec_strategy(code, _eval_frame._FrameExecStrategy(skip, skip))
     else:
         _eval_frame.skip_code(code)
-    cast(Any, function)._torchdynamo_disable = True  # a compiled caller goes on behind the call
+    cast(Any, function)._torchdynamo_disable = True  # makes dynamo break the caller's graph at the call
     return function
 
 
@@ -56,7 +57,8 @@ def _take_pre_dispatch_modes() -> list[Any]:
 
 
 def _take_dispatch_modes() -> list[Any]:
-    # All are held before one is taken: torch 2.4 returns one that nobody else holds after its end.
+    # Read all modes before popping one: torch 2.4 returns a borrowed reference to a mode that nobody else
+    # owns.
     modes = _python_dispatch._get_current_dispatch_mode_stack()
     for _ in modes:
         _python_dispatch._pop_mode()
@@ -70,7 +72,7 @@ def _take_function_modes() -> list[Any]:
     return modes[::-1]
 
 
-# How to take all modes away, the innermost first, and how to put one back.
+# For each stack of modes: how to pop all, the innermost first, and how to push one back.
 _MODES: list[tuple[Callable[[], list[Any]], Callable[[Any], None]]] = [
     (_take_pre_dispatch_modes, _python_dispatch._push_mode),
     (_take_dispatch_modes, _python_dispatch._push_mode),
@@ -79,9 +81,9 @@ _MODES: list[tuple[Callable[[], list[Any]], Callable[[Any], None]]] = [
 
 
 class Unrecorded:
-    """A context in which nothing that this thread does is recorded or intercepted. Then all is as before.
+    """A context in which nothing records or intercepts the operations of this thread.
 
-    Subclasses of tensors work as ever: a finalizer that runs within may compute with them.
+    Subclasses of tensors work as usual, because a finalizer that runs meanwhile may compute with them.
     """
 
     __slots__ = ("_resume",)
@@ -120,5 +122,5 @@ def _suspended_here() -> list[Any]:
 
 
 def suspended_modes() -> tuple[Any, ...]:
-    """The modes of this thread that are suspended now: running code will go on to use them."""
+    """The modes of this thread that are suspended now. They are in use: the thread continues with them."""
     return (*_suspended_here(),)

@@ -1,4 +1,4 @@
-"""What TorchScript holds in C++: parameters and buffers of modules, and constants of what was compiled."""
+"""TorchScript: the tensors that its modules and functions own in C++."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -9,29 +9,29 @@ from torch.jit._script import RecursiveScriptModule
 
 from fastpurge.python_facts import imported_modules
 from fastpurge.python_facts.object_types import is_a
-from fastpurge.torch_facts.tensors import attributes_of
+from fastpurge.torch_facts.tensors import module_dict
 
 TYPES: tuple[type, ...] = (RecursiveScriptModule, ScriptFunction)
 _graph = cast(Any, ScriptFunction).graph.fget
 
 
-def held_by(script: Any) -> list[tuple[object, str]]:
-    """What a script holds (torch/csrc/jit/api/object.h), with what code calls it there.
+def labelled_tensors(script: Any) -> list[tuple[object, str]]:
+    """The tensors that a script owns (torch/csrc/jit/api/object.h), each with a path expression.
 
-    Nothing, of a script that another thread is just making, or that another version makes otherwise.
+    Empty for a script that another thread is still building, and if this version of torch differs.
     """
     read = _of_function if is_a(script, ScriptFunction) else _of_module
     try:
         return [*read(script)]
-    except Exception:  # noqa: BLE001 - whatever a script raises that is not whole
+    except Exception:  # noqa: BLE001 - an incomplete script may raise anything
         return []
 
 
-def owned_by(module: Any) -> list[torch.Tensor]:
-    """What goes with a module: its constants do not, torch keeps what it was compiled to."""
+def parameters_and_buffers(module: Any) -> list[torch.Tensor]:
+    """The tensors that are freed with a module. Its constants are not: torch caches the compiled code."""
     try:
         return [*torch.nn.Module.parameters(module), *torch.nn.Module.buffers(module)]
-    except Exception:  # noqa: BLE001 - whatever a script raises that is not whole
+    except Exception:  # noqa: BLE001 - an incomplete script may raise anything
         return []
 
 
@@ -40,18 +40,18 @@ def _of_function(function: Any) -> Iterator[tuple[object, str]]:
 
 
 def _of_module(module: Any) -> Iterator[tuple[object, str]]:
-    for tensor in owned_by(module):
+    for tensor in parameters_and_buffers(module):
         yield tensor, " (in a script)"
-    compiled: Any = attributes_of(module).get("_c")
+    compiled: Any = module_dict(module).get("_c")
     for name in compiled._method_names() if compiled is not None else ():
         yield from _constants(compiled._get_method(name).graph)
 
 
 def functions() -> list[Any]:
-    """The functions that were compiled, alive or not: torch keeps what they were compiled to."""
+    """All functions that were ever compiled: torch caches them."""
     try:
         return [*imported_modules.attribute("torch.jit._state", "_python_cu").get_functions()]
-    except Exception:  # noqa: BLE001 - a version that keeps them elsewhere
+    except Exception:  # noqa: BLE001 - another version of torch
         return []
 
 

@@ -1,8 +1,7 @@
-"""Facts about tensors and modules, read past whatever their classes override.
+"""Facts about tensors and modules, read with the accessors of `TensorBase` and `nn.Module` themselves.
 
-Every accessor here is the one of `TensorBase` or of `nn.Module` itself: a subclass's property,
-`__getattr__` or `__torch_function__` is not asked. What a subclass can still intercept, by
-`__torch_dispatch__` with a custom size or device policy, may raise; callers expect that.
+No property, `__getattr__` or `__torch_function__` of a subclass runs. A subclass can still intercept some
+reads, by `__torch_dispatch__` with a custom size or device policy, and raise; callers expect that.
 """
 
 import sys
@@ -15,53 +14,45 @@ import torch
 from torch._C import DisableTorchFunction, TensorBase
 
 from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.torch_facts.memory_ranges import MemoryRange
 from fastpurge.torch_facts.recorders import Unrecorded
 
 _mro = cast(Any, type.__dict__["__mro__"]).__get__
 _class_dict = cast(Any, type.__dict__["__dict__"]).__get__
-_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
+_get_module_dict = cast(Any, torch.nn.Module.__dict__["__dict__"]).__get__
 _shape = cast(Any, TensorBase.shape).__get__
 _dtype = cast(Any, TensorBase.dtype).__get__
 _device = cast(Any, TensorBase.device).__get__
 _layout = cast(Any, TensorBase.layout).__get__
 use_count: Any = cast(Any, TensorBase)._use_count
-"""How many own a tensor in C++, its Python object among them. Call it with torch functions disabled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A range of memory: addresses ``start`` to ``end`` (exclusive) on a device."""
-
-    device: str
-    start: int
-    end: int
+"""The C++ use count of a tensor; its Python object counts 1. Call it with torch functions disabled."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """What a report says of a tensor. ``extent`` is ``None`` without a storage of its own."""
+    """What a report says about a tensor. ``memory_range`` is ``None`` if it has no storage of its own."""
 
     type_name: str
     shape: tuple[int, ...] | None
     dtype: str
     device: torch.device
-    extent: Extent | None
+    memory_range: MemoryRange | None
     nbytes: int
 
 
 def facts_of(tensor: torch.Tensor) -> TensorFacts:
-    """Read a tensor's facts. Raises whatever the tensor raises: some cannot say their shape."""
+    """Read a tensor's facts. Raises whatever the accessors of the tensor's layout or subclass raise."""
     with DisableTorchFunction():
         device = _device(tensor)
         storage = storage_of(tensor)
-        extent = extent_of_storage(storage, device) if storage is not None else None
+        memory_range = range_of_storage(storage, device) if storage is not None else None
         return TensorFacts(
             type_name=type_name(tensor),
             shape=_shape_of(tensor),
             dtype=str(_dtype(tensor)).removeprefix("torch."),
             device=device,
-            extent=extent,
-            nbytes=extent.end - extent.start if extent else _nbytes_without_storage(tensor),
+            memory_range=memory_range,
+            nbytes=memory_range.end - memory_range.start if memory_range else _nbytes_without_storage(tensor),
         )
 
 
@@ -78,20 +69,20 @@ def storage_of(tensor: torch.Tensor) -> torch.UntypedStorage | None:
     try:
         with DisableTorchFunction():
             # Before torch 2.10 C++ takes the storage first, and waits for the GIL to take the rest
-            # (`TensorImpl::release_resources`). To ask for it then is to follow a null pointer.
+            # (`TensorImpl::release_resources`). To read the storage then dereferences a null pointer.
             return TensorBase.untyped_storage(tensor) if use_count(tensor) else None
-    except Exception:  # noqa: BLE001 - what a layout or a subclass raises
+    except Exception:  # noqa: BLE001 - a layout or a subclass may raise anything
         return None
 
 
 def has_cpp_owner(obj: object) -> bool:
-    """Whether C++ holds a tensor beside its Python object: as a gradient, base of a view, in a graph."""
+    """Whether C++ owns a tensor besides its Python object: as a gradient, base of a view, in a graph."""
     with DisableTorchFunction():
         return is_a(obj, torch.Tensor) and bool(use_count(obj) > 1)
 
 
 def is_undefined(obj: object) -> bool:
-    """Whether C++ has taken the tensor of a Python object: before torch 2.10, if another thread drops it."""
+    """Whether the Python object has lost its C++ tensor: before torch 2.10, while another thread drops it."""
     with DisableTorchFunction():
         return is_a(obj, torch.Tensor) and bool(use_count(obj) == 0)
 
@@ -99,50 +90,51 @@ def is_undefined(obj: object) -> bool:
 def is_wrapper(obj: object) -> bool:
     """Whether an object is of a subclass that wraps other tensors, by the protocol of torch.compile.
 
-    (`is_traceable_wrapper_subclass` in torch/utils/_python_dispatch.py, which asks the object itself.)
+    As `is_traceable_wrapper_subclass` in torch/utils/_python_dispatch.py, but without calling the object.
     """
     return is_a(obj, torch.Tensor) and any("__tensor_flatten__" in _class_dict(of) for of in _mro(type(obj)))
 
 
-def is_lent(tensor: torch.Tensor) -> bool:
-    """Whether a NumPy array may stand on a tensor: `Tensor.numpy` makes its storage unresizable."""
+def may_have_numpy_array(tensor: torch.Tensor) -> bool:
+    """Whether a NumPy array may share a tensor's memory: `Tensor.numpy` makes the storage not resizable."""
     storage = storage_of(tensor)
     return storage is not None and storage.device.type == "cpu" and not storage.resizable()
 
 
 def is_pinned(tensor: torch.Tensor) -> bool:
-    """Whether a tensor lies in memory of the host that devices read."""
+    """Whether a tensor is in pinned host memory. ``True`` if that cannot be read."""
     try:
         with DisableTorchFunction():
             return TensorBase.is_pinned(tensor)
-    except Exception:  # noqa: BLE001 - a layout or a subclass that has no answer: nobody can tell
+    except Exception:  # noqa: BLE001 - a layout or a subclass without an answer
         return True
 
 
-def _hold_themselves_if_owned() -> bool:
+def _reference_themselves_if_owned() -> bool:
     with Unrecorded():
         base, other = torch.empty(0, device="cpu"), torch.empty(0, device="cpu")
-        view = base.view(0)  # holds its base in C++
-        held = sys.getrefcount(base) > sys.getrefcount(other)
+        view = base.view(0)  # owns its base in C++
+        has_reference = sys.getrefcount(base) > sys.getrefcount(other)
         del view
-        return held
+        return has_reference
 
 
-OWNED_TENSORS_HOLD_THEMSELVES = _hold_themselves_if_owned()
-"""Whether a tensor with an owner in C++ holds a reference to its own Python object
-(https://github.com/pytorch/pytorch/pull/167564). Before, a tensor that C++ alone owned was the owner of its
-Python object, by a flag that `torch._C._swap_tensor_impl` leaves behind: to exchange it corrupts memory."""
+OWNED_TENSORS_REFERENCE_THEMSELVES = _reference_themselves_if_owned()
+"""Whether a tensor with an owner in C++ references its own Python object
+(https://github.com/pytorch/pytorch/pull/167564). Before that change, a tensor that only C++ owned was the
+owner of its Python object, by a flag that `torch._C._swap_tensor_impl` does not swap: swapping such a tensor
+corrupts memory."""
 
 
-def extent_of_storage(storage: torch.UntypedStorage, device: torch.device) -> Extent | None:
-    """The memory a storage covers; ``None`` if it has none (empty, meta, a wrapper subclass)."""
-    if storage.device.type == "meta":  # to ask a fake tensor where it lies is an error, or will be
+def range_of_storage(storage: torch.UntypedStorage, device: torch.device) -> MemoryRange | None:
+    """The memory of a storage; ``None`` if it has none (empty, meta, a wrapper subclass)."""
+    if storage.device.type == "meta":  # `data_ptr` of a fake tensor raises, or will
         return None
     try:
         start, nbytes = storage.data_ptr(), storage.nbytes()
-    except Exception:  # noqa: BLE001 - what a kind of storage raises
+    except Exception:  # noqa: BLE001 - other types of storage may raise anything
         return None
-    return Extent(str(device), start, start + nbytes) if start and nbytes else None
+    return MemoryRange(str(device), start, start + nbytes) if start and nbytes else None
 
 
 def _nbytes_without_storage(tensor: torch.Tensor) -> int:
@@ -157,9 +149,9 @@ def _nbytes_without_storage(tensor: torch.Tensor) -> int:
     return sum(part.nbytes for part in parts)
 
 
-def attributes_of(module: torch.nn.Module) -> dict[str, Any]:
+def module_dict(module: torch.nn.Module) -> dict[str, Any]:
     """The instance dict of a module."""
-    attributes: dict[str, Any] = _module_dict(module)
+    attributes: dict[str, Any] = _get_module_dict(module)
     return attributes
 
 
@@ -185,5 +177,5 @@ def tensors_within(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 def _values_of(module: torch.nn.Module, name: str) -> list[Any]:
     # A module whose __init__ has not run has none of these; a subclass may have put anything there.
-    held = attributes_of(module).get(name)
-    return list(dict.values(held)) if isinstance(held, dict) else []
+    values = module_dict(module).get(name)
+    return list(dict.values(values)) if isinstance(values, dict) else []

@@ -19,7 +19,7 @@ import pytest
 import torch
 from fastpurge import Watch, is_purged, safe_point
 from fastpurge.allocators import pressure
-from fastpurge.allocators.pressure import Mark
+from fastpurge.allocators.pressure import Threshold
 from fastpurge.automatic import safe_points
 from fastpurge.automatic import watch as watch_module
 
@@ -80,7 +80,7 @@ def test_nothing_is_swept_below_the_mark(program: Any) -> None:
         program.leak = mebibytes(100)
         with safe_point():
             readings(watch, 10)
-        assert repr(watch) == f"<fastpurge.watch above {watch._mark.above}: watching, 0 sweeps>"
+        assert repr(watch) == f"<fastpurge.watch above {watch._threshold.above}: watching, 0 sweeps>"
     assert not is_purged(program.leak)
 
 
@@ -189,7 +189,7 @@ def test_a_sweep_that_frees_nothing_is_not_repeated_until_there_is_more(program:
 
 
 def test_the_mark_moves_as_it_says() -> None:
-    mark = Mark(90, 80, most=100)
+    mark = Threshold(90, 80, most=100)
     assert [mark.is_passed(reading) for reading in (79, 90, 91)] == [False, False, True]
     mark.note_swept(79)
     assert mark.is_passed(91)
@@ -200,7 +200,7 @@ def test_the_mark_moves_as_it_says() -> None:
     assert [mark.is_passed(reading) for reading in (79, 91)] == [False, True]
     mark.note_swept(81)
     assert [mark.is_passed(reading) for reading in (90.5, 91)] == [False, True]
-    endless = Mark(90, 80)
+    endless = Threshold(90, 80)
     endless.note_swept(1000)
     assert [endless.is_passed(reading) for reading in (1010, 1011)] == [False, True]
 
@@ -450,7 +450,7 @@ def test_the_interpreter_ends_after_the_sweep_that_is_under_way_however_long_it_
     # Torch aborts the process if a thread is ended in it.
     program = """
         import threading, time, torch, fastpurge, fastpurge.automatic.watch
-        fastpurge.automatic.watch._PATIENCE = 0.01
+        fastpurge.automatic.watch._SECONDS_AT_EXIT = 0.01
         begun = threading.Event()
         class TakesLong:
             def __del__(self):

@@ -27,7 +27,7 @@ import torch._dynamo  # what DistributedDataParallel imports
 import torch.distributed as dist
 import torch.distributed.tensor  # and this as well
 from fastpurge.distributed import DistributedSweepError, sweep
-from fastpurge.distributed.store_gather import meeting_of
+from fastpurge.distributed.store_gather import group_store_of
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
 from torch.nn.parallel import DistributedDataParallel
 
@@ -72,8 +72,8 @@ def all_sweep(rank: int) -> Any:
 
 
 def a_large_report(rank: int) -> Any:
-    with meeting_of(None).round(60) as this:
-        heard, silent = this.exchange(os.urandom(9 << 20))
+    with group_store_of(None).round(60) as this:
+        heard, silent = this.all_gather(os.urandom(9 << 20))
     left = dist.distributed_c10d._get_default_store().check(["fastpurge/1/0/closed"])
     return {"sizes": [len(told) for told in heard.values()], "silent": silent, "left": left}
 
@@ -263,7 +263,7 @@ def one_is_interrupted_as_it_waits(rank: int) -> Any:
         return {}
     if rank != 3:
         return _error(lambda: sweep(keep=(), timeout=LONG)) | {"left": program.forgotten.sum().item()}
-    this_round = f"fastpurge/{meeting_of(None)._number + 1}/0/count"
+    this_round = f"fastpurge/{group_store_of(None)._number + 1}/0/count"
 
     def interrupt() -> None:
         while store.add(this_round, 0) < 3:

@@ -26,7 +26,7 @@ import fastpurge
 import numpy as np
 import psutil
 import torch
-from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_REFERENCE_THEMSELVES
 
 THREADS = 8
 
@@ -165,7 +165,7 @@ def sample(sweep: int) -> dict[str, float]:
 
 
 # Before torch 2.10 more is left alone while a thread is inside a backward.
-EXCUSE = "may be a gradient" if OWNED_TENSORS_HOLD_THEMSELVES else "another thread is inside a backward"
+EXCUSE = "may be a gradient" if OWNED_TENSORS_REFERENCE_THEMSELVES else "another thread is inside a backward"
 STARTED = time.monotonic()
 LEAK: list[Any] = []
 

@@ -183,7 +183,7 @@ class TestBackwardOfAnotherThread:
         program.gradient = weight.grad
         program.view = program.gradient[part]
         program.forgotten = torch.ones(10)
-        ask = fastpurge.torch_facts.hidden_references.owned
+        ask = fastpurge.torch_facts.hidden_references.owned_in_cpp
         asked: list[bool] = []
 
         def between_two_backwards(*owners: Any) -> Iterator[object]:
@@ -192,7 +192,7 @@ class TestBackwardOfAnotherThread:
             yield from ask(*owners)
             backward.enter_context(backward_under_way())
 
-        monkeypatch.setattr(fastpurge.torch_facts.hidden_references, "owned", between_two_backwards)
+        monkeypatch.setattr(fastpurge.torch_facts.hidden_references, "owned_in_cpp", between_two_backwards)
         with ExitStack() as backward:
             backward.enter_context(backward_under_way())
             fastpurge.sweep(keep=[weight])

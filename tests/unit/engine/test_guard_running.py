@@ -14,7 +14,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import Guard, is_purged
-from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_REFERENCE_THEMSELVES
 
 CALLS = {
     "function": "def run(): BODY\nrun()",
@@ -66,7 +66,7 @@ class TestRunning:
         assert is_purged(held[0])
 
     def test_switched_off_and_alone_those_held_directly_go_too(self) -> None:
-        released = str(OWNED_TENSORS_HOLD_THEMSELVES)  # before torch 2.10 they stay
+        released = str(OWNED_TENSORS_REFERENCE_THEMSELVES)  # before torch 2.10 they stay
         assert _locals_after_a_sweep(CALLS["function"], beside_a_thread=False) == released
 
     @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -72,7 +72,10 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
 ) -> None:
     # The reference to itself that its owner gave it is the thread's by the time of the exchange.
     program.leaf = torch.ones(SIZE, requires_grad=True)
-    owned, (orders, answers) = hidden_references.owned, (queue.SimpleQueue[str](), queue.SimpleQueue[float]())
+    owned, (orders, answers) = (
+        hidden_references.owned_in_cpp,
+        (queue.SimpleQueue[str](), queue.SimpleQueue[float]()),
+    )
 
     def work() -> None:
         value: Any = torch.full((SIZE,), 7.0)
@@ -96,7 +99,7 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        monkeypatch.setattr(hidden_references, "owned", owned_for_a_moment)
+        monkeypatch.setattr(hidden_references, "owned_in_cpp", owned_for_a_moment)
         fastpurge.sweep(keep=[program.leaf])
         ask("put")
         assert ask("take") == 7 * SIZE
@@ -140,14 +143,14 @@ def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
 
 
 @pytest.mark.parametrize("put", MOVES)
-@pytest.mark.parametrize("looked_at", ["extents", "running_code"])
+@pytest.mark.parametrize("looked_at", ["memory_ranges", "running_code"])
 def test_what_moves_while_a_sweep_looks_is_spared(
     put: Callable[[Any, torch.Tensor], None], looked_at: str, program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program.monkeypatch = monkeypatch
     program.kept = {"leaf": torch.ones(SIZE, requires_grad=True)}
     thread = Thread(put, program)
-    place: Any = hidden_references if looked_at == "extents" else survey
+    place: Any = hidden_references if looked_at == "memory_ranges" else survey
     look = getattr(place, looked_at)
 
     def move_first(*arguments: Any, **named: Any) -> Any:

@@ -16,7 +16,7 @@ import fastpurge
 import pytest
 import torch
 from fastpurge import _core, is_purged
-from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
+from fastpurge.torch_facts.tensors import OWNED_TENSORS_REFERENCE_THEMSELVES
 
 from tests.flat import rising
 
@@ -41,7 +41,7 @@ def _run(*arguments: str, interpreter: tuple[str, ...] = (), **env: str) -> dict
 
 def _least(sweeps: int) -> int:
     """How many sweeps release what was forgotten: before torch 2.10 not those that come upon a backward."""
-    return sweeps if OWNED_TENSORS_HOLD_THEMSELVES else 1
+    return sweeps if OWNED_TENSORS_REFERENCE_THEMSELVES else 1
 
 
 def test_threads_compute_the_same_while_another_sweeps() -> None:
@@ -212,7 +212,7 @@ def test_a_forked_child_can_sweep_while_the_parent_was_sweeping() -> None:
         from fastpurge.engine import sweep as sweeping
         inside, leave = threading.Event(), threading.Event()
         def hold():
-            with sweeping._turn.taken():
+            with sweeping._sweep_lock.acquired():
                 inside.set(); leave.wait()
         thread = threading.Thread(target=hold); thread.start(); inside.wait()
         if os.fork() == 0:

@@ -18,7 +18,7 @@ from fastpurge.frontends import cli
     [
         ([], ["fastpurge.sweep(keep=[model, latent])", "$ fastpurge doctor", "$ fastpurge demo"]),
         (["demo"], ["4 GB of memory", "$ fastpurge demo --plot report.svg"]),
-        (["doctor"], ["$ fastpurge doctor --comfyui ~/ComfyUI", "exit status is 0 if all is well"]),
+        (["doctor"], ["$ fastpurge doctor --comfyui ~/ComfyUI", "exit status is 0 if there is no problem"]),
         (["comfyui", "install"], ["fastpurge comfyui install ~/ComfyUI", "fastpurge comfyui remove"]),
         (["comfyui", "remove"], ["fastpurge comfyui remove ~/ComfyUI", "no clone"]),
     ],

@@ -146,23 +146,23 @@ def test_a_plan_in_the_history_keeps_nothing_alive(session: Session) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "say what to keep: %sweep keep model, x"),
-        ("--wipe", "say what to keep"),
-        ("keep", "keep what?"),
-        ("model", "'model' stands where only options do"),
-        ("model keep x", "'model' stands where only options do"),
-        ("keep junk --plan", "--plan must stand before the word keep"),
+        ("", "write what to keep: %sweep keep model, x"),
+        ("--wipe", "write what to keep"),
+        ("keep", "nothing after keep"),
+        ("model", "unexpected 'model'"),
+        ("model keep x", "unexpected 'model'"),
+        ("keep junk --plan", "--plan must be before the word keep"),
         ("keep modle", "keep: modle raised NameError: name 'modle' is not defined (nothing was touched)"),
         ("keep junk,, x", "raised SyntaxError"),
         ("keep 'junk'", "keep must be the object itself, not a str: write keep=[junk]"),
         ("--history keep None", "keep must be what to protect, not None"),
-        ("--exception keep 'junk', 'x'", "keep must hold the objects themselves"),
+        ("--exception keep 'junk', 'x'", "keep must contain the objects themselves"),
         ("--min-bytes 1M keep junk", "--min-bytes must be an int of 0 or more (bytes), not 1M"),
         ("--min-bytes=-1 keep junk", "--min-bytes must be"),
         ("--devices tpu9 keep junk", "'tpu9' is not a device"),
         ("--guards keep junk", "unrecognized arguments: --guards"),
-        ("--plan --history keep junk", "--plan only looks"),
-        ("--plan --exception keep junk", "--plan only looks"),
+        ("--plan --history keep junk", "--plan touches nothing"),
+        ("--plan --exception keep junk", "--plan touches nothing"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_touched(session: Session, line: str, message: str) -> None:
@@ -283,7 +283,7 @@ def test_a_line_says_why_something_is_alive(session: Session) -> None:
     )  # and not by the name that was asked for
     assert session.run("found = %why cache") == ""
     assert session.names["found"].path == "__main__.cache"
-    assert "why what?" in session.fail("%why")
+    assert "%why needs an object" in session.fail("%why")
     assert "why: cahce raised NameError" in session.fail("%why cahce")
 
 
@@ -322,7 +322,7 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     lazy, _, _, _, failed, bare, census, why, swept, _, after, _, text = (cell.outputs for cell in made.cells)
     assert lazy[0].data["text/plain"] == "False"
     assert failed[-1].ename == "RuntimeError"
-    assert "say what to keep" in "".join(str(one) for one in bare)
+    assert "write what to keep" in "".join(str(one) for one in bare)
     assert "live tensors and arrays" in census[0].data["text/html"]
     assert "held by __main__.junk" in why[0].data["text/html"]
     let_go, dropped, report = swept

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 from fastpurge import census
-from fastpurge.inspection.census import Census, Ranges, Share
+from fastpurge.inspection.census import Census, Share
+from fastpurge.torch_facts.memory_ranges import MemoryRange, MemoryRangeSet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,10 +99,10 @@ def test_memory_that_overlaps_counts_once(program: Any) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=20))
 def test_of_a_range_that_counts_which_was_not_there(added: list[tuple[int, int]]) -> None:
-    ranges, there = Ranges(), set[int]()
+    ranges, there = MemoryRangeSet(), set[int]()
     for start, length in added:
         new = {*range(start, start + length)} - there
-        assert ranges.add(start, start + length) == len(new)
+        assert ranges.add(MemoryRange("cpu", start, start + length)) == len(new)
         there |= new
 
 

@@ -26,7 +26,7 @@ def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
         assert "function()" in str(function()), function()
         assert fastpurge.census().devices
         report = fastpurge.sweep(keep=())
-        assert "__main__.cache[0]" in [item.held_by for item in report.released], report
+        assert "__main__.cache[0]" in [item.owner for item in report.released], report
         threading.get_ident = get_ident
     """)
 
@@ -59,7 +59,7 @@ def test_a_class_body_that_is_being_executed_stays_whole() -> None:
 
         assert "__class__" in vars(Class)
         assert Class().__class__ is int
-        assert "__main__.cache[0]" in [item.held_by for item in Class.report.released], Class.report
+        assert "__main__.cache[0]" in [item.owner for item in Class.report.released], Class.report
     """)
 
 

@@ -9,6 +9,7 @@ import fastpurge
 import numpy as np
 import pytest
 import torch
+from fastpurge.reporting.items import Item
 
 MiB = 2**20
 
@@ -30,9 +31,15 @@ def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
     assert data["label"] == "the report test"
     assert data["objects_scanned"] == report.objects_scanned > 100_000
     assert data["seconds"] > 0
-    assert {"kind", "type_name", "shape", "dtype", "device", "nbytes", "reason", "held_by"} == set(
+    assert {"kind", "type_name", "shape", "dtype", "device", "nbytes", "reason", "owner", "held_by"} == set(
         data["released"][0]
     )
+
+
+def test_the_old_name_of_owner_still_reads_it_and_warns() -> None:
+    item = Item("tensor", "Tensor", owner="cache[0]")
+    with pytest.warns(DeprecationWarning, match="owner"):
+        assert item.held_by == "cache[0]"
 
 
 def test_an_empty_report_says_so() -> None:
@@ -53,7 +60,7 @@ def test_the_largest_that_were_released_are_named_by_who_held_them(program: Any)
     program.cache = {"old": [torch.ones(1000, 1000)], "small": torch.ones(3)}
     program.model = torch.nn.Linear(1000, 2000)
     report = fastpurge.sweep(keep=())
-    held = {item.held_by: item.nbytes for item in report.released if item.held_by is not None}
+    held = {item.owner: item.nbytes for item in report.released if item.owner is not None}
     name = program.__name__
     assert held == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
     assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
@@ -66,7 +73,7 @@ def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
     trainer = Trainer()
     trainer.history = torch.ones(1000, 1000)
     report = fastpurge.sweep(keep=())
-    [held] = [item.held_by for item in report.released if item.held_by is not None]
+    [held] = [item.owner for item in report.released if item.owner is not None]
     assert held.startswith("trainer.history, in test_who_held_it_is_told")
 
 

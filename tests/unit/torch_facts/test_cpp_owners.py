@@ -15,7 +15,7 @@ import torch
 from fastpurge import is_purged, why
 from torch.autograd.graph import register_multi_grad_hook, saved_tensors_hooks
 
-AMONG_HOOKS = "autograd holds it, among the hooks that a backward will call"
+AMONG_HOOKS = "autograd references it, among the hooks that a backward will call"
 SIZE = 1000
 
 
@@ -128,7 +128,7 @@ def test_the_handler_of_a_signal_is_held_by_the_interpreter() -> None:
     try:
         found = why(_held())
         assert found.reason is not None
-        assert found.reason.startswith("the interpreter holds it, and calls it at a signal")
+        assert found.reason.startswith("the interpreter references it as a signal handler")
     finally:
         signal.signal(signal.SIGINT, before)
 

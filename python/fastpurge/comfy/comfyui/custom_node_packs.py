@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
-from fastpurge.inspection.path_expressions import attributes_of
+from fastpurge.inspection.path_expressions import instance_dict
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a
@@ -100,7 +100,7 @@ def _file_of(globals_: dict[str, Any]) -> str:
         return file
     folders = dict.get(globals_, "__path__")
     if type(folders) is not list:  # of such a package it is an object, which would look at the disk
-        folders = (attributes_of(folders) or {}).get("_path")
+        folders = (instance_dict(folders) or {}).get("_path")
     return f"{folders[0]}{os.sep}" if type(folders) is list and folders else ""
 
 

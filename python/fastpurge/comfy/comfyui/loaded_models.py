@@ -13,7 +13,7 @@ from fastpurge.comfy.comfyui.unkept_tensors import Unkept, known, nbytes_of
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.reporting.text import human
-from fastpurge.torch_facts.tensors import attributes_of
+from fastpurge.torch_facts.tensors import module_dict
 
 _EVERYTHING = 1e30
 
@@ -68,7 +68,7 @@ def _has_pins(patcher: Any) -> bool:
     """Whether it has pinned weights; a dynamic one notes them on its model, for all patchers of that."""
     attributes = object.__getattribute__(patcher, "__dict__")
     model = attributes.get("model")
-    on_model = attributes_of(model) if is_a(model, torch.nn.Module) else {}
+    on_model = module_dict(model) if is_a(model, torch.nn.Module) else {}
     return bool(attributes.get("pinned")) or "dynamic_pins" in on_model
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from fastpurge import _core
 from fastpurge.comfy.comfyui.custom_node_packs import Packs
 from fastpurge.comfy.comfyui.unkept_tensors import Unkept, nbytes_of
-from fastpurge.inspection.path_expressions import spell
+from fastpurge.inspection.path_expressions import path_steps
 from fastpurge.python_facts.imported_modules import namespace
 from fastpurge.python_facts.object_types import is_a
 
@@ -44,7 +44,7 @@ class Place:
 
     def part(self, way: list[Any]) -> str:
         """What to call the part that leads on, by the objects on the way: a global, or an attribute."""
-        steps = spell(self.name, way, {}, is_namespace=self.is_namespace)
+        steps = path_steps(self.name, way, {}, is_namespace=self.is_namespace)
         is_deeper = not self.is_namespace or is_a(steps[0][1], type)
         return "".join(word for word, _ in steps[: 1 + is_deeper])
 

@@ -81,7 +81,7 @@ def look(
             report=(*hidden_references.reported_types(), weakref.ref, *_PROXIES),
             libraries=libraries(),
         )
-        spoken_for = {facts.extent for _, facts in known(snapshot.kept)}
+        spoken_for = {facts.memory_range for _, facts in known(snapshot.kept)}
         unkept = [*_on(device_type, snapshot.candidates, spoken_for)]
         more = _hidden_by(snapshot, looked_behind) if nbytes_of(unkept) >= min_bytes else []
         if not more:
@@ -103,7 +103,7 @@ def _on(device_type: str | None, objects: list[Any], spoken_for: set[Any]) -> It
     """The tensors on devices of a type, but for those on memory that is spoken for."""
     for tensor, facts in known(objects):
         if device_type in (None, facts.device.type) and (
-            facts.extent is None or facts.extent not in spoken_for
+            facts.memory_range is None or facts.memory_range not in spoken_for
         ):
             yield Unkept(tensor, facts)
 
@@ -123,7 +123,7 @@ def _behind(objects: list[Any]) -> Iterator[Any]:
 
 def nbytes_of(tensors: Iterable[Unkept]) -> int:
     """Their size together, with each piece of memory counted once."""
-    return sum({one.facts.extent or id(one.tensor): one.facts.nbytes for one in tensors}.values())
+    return sum({one.facts.memory_range or id(one.tensor): one.facts.nbytes for one in tensors}.values())
 
 
 def known(objects: Iterable[Any]) -> Iterator[tuple[torch.Tensor, TensorFacts]]:

@@ -67,7 +67,7 @@ def to_dict(outcome: Outcome) -> dict[str, Any]:
         "spared": report.spared,
         "released": {"count": len(report.released), "nbytes": sum(item.nbytes for item in report.released)},
         "largest": [
-            {"what": item.describe(), "nbytes": item.nbytes, "held_by": item.held_by} for item in largest
+            {"what": item.describe(), "nbytes": item.nbytes, "held_by": item.owner} for item in largest
         ],
         "skipped": [{"what": item.describe(), "why": item.reason} for item in report.skipped[:_LARGEST]],
         "went": _went(outcome),
@@ -93,10 +93,10 @@ def _went(outcome: Outcome) -> list[_Row]:
 
 
 def _how(item: Item) -> str:
-    if item.held_by is None:
+    if item.owner is None:
         return "released"
     # The module of a custom node is named by its whole path (`load_custom_node` in ComfyUI's nodes.py).
-    return f"released; held by {_FOLDER.sub('', item.held_by)}"
+    return f"released; held by {_FOLDER.sub('', item.owner)}"
 
 
 def _stayed(outcome: Outcome) -> list[_Row]:

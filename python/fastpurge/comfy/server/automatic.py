@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from fastpurge.allocators import pressure
-from fastpurge.allocators.pressure import Gauge, Mark
+from fastpurge.allocators.pressure import Gauge, Threshold
 from fastpurge.comfy.comfyui.prompt import over
 from fastpurge.comfy.nodes.outcome_text import tell
 from fastpurge.comfy.nodes.purges import purge_ram
@@ -36,7 +36,7 @@ def start_if_asked() -> None:
             start(gauge, mark, label=f"{VARIABLE}={asked}")
 
 
-def start(gauge: Gauge, mark: Mark, *, label: str) -> threading.Thread:
+def start(gauge: Gauge, mark: Threshold, *, label: str) -> threading.Thread:
     """Read memory from now on, and purge RAM between two prompts, or while none runs, if it is too full."""
     attempt = _once_each(lambda: _look(gauge, mark, label), label)
 
@@ -51,12 +51,12 @@ def start(gauge: Gauge, mark: Mark, *, label: str) -> threading.Thread:
     return thread
 
 
-def _look(gauge: Gauge, mark: Mark, label: str) -> None:
+def _look(gauge: Gauge, mark: Threshold, label: str) -> None:
     if mark.is_passed(gauge.read()):
         between_prompts.do(lambda: _purge(gauge, mark, label), wait=_WAIT)
 
 
-def _purge(gauge: Gauge, mark: Mark, label: str) -> None:
+def _purge(gauge: Gauge, mark: Threshold, label: str) -> None:
     """Purge RAM as its node does, unless memory was only full while the prompt ran."""
     before = gauge.read()
     if mark.is_passed(before):
