@@ -71,10 +71,10 @@ def test_a_node_shows_what_it_purged_and_why_the_rest_stayed(
         assert went.get_by_role("columnheader").all_inner_texts() == ["What", "How", "Size"]
         what, how, size = cells(went)[0]
         assert (what, size) == ("float32 Tensor of shape (67108864,) on cpu", "256 MiB")
-        assert re.fullmatch(r"released; held by .*\.forgotten\.all\[\d+\]", how)
+        assert re.fullmatch(r"released; owner: .*\.forgotten\.all\[\d+\]", how)
         assert stayed.get_by_role("columnheader").all_inner_texts() == ["What", "Why", "Size"]
         kept = next(row for row in cells(stayed) if row[0] == "fastpurge_tests.IMAGES")
-        assert kept[1] == "its node pack keeps it there"
+        assert kept[1] == "its node pack keeps it"
         assert re.fullmatch(SIZE, kept[2])
         assert contrast(canvas, ".fastpurge-details") > 4.5
         if pictures and not vue:
@@ -272,14 +272,14 @@ def test_nothing_is_shown_of_what_is_malformed_and_nothing_is_said(canvas: Canva
     say(canvas, {"fastpurge": [{**RESULT, **ODD}]})
     with canvas.details("Purge") as details:
         captions = details.locator("caption").all_inner_texts()
-    assert captions == ["What went: nothing", "What stayed: nothing"]
+    assert captions == ["Freed: nothing", "Kept: nothing"]
 
 
 def test_an_odd_history_is_no_history(canvas: Canvas) -> None:
     canvas.open()
     sizes = canvas.page.evaluate(
         """async () => {
-            const { lastOutputs } = await import("/extensions/fastpurge/history.js");
+            const { lastOutputs } = await import("/extensions/fastpurge/server_history.js");
             const prompt = [0, "", {}, { extra_pnginfo: { workflow: { id: "w" } } }];
             const odd = JSON.stringify({ a: { prompt, outputs: 5 } });
             const answers = ["", "null", "[]", "5", '{"a": null}', '{"a": {"outputs": {}}}', odd];

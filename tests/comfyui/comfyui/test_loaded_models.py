@@ -43,7 +43,7 @@ def test_a_model_that_is_let_go_is_loaded_again_when_it_is_needed(
     if HAS_VRAM and key == "CleanMemory_PurgeRAM":
         pytest.skip("the model is in VRAM")
     purged = server.run(_graph(seed, purge=node(key, anything=("bright", 0))))
-    assert "let go of" in purged.said()
+    assert "dropped from the cache" in purged.said()
     assert "FPT_LoadModel (node load)" in purged.said()
     assert _stats(server)["loaded"] == 0
     later = server.run(_graph(seed, by=1.5))

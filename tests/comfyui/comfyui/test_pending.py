@@ -135,7 +135,7 @@ def test_unprotected_a_pending_node_fails_loudly_and_the_purge_says_so(
     assert result.status == "error"
     assert "was released by fastpurge" in result.error["exception_message"]
     assert f"{key} (node purge)" in result.error["exception_message"]
-    assert "unprotected, and will fail if they run: FPT_Blend (node blend)" in result.said()
+    assert "not protected, will fail if run: FPT_Blend (node blend)" in result.said()
     # It is the cache that must stay true: the next prompt is right.
     graph["purge"]["inputs"]["protect_pending"] = True
     assert server.run(graph).digest() == server.run(chain(None, seed)).digest()

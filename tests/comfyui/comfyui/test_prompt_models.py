@@ -72,7 +72,7 @@ def test_a_model_goes_with_the_patcher_that_has_pinned_memory_for_it(
     assert tracking.run({"leak": node("LeakDynamic", seed=seed)}).outputs["leak"]["pinned"] == [1 << 20]
     purged = tracking.run({"purge": node(key)})
     assert (
-        "left, since ComfyUI has pinned it: Sequential in a model patcher of ComfyUI (20.2M)" in purged.said()
+        "kept for memory pinned by ComfyUI: Sequential in a model patcher of ComfyUI (20.2M)" in purged.said()
     )
     assert "released" not in purged.said()
     tracking.run({"leak": node("LeakDynamic", seed=0)})

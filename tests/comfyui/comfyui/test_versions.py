@@ -151,7 +151,7 @@ def test_what_is_pending_and_what_is_wired_stay_and_the_rest_leaves_the_cache(ru
     assert sorted(node for _, node in running.outputs.cache) == ["early", "wired"]
     assert running.outputs.cache["key", "early"][0][0].sum() == BIG
     assert answer["result"][0][0].mean() == 2
-    assert any("let go of Old (node old)" in line for line in answer["ui"]["text"])
+    assert any("dropped from the cache Old (node old)" in line for line in answer["ui"]["text"])
     for book in ("used_generation", "children", "timestamps"):
         assert ("key", "old") not in getattr(running.outputs, book, {})
 
@@ -196,7 +196,7 @@ def test_an_interrupt_in_a_purge_hands_the_data_on_and_stops_the_next_node(
 def test_a_comfyui_that_is_not_understood_is_left_alone(running: Running) -> None:
     stranger = Graph(running.execution.dynprompt.prompt)
     answer = purge_nodes.PurgeRAM().purge(dynprompt=[stranger], unique_id=["purge"])
-    assert answer["ui"]["text"][0].startswith("failed: RuntimeError: the running prompt was not found")
+    assert answer["ui"]["text"][0].startswith("failed: RuntimeError: cannot find the running prompt")
     assert len(running.outputs.cache) == 3
 
 

@@ -109,7 +109,7 @@ def _packed(folder: Path) -> Path:
 
 
 def test_a_clone_and_an_installation_load_alike() -> None:
-    from fastpurge.comfy.install.pack_folder import PACK
+    from fastpurge.comfy.install.pack_installer import PACK
 
     clone = (REPOSITORY / "__init__.py").read_text()
     loads = PACK[PACK.index("    from fastpurge") :]

@@ -39,13 +39,13 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_purge_looks_at_the_memory_that_it_frees_and_all_at_the_fuller(
     purge: type[PurgeRAM], mode: str | None, measured: dict[str, float]
 ) -> None:
-    memory = purge().measured({"mode": mode})
+    memory = purge().measured_memory({"mode": mode})
     most = int(max(measured.values()))
-    assert thresholds.why_not(most - 1, memory) is None
+    assert thresholds.reason_to_skip(most - 1, memory) is None
     said = ", ".join(f"{name} is at {share:.0f}%" for name, share in measured.items())
-    assert thresholds.why_not(most, memory) == f"{said}: not above {most}%, nothing purged"
+    assert thresholds.reason_to_skip(most, memory) == f"{said}: not above {most}%, nothing purged"
 
 
 def test_without_a_mark_a_purge_is_always_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pressure, "device_share", lambda device: 0.0)  # of one that torch has not used yet
-    assert thresholds.why_not(0, ("VRAM",)) is None
+    assert thresholds.reason_to_skip(0, ("VRAM",)) is None

@@ -100,7 +100,7 @@ def test_who_started_a_prompt_may_leave_in_the_middle_of_a_purge(
     assert len(server.get("/queue")["queue_running"]) == 1  # and the server answers
     gate.open()
     result = finished(server, prompt)
-    assert "let go of FPT_Gate (node gate)" in result.said()
+    assert "dropped from the cache FPT_Gate (node gate)" in result.said()
     assert result.digest() == expected
     assert server.run(purging(purge, seed)).digest() == expected
     assert "Traceback" not in server.log()[log:]

@@ -62,11 +62,11 @@ def worker(queue: Queue) -> Iterator[threading.Thread]:
 
 
 def test_it_is_done_by_the_thread_that_runs_prompts(queue: Queue, worker: threading.Thread) -> None:
-    assert [between_prompts.do(threading.current_thread) for _ in range(3)] == [worker] * 3
+    assert [between_prompts.run(threading.current_thread) for _ in range(3)] == [worker] * 3
     assert queue.get_flags() == {}
     assert queue.rounds > 3
     get_flags = queue.get_flags
-    between_prompts.do(lambda: None)
+    between_prompts.run(lambda: None)
     assert queue.get_flags is get_flags  # one wrapper, however often
 
 
@@ -79,8 +79,8 @@ def test_an_error_comes_out_where_it_was_asked_for_and_prompts_go_on(
             raise error("meant to fail")
 
         with pytest.raises(error, match="meant to fail"):
-            between_prompts.do(fail)
-    assert between_prompts.do(lambda: 5) == 5
+            between_prompts.run(fail)
+    assert between_prompts.run(lambda: 5) == 5
 
 
 def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_later(
@@ -89,9 +89,9 @@ def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_la
     done: list[int] = []
     queue.currently_running[0] = "a prompt"
     with pytest.raises(between_prompts.Busy, match="a prompt is running"):
-        between_prompts.do(lambda: done.append(1))
+        between_prompts.run(lambda: done.append(1))
     with ThreadPoolExecutor(1) as pool:
-        patient = pool.submit(between_prompts.do, lambda: done.append(2), wait=math.inf)
+        patient = pool.submit(between_prompts.run, lambda: done.append(2), wait=math.inf)
         while not _is_taken():
             pass
         queue.currently_running.clear()
@@ -101,7 +101,7 @@ def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_la
 
 def _is_taken() -> bool:
     try:
-        between_prompts.do(lambda: None)
+        between_prompts.run(lambda: None)
     except between_prompts.Busy as busy:
         return str(busy) == "another purge is under way"
     return False
@@ -110,17 +110,17 @@ def _is_taken() -> bool:
 def test_a_thread_that_does_not_come_round_is_not_waited_for_for_ever(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.05)
-    with pytest.raises(between_prompts.Busy, match="does not come round"):
-        between_prompts.do(lambda: None)
+    monkeypatch.setattr(between_prompts, "_WAKE_TIMEOUT", 0.05)
+    with pytest.raises(between_prompts.Busy, match="does not respond"):
+        between_prompts.run(lambda: None)
     queue.get_flags()  # it comes at last, and finds nothing to do
 
 
 def test_what_has_begun_is_waited_for_however_long_it_takes(
     queue: Queue, worker: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.5)
-    assert between_prompts.do(lambda: threading.Event().wait(1)) is False
+    monkeypatch.setattr(between_prompts, "_WAKE_TIMEOUT", 0.5)
+    assert between_prompts.run(lambda: threading.Event().wait(1)) is False
 
 
 def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
@@ -130,7 +130,7 @@ def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
 
     async def ask() -> tuple[int, dict[str, str]]:
         table = web.RouteTableDef()
-        routes.add(table)
+        routes.add_routes(table)
         app = web.Application()
         app.add_routes(table)
         async with TestClient(TestServer(app)) as client:
@@ -141,16 +141,14 @@ def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
     with ThreadPoolExecutor(1) as thread:
         status, body = thread.submit(asyncio.run, ask()).result()
     assert status == 500
-    assert "the queue of prompts is made otherwise in this version of ComfyUI" in body["error"]
+    assert "the prompt queue lacks an attribute in this version of ComfyUI" in body["error"]
     assert "POST /fastpurge/sweep failed" in caplog.text
 
 
 def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
     del queue.not_empty
-    with pytest.raises(
-        RuntimeError, match="the queue of prompts is made otherwise in this version of ComfyUI"
-    ):
-        between_prompts.do(lambda: None)
+    with pytest.raises(RuntimeError, match="the prompt queue lacks an attribute in this version of ComfyUI"):
+        between_prompts.run(lambda: None)
     assert "get_flags" not in vars(queue)
 
 
@@ -158,8 +156,8 @@ def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
     ("arguments", "error"),
     [
         ({"kind": "everything", "label": "me"}, "kind: one of 'vram', 'ram', 'all'"),
-        ({"kind": "ram", "label": ""}, "label: a text"),
-        ({"kind": "ram", "label": None}, "label: a text"),
+        ({"kind": "ram", "label": ""}, "label: a string"),
+        ({"kind": "ram", "label": None}, "label: a string"),
         ({"kind": "ram", "label": "me", "min_bytes": 5}, "min_bytes: 1,048,576 or more"),
         ({"kind": "ram", "label": "me", "min_bytes": 2e9}, "min_bytes: a number of bytes"),
         ({"kind": "vram", "label": "me", "min_bytes": 2 << 20}, "min_bytes: not for 'vram'"),

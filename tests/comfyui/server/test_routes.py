@@ -195,12 +195,12 @@ def test_what_a_pack_keeps_is_left_and_it_says_where(server: Server, seed: int, 
 
 
 BODIES: dict[str, tuple[bytes | str, str]] = {
-    "empty": ("", "the body: no JSON"),
-    "no JSON": ("purge=ram", "the body: no JSON"),
-    "no text": (b"\xff\xff", "the body: no JSON"),
-    "deep": ("[" * 50_000, "the body: no JSON"),
+    "empty": ("", "the body: not JSON"),
+    "no JSON": ("purge=ram", "the body: not JSON"),
+    "no text": (b"\xff\xff", "the body: not JSON"),
+    "deep": ("[" * 50_000, "the body: not JSON"),
     "a list": ("[]", "the body: a JSON object"),
-    "twice": ('{"purge": "ram", "purge": "all"}', '"purge": twice'),
+    "twice": ('{"purge": "ram", "purge": "all"}', '"purge": more than once'),
     "unknown": ('{"keep": []}', "keep: no such field"),
     "kind": ('{"purge": "everything"}', "purge: one of vram, ram, all"),
     "kind of kind": ('{"purge": ["ram"]}', "purge: one of vram, ram, all"),
@@ -234,7 +234,7 @@ def _refusals(server: Server) -> Iterator[tuple[str, requests.Response, int, str
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         error = "Content-Type: application/json, not "
         yield kind, request("POST", SWEEP, Content_Type=kind), 415, error
-    yield "address", request("POST", f"{SWEEP}?purge=all"), 400, "purge: goes into the body"
+    yield "address", request("POST", f"{SWEEP}?purge=all"), 400, "purge: must be in the JSON body"
     for path in (SWEEP, f"/api{SWEEP}"):
         for method in ("GET", "PUT", "DELETE", "PATCH"):
             yield f"{method} {path}", request(method, path), 405, f"{path} is for POST, not for {method}"
@@ -244,7 +244,12 @@ def _refusals(server: Server) -> Iterator[tuple[str, requests.Response, int, str
         yield "page", request("POST", path, Origin=origin), 403, ""
         for other in ("http://10.0.0.9:8188", origin, "null"):
             host = "evil.test" if other == origin else "10.0.0.8:8188"
-            yield other, request("POST", path, Origin=other, Host=host), 403, f"not for a page from {other}"
+            yield (
+                other,
+                request("POST", path, Origin=other, Host=host),
+                403,
+                f"cross-origin request from {other}",
+            )
     yield "census", request("POST", "/fastpurge/census"), 405, "/fastpurge/census is for GET"
     for top in ("-1", "1001", "x", "1.5", "", "٣", "9" * 5000):
         path = f"/fastpurge/census?top={top}"
@@ -382,7 +387,7 @@ def test_the_page_of_the_routes_does_what_it_says(server: Server) -> None:
 
 
 def test_who_does_not_wait_for_the_answer_leaves_no_error_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastpurge.comfy.server.routes import _off_the_loop
+    from fastpurge.comfy.server.routes import _run_in_thread
 
     begun, go, threads = threading.Event(), threading.Event(), []
     errors: list[object] = []
@@ -394,7 +399,7 @@ def test_who_does_not_wait_for_the_answer_leaves_no_error_behind(monkeypatch: py
         go.wait()
 
     async def leave() -> None:
-        task = asyncio.create_task(_off_the_loop(work))
+        task = asyncio.create_task(_run_in_thread(work))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         with suppress(asyncio.CancelledError):

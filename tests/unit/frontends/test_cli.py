@@ -135,7 +135,7 @@ def test_what_somebody_else_has_put_there_is_neither_removed_nor_replaced(
         file.write_text("theirs")
     before = sorted((tmp_path / "custom_nodes").rglob("*"))
     for action, said in (
-        ("remove", "is not what this command has put there"),
+        ("remove", "was not written by this command"),
         ("install", "is there already"),
     ):
         assert cli.main(["comfyui", action, str(tmp_path)]) == 1

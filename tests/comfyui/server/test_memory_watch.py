@@ -75,13 +75,13 @@ def test_what_only_a_prompt_needed_is_no_reason_and_what_stays_is_none_to_purge_
         purged = re.search(PURGED, log)
         assert purged is not None
         assert log[: purged.start()].count("Prompt executed") == 3
-        assert "left, since custom nodes keep it: fastpurge_tests.IMAGES (1.2G)" in log
+        assert "kept by custom nodes: fastpurge_tests.IMAGES (1.2G)" in log
         time.sleep(12)  # it has looked twice
         assert len(re.findall(PURGED, server.log())) == 1
 
 
 def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    from fastpurge.comfy.server import automatic, between_prompts
+    from fastpurge.comfy.server import between_prompts, memory_watch
 
     errors = [
         OSError("not now"),
@@ -93,7 +93,7 @@ def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureF
     def look() -> None:
         raise errors.pop(0)
 
-    attempt = automatic._once_each(look, "the watch")
+    attempt = memory_watch._log_each_error_once(look, "the watch")
     for _ in [*errors]:
         attempt()
     assert [record.getMessage() for record in caplog.records] == [
@@ -115,10 +115,10 @@ def test_a_value_that_cannot_be_read_is_said_and_the_server_starts(
 def test_what_is_no_amount_starts_nothing(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fastpurge.comfy.server import automatic
+    from fastpurge.comfy.server import memory_watch
 
     before = threading.active_count()
     monkeypatch.setenv("FASTPURGE_WATCH", value)
-    automatic.start_if_asked()
+    memory_watch.start_from_environment()
     assert threading.active_count() == before
     assert f"FASTPURGE_WATCH={value}: above must be " in caplog.text

@@ -49,7 +49,7 @@ def test_there_are_ways() -> None:
 def test_it_stays_and_is_the_same(server: Server, seed: int, key: str) -> None:
     first = [server.run(_graph(way, seed + at)) for at, way in enumerate(WAYS)]
     for _ in range(2):
-        assert "left, since custom nodes keep it: " in server.run({"purge": node(key)}).said()
+        assert "kept by custom nodes: " in server.run({"purge": node(key)}).said()
     for at, (way, before) in enumerate(zip(WAYS, first, strict=True)):
         again = server.run(_graph(way, seed + 500 + at))
         assert again.status == "success", (way, again.error)

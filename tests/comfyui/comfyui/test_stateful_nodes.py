@@ -182,13 +182,13 @@ def test_it_says_what_was_left_how_large_and_where(server: Server, seed: int) ->
         server.run(_through(kind, f"told {seed}", seed))
     for key in ("CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"):
         purged = server.run({"purge": node(key)})
-        assert "left, since custom nodes keep it: " in purged.said()
+        assert "kept by custom nodes: " in purged.said()
         (data,) = purged.outputs["purge"]["fastpurge"]
         sizes = {one["where"]: one["nbytes"] for one in data["left"]}
         assert sizes["fastpurge_keepers.stateful.MEMORY"] >= 24 * MIB
         assert sizes["fastpurge_keepers.stateful.PIPELINES"] >= 20 * MIB
         row = next(one for one in data["stayed"] if one["what"] == "fastpurge_keepers.stateful.MEMORY")
-        assert row["why"] == "its node pack keeps it there"
+        assert row["why"] == "its node pack keeps it"
         assert row["nbytes"] == sizes["fastpurge_keepers.stateful.MEMORY"]
 
 
@@ -227,9 +227,7 @@ def test_it_reads_the_same_on_a_server_that_purges_by_itself(watched: Server, ex
             found[name] += [_shown(watched.run(graph)) for graph in (graphs[:1], graphs[1:])[turn]]
         if turn == 0:
             deadline = time.monotonic() + PATIENCE
-            while not re.search(
-                r"FASTPURGE_WATCH=\d+: .* freed .*left, since custom nodes keep it", watched.log()
-            ):
+            while not re.search(r"FASTPURGE_WATCH=\d+: .* freed .*kept by custom nodes", watched.log()):
                 assert time.monotonic() < deadline, watched.log()
                 time.sleep(0.2)
     assert found == {name: expected[name] for name in steps}
