@@ -548,6 +548,7 @@ MEMORY_WATCH = "tests/comfyui/server/test_memory_watch.py"
 BETWEEN_PROMPTS = "tests/comfyui/server/test_between_prompts.py"
 ABORTED = "tests/comfyui/server/test_aborted_requests.py"
 ROUTES = "tests/comfyui/server/test_routes.py"
+ROUTE_CHECKS = "tests/comfyui/server/test_route_checks.py"
 # These need a ComfyUI: run `tests/mutants.py` with the interpreter of .nox/comfyui.
 MUTANTS_OF_THE_PACK = (
     Mutant(
@@ -801,14 +802,14 @@ MUTANTS_OF_THE_PACK = (
         "comfy/server/routes.py",
         " or not _is_ip_or_localhost(own.hostname)",
         "",
-        ROUTES,
+        ROUTE_CHECKS,
     ),
     Mutant(
         "forms are accepted",
         "comfy/server/routes.py",
         'request.content_type != "application/json"',
         "False",
-        ROUTES,
+        ROUTE_CHECKS,
     ),
     Mutant(
         "node instances are not in the caches between prompts",
