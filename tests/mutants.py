@@ -779,14 +779,14 @@ MUTANTS_OF_THE_PACK = (
     Mutant(
         "a temporary peak triggers a purge",
         "comfy/server/memory_watch.py",
-        "    if mark.is_passed(before):",
+        "    if threshold.is_passed(before):",
         "    if True:",
         MEMORY_WATCH,
     ),
     Mutant(
         "a purge without effect is repeated",
         "comfy/server/memory_watch.py",
-        "        mark.note_swept(after)\n",
+        "        threshold.note_swept(after)\n",
         "",
         MEMORY_WATCH,
     ),

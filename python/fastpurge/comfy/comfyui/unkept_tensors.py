@@ -46,15 +46,11 @@ class HeapSnapshot:
 
     def large(self, min_bytes: int) -> list[weakref.ref[Any]]:
         """Weak references to the unkept tensors and modules of at least ``min_bytes``."""
-        asked = _core.IdSet(one.tensor for one in self.unkept)
+        unkept = _core.IdSet(one.tensor for one in self.unkept)
         found: list[Any] = [one.tensor for one in self.unkept if one.facts.nbytes >= min_bytes]
         for module in self.modules:
-            of = (
-                Unkept(tensor, facts)
-                for tensor, facts in with_facts(tensors_within(module))
-                if tensor in asked
-            )
-            if nbytes_of(of) >= min_bytes:
+            inside = (Unkept(*of) for of in with_facts(tensors_within(module)) if of[0] in unkept)
+            if nbytes_of(inside) >= min_bytes:
                 found.append(module)
         return [weakref.ref(one) for one in found]
 

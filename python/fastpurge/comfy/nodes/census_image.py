@@ -28,9 +28,9 @@ _LONGEST = 100
 
 def draw(census: Census, free: FreeMemory) -> Image.Image:
     """Draw a census. The height of the image depends on the number of rows."""
-    holders = census.by_holder[:_SHARES]
+    libraries = census.by_holder[:_SHARES]
     owners = census.by_owner[:_SHARES]
-    rows = 5 + len(census.devices) + len(holders) + len(owners)
+    rows = 5 + len(census.devices) + len(libraries) + len(owners)
     page = _Page(rows)
     page.title(f"{human(census.nbytes)} in {census.count:,} live tensors and arrays")
     page.text(free.to_text())
@@ -38,7 +38,7 @@ def draw(census: Census, free: FreeMemory) -> Image.Image:
     most = max((use.reserved for use in census.devices.values()), default=0)
     for name, use in census.devices.items():
         page.bar("cpu (resident)" if name == "cpu" else name, use.live, use.reserved, most)
-    for title, shares in (("held in", holders), ("held by", owners)):
+    for title, shares in (("by module or library", libraries), ("by owner", owners)):
         page.text(title)
         _draw_shares(page, shares)
     return page.image

@@ -29,16 +29,16 @@ def start_from_environment() -> None:
     """
     if asked := os.environ.get(VARIABLE, "").strip():
         try:
-            gauge, mark = pressure.parse(int(asked) if asked.isdecimal() else asked, None, None)
+            gauge, threshold = pressure.parse(int(asked) if asked.isdecimal() else asked, None, None)
         except ValueError as error:
             _log.error("%s=%s: %s. Automatic purges are off.", VARIABLE, asked, error)
         else:
-            start(gauge, mark, label=f"{VARIABLE}={asked}")
+            start(gauge, threshold, label=f"{VARIABLE}={asked}")
 
 
-def start(gauge: Gauge, mark: Mark, *, label: str) -> threading.Thread:
-    """Start a thread that reads memory, and purges RAM between prompts while usage is above the mark."""
-    attempt = _log_each_error_once(lambda: _check_memory(gauge, mark, label), label)
+def start(gauge: Gauge, threshold: Mark, *, label: str) -> threading.Thread:
+    """Start a thread that reads memory, and purges RAM between prompts while usage is above the threshold."""
+    attempt = _log_each_error_once(lambda: _check_memory(gauge, threshold, label), label)
 
     def run() -> None:
         while True:
@@ -51,18 +51,18 @@ def start(gauge: Gauge, mark: Mark, *, label: str) -> threading.Thread:
     return thread
 
 
-def _check_memory(gauge: Gauge, mark: Mark, label: str) -> None:
-    if mark.is_passed(gauge.read()):
-        between_prompts.run(lambda: _purge(gauge, mark, label), wait=_MAX_WAIT)
+def _check_memory(gauge: Gauge, threshold: Mark, label: str) -> None:
+    if threshold.is_passed(gauge.read()):
+        between_prompts.run(lambda: _purge(gauge, threshold, label), wait=_MAX_WAIT)
 
 
-def _purge(gauge: Gauge, mark: Mark, label: str) -> None:
+def _purge(gauge: Gauge, threshold: Mark, label: str) -> None:
     """Purge RAM like its node, if memory is still full: the prompt may have needed it while it ran."""
     before = gauge.read()
-    if mark.is_passed(before):
+    if threshold.is_passed(before):
         outcome = purge_ram(last_prompt(label), (), protect_pending=True)
         after = gauge.read()
-        mark.note_swept(after)
+        threshold.note_swept(after)
         _log.info(
             "%s: %s -> %s; %s",
             label,
