@@ -75,7 +75,7 @@ def remove(comfyui: Path) -> Path | None:
 def _folder(comfyui: Path) -> Path:
     custom_nodes = comfyui / "custom_nodes"
     if not custom_nodes.is_dir():
-        raise NotComfyUIError(f"{comfyui} is not a ComfyUI: it has no custom_nodes folder")
+        raise NotComfyUIError(f"{comfyui} is not a ComfyUI: it has no folder custom_nodes")
     return custom_nodes / NAME
 
 
