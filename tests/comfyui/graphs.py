@@ -1,4 +1,4 @@
-"""Prompts, in the form in which the front end queues them."""
+"""Prompts in ComfyUI's API format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEST_NODES = frozenset(
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """A node; a pair of a name and a number is a link."""
+    """A node; a pair of a node id and an output index is a link."""
     links = {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}
     kind = f"FPT_{class_type}" if class_type in TEST_NODES else class_type
     return {"class_type": kind, "inputs": links, "_meta": {"title": kind}}
@@ -41,7 +41,7 @@ PURGES: dict[str, Callable[[Wire], dict[str, Any]]] = {
 
 
 def chain(purge: Callable[[Wire], dict[str, Any]] | None = None, seed: int = 0) -> Graph:
-    """Noise, brightened; a purge; and a blend of both, of which one is not wired to the purge."""
+    """A graph: noise, brightened noise, and a blend of both; a purge on the wire of the second."""
     graph = {
         "noise": node("Noise", seed=seed, megapixels=2),
         "bright": node("Brighten", image=("noise", 0), by=1.1),
@@ -54,7 +54,7 @@ def chain(purge: Callable[[Wire], dict[str, Any]] | None = None, seed: int = 0) 
 
 
 def insert(graph: Graph, purge: Callable[[Wire], dict[str, Any]], wire: Wire, to: str, socket: str) -> None:
-    """Put a purge node on a wire: into it if it hands on what comes in, else beside it."""
+    """Add a purge node: into the wire if it passes its input through, else at the same output."""
     graph["purge"] = purge(wire)
     if "Pass" in graph["purge"]["class_type"]:
         graph[to]["inputs"][socket] = ["purge", 0]

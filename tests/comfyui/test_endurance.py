@@ -1,6 +1,7 @@
-"""Prompt after prompt: memory, objects, open files and threads stay flat.
+"""Memory, objects, open files and threads of a server stay flat over many prompts.
 
-``FASTPURGE_COMFYUI_PROMPTS`` is how many; to ``FASTPURGE_COMFYUI_SERIES``, a file, goes what the server held.
+``FASTPURGE_COMFYUI_PROMPTS`` is the number of prompts. The measured series is written to the file
+``FASTPURGE_COMFYUI_SERIES``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _stats(server: Server) -> dict[str, Any]:
     return stats
 
 
-def test_what_a_server_holds_stays_flat_over_many_prompts(server: Server, seed: int) -> None:
+def test_memory_of_a_server_stays_flat_over_many_prompts(server: Server, seed: int) -> None:
     graphs = [chain(purge, seed + at % 7) for at, purge in enumerate(islice(cycle(PURGES.values()), PROMPTS))]
     expected = [server.run(chain(None, seed + at)).digest() for at in range(7)]
     series: list[dict[str, Any]] = []

@@ -1,5 +1,5 @@
-"""The ComfyUI node pack: six nodes that purge memory and never break a prompt.
+"""The ComfyUI node pack: six nodes that purge memory, and one that reports it.
 
-``pack`` is imported inside a ComfyUI process, by the ``__init__.py`` of a folder in ``custom_nodes``. All of
-this knows ComfyUI by its features and not by its version, and nothing else in fastpurge knows of it.
+ComfyUI imports ``pack`` through the ``__init__.py`` of a folder in ``custom_nodes``. The code
+detects features of ComfyUI and never compares versions. No other part of fastpurge depends on ComfyUI.
 """

@@ -165,7 +165,9 @@ def _spare_what_moved(search: Search, view: View) -> bool:
 
 
 def _spare_aliases(search: Search, view: View) -> bool:
-    memory = MemoryRangeSet(hidden_references.memory_ranges([*view.snapshot.kept, *view.snapshot.kept_by_running_code]))
+    memory = MemoryRangeSet(
+        hidden_references.memory_ranges([*view.snapshot.kept, *view.snapshot.kept_by_running_code])
+    )
     return search.add(one.obj for one in view.asked if one.memory_range and memory.overlaps(one.memory_range))
 
 

@@ -187,7 +187,7 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 def _run_comfyui_install(options: argparse.Namespace) -> int:
-    from fastpurge.comfy.install.pack_folder import NotComfyUIError, install
+    from fastpurge.comfy.install.pack_installer import NotComfyUIError, install
 
     try:
         folder = install(options.path)
@@ -198,12 +198,12 @@ def _run_comfyui_install(options: argparse.Namespace) -> int:
 
 
 def _run_comfyui_remove(options: argparse.Namespace) -> int:
-    from fastpurge.comfy.install.installed_packs import own
-    from fastpurge.comfy.install.pack_folder import NotComfyUIError, remove
+    from fastpurge.comfy.install.pack_installer import NotComfyUIError, remove
+    from fastpurge.comfy.install.scan_custom_nodes import find_fastpurge
 
     try:
         folder = remove(options.path)
-        others = own(options.path / "custom_nodes")
+        others = find_fastpurge(options.path / "custom_nodes")
     except (NotComfyUIError, OSError) as error:
         return _fail(error)
     said = (

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fastpurge import _core
 from fastpurge.allocators.resident_set import resident_bytes
-from fastpurge.comfy.install import installed_packs
+from fastpurge.comfy.install import scan_custom_nodes
 from fastpurge.reporting.text import human, render
 
 _OLDEST_TORCH = (2, 4)
@@ -249,7 +249,7 @@ def _comfyui(asked: Path | None, problems: list[str]) -> ComfyUI | None:
         if asked is not None:
             problems.append(f"{path} is not a ComfyUI: it has no folder custom_nodes")
         return None
-    packs, rivals = installed_packs.own(folder), installed_packs.rivals(folder)
+    packs, rivals = scan_custom_nodes.find_fastpurge(folder), scan_custom_nodes.find_conflicts(folder)
     if asked is not None and not packs:
         problems.append(f"the nodes are not in this ComfyUI: fastpurge comfyui install {path}")
     problems += [

@@ -205,7 +205,9 @@ def _find_paths(
             return paths, {}
         del paths
         hidden = find_hidden_references(starts)
-    return _core.referrer_paths(objects, objs, ignored_owners=besides, hidden=hidden.pairs, search_unreachable=True), hidden.labels
+    return _core.referrer_paths(
+        objects, objs, ignored_owners=besides, hidden=hidden.pairs, search_unreachable=True
+    ), hidden.labels
 
 
 @dataclass(frozen=True, slots=True)

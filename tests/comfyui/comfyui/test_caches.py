@@ -1,4 +1,4 @@
-"""The cache stays true, whichever ComfyUI is told to use."""
+"""Results are correct with every cache that ComfyUI offers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.comfyui.comfyui_process import LEAN, Server, comfyui
+from tests.comfyui.comfyui_process import NO_API_NODES, Server, comfyui
 from tests.comfyui.graphs import PURGES, chain, insert, node
 
 MODES = {
@@ -22,12 +22,12 @@ RELEASING = {name: PURGES[name] for name in ("ALL", "Pass RAM")}
 
 @pytest.fixture(scope="module", params=MODES.values(), ids=[*MODES])
 def server(request: pytest.FixtureRequest, home: Path) -> Iterator[Server]:
-    with comfyui(home, LEAN, *request.param) as running:
+    with comfyui(home, NO_API_NODES, *request.param) as running:
         yield running
 
 
 @pytest.mark.parametrize("purge", RELEASING.values(), ids=RELEASING)
-def test_prompt_after_prompt_is_right(server: Server, seed: int, purge: Any) -> None:
+def test_consecutive_prompts_are_correct(server: Server, seed: int, purge: Any) -> None:
     expected = server.run(chain(None, seed)).digest()
     for _ in range(3):
         assert server.run(chain(purge, seed)).digest() == expected
@@ -38,7 +38,7 @@ def test_prompt_after_prompt_is_right(server: Server, seed: int, purge: Any) -> 
 
 
 @pytest.mark.parametrize("purge", RELEASING.values(), ids=RELEASING)
-def test_models_and_sub_graphs_are_right(server: Server, seed: int, purge: Any) -> None:
+def test_models_and_sub_graphs_are_correct(server: Server, seed: int, purge: Any) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=2),
         "load": node("LoadModel", seed=seed),
@@ -53,8 +53,8 @@ def test_models_and_sub_graphs_are_right(server: Server, seed: int, purge: Any) 
         assert server.run(graph).digest() == expected
 
 
-def test_a_cache_that_is_short_of_memory_all_the_time(home: Path, seed: int) -> None:
-    with comfyui(home, "--cache-ram", "1000") as server:  # GB to be left free
+def test_a_cache_that_is_always_under_memory_pressure(home: Path, seed: int) -> None:
+    with comfyui(home, "--cache-ram", "1000") as server:  # GB to leave free
         expected = server.run(chain(None, seed)).digest()
         assert server.run(chain(PURGES["ALL"], seed)).digest() == expected
         assert server.run(chain(PURGES["Pass RAM"], seed)).digest() == expected

@@ -1,4 +1,4 @@
-"""Leaks: what is forgotten in no place of a custom node is back at the OS, and says which node did it."""
+"""Leaks: tensors that custom nodes do not reach are released, and the memory goes to the OS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _leak(seed: int, mebibytes: int) -> Graph:
     }
 
 
-def test_a_leak_is_gone_and_the_memory_is_back_at_the_os(server: Server, seed: int) -> None:
+def test_the_memory_of_a_leak_is_returned_to_the_operating_system(server: Server, seed: int) -> None:
     before = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
     server.run(_leak(seed, 400))
     leaked = server.run({"stats": node("Stats")}).outputs["stats"]["stats"][0]
@@ -26,30 +26,30 @@ def test_a_leak_is_gone_and_the_memory_is_back_at_the_os(server: Server, seed: i
     assert leaked["rss"] - after["rss"] > 0.9 * 400 * MiB
     (data,) = result.outputs["purge"]["fastpurge"]
     assert data["freed_by_device"]["cpu"] > 0.9 * 400 * MiB
-    assert "released 1 tensors, 400.0M" in result.said()
+    assert "released 1 tensors, 400.0M" in result.shown_text()
     assert after["tensors"] <= before["tensors"] + 4
-    assert after["tombstones"] == 1  # in the list that held it
+    assert after["tombstones"] == 1  # in the list of leaks
 
 
-def test_what_is_small_is_left_alone(server: Server, seed: int) -> None:
+def test_small_tensors_are_kept(server: Server, seed: int) -> None:
     server.run(_leak(seed, 8))
-    assert "released" not in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
-    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeAll")}).said()
+    assert "released" not in server.run({"purge": node("CleanMemory_PurgeRAM")}).shown_text()
+    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeAll")}).shown_text()
 
 
-def test_who_uses_a_leak_that_was_purged_is_told(server: Server, seed: int) -> None:
+def test_using_a_released_leak_raises_an_error_that_names_the_node(server: Server, seed: int) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=1),
         "unforget": node("Unforget", image=("noise", 0)),
         "end": node("Digest", image=("unforget", 0)),
     }
     server.run(_leak(seed, 100))
-    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
+    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeRAM")}).shown_text()
     message = server.run(graph).error["exception_message"]
     assert "released by fastpurge (CleanMemory_PurgeRAM (node purge))" in message
 
 
-def test_what_a_pack_has_in_a_list_stays(server: Server) -> None:
+def test_a_list_of_a_pack_is_kept(server: Server) -> None:
     def graph(name: str, megapixels: int) -> Graph:
         return {
             "shelf": node("Shelf", name=name, megapixels=megapixels),
@@ -59,13 +59,13 @@ def test_what_a_pack_has_in_a_list_stays(server: Server) -> None:
     large = server.run(graph("large", 8)).digest()
     small = server.run(graph("s", 1)).digest()
     for key in ("CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"):
-        said = server.run({"purge": node(key)}).said()
-        assert "left, since custom nodes keep it: fastpurge_tests.IMAGES (108.0M)" in said
+        said = server.run({"purge": node(key)}).shown_text()
+        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (108.0M)" in said
         assert server.run(graph("s", 1)).digest() == small
         assert server.run(graph("large", 8)).digest() == large
 
 
-def test_what_is_let_go_is_gone_though_it_is_in_a_cycle(server: Server) -> None:
+def test_evicted_reference_cycles_are_freed(server: Server) -> None:
     graph = {
         "ring": node("Ring", count=20),
         "sum": node("RingSum", ring=("ring", 0)),

@@ -1,4 +1,4 @@
-"""Models: what is wired in stays, what is purged is loaded again, and ComfyUI's books never hold a zombie."""
+"""Models: wired ones are kept, purged ones are loaded again, and ComfyUI's list has no stripped one."""
 
 from __future__ import annotations
 
@@ -31,20 +31,18 @@ def _stats_of(result: Result) -> dict[str, Any]:
 
 
 def _expected(server: Server, seed: int, by: float) -> str:
-    """What comes of it without a purge and without a cache."""
+    """The result without a purge and without a cache."""
     server.run({"stats": node("Stats")})
     return server.run(_graph(seed, by)).digest()
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_a_model_that_is_let_go_is_loaded_again_when_it_is_needed(
-    server: Server, seed: int, key: str
-) -> None:
+def test_an_evicted_model_is_loaded_again(server: Server, seed: int, key: str) -> None:
     if HAS_VRAM and key == "CleanMemory_PurgeRAM":
         pytest.skip("the model is in VRAM")
     purged = server.run(_graph(seed, purge=node(key, anything=("bright", 0))))
-    assert "let go of" in purged.said()
-    assert "FPT_LoadModel (node load)" in purged.said()
+    assert "dropped from the cache" in purged.shown_text()
+    assert "FPT_LoadModel (node load)" in purged.shown_text()
     assert _stats(server)["loaded"] == 0
     later = server.run(_graph(seed, by=1.5))
     assert "load" in later.ran
@@ -52,7 +50,7 @@ def test_a_model_that_is_let_go_is_loaded_again_when_it_is_needed(
 
 
 @pytest.mark.parametrize("name", ["RAM", "ALL", "Pass RAM", "Pass VRAM"])
-def test_a_model_that_is_wired_in_stays_and_computes_the_same(server: Server, seed: int, name: str) -> None:
+def test_a_wired_model_is_kept_and_computes_the_same(server: Server, seed: int, name: str) -> None:
     graph = _graph(seed)
     insert(graph, PURGES[name], ("load", 0), "run", "model")
     first = server.run(graph)
@@ -63,7 +61,7 @@ def test_a_model_that_is_wired_in_stays_and_computes_the_same(server: Server, se
     assert first.digest() == _expected(server, seed, 1.0)
 
 
-def test_vram_unloads_what_is_not_wired_into_a_pass_node(server: Server, seed: int) -> None:
+def test_vram_unloads_models_that_are_not_wired_into_a_pass_node(server: Server, seed: int) -> None:
     graph = {
         **_graph(seed),
         "other": node("LoadModel", seed=seed + 1),
@@ -73,7 +71,7 @@ def test_vram_unloads_what_is_not_wired_into_a_pass_node(server: Server, seed: i
         "stats": node("Stats", after=("purge", 0)),
     }
     result = server.run(graph)
-    assert "unloaded Sequential" in result.said()
+    assert "unloaded Sequential" in result.shown_text()
     assert result.outputs["stats"]["stats"][0]["loaded"] == 1
     server.run({"noise": graph["noise"], "purge": node("CleanMemory_PurgeVRAM", anything=("noise", 0))})
     assert _stats(server)["loaded"] == 0
@@ -81,7 +79,7 @@ def test_vram_unloads_what_is_not_wired_into_a_pass_node(server: Server, seed: i
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
 @pytest.mark.parametrize(("kind", "place"), [("OwnModel", "OwnModel().model"), ("ModuleModel", "MODELS")])
-def test_a_model_that_a_pack_keeps_stays(server: Server, seed: int, key: str, kind: str, place: str) -> None:
+def test_a_model_of_a_pack_is_kept(server: Server, seed: int, key: str, kind: str, place: str) -> None:
     def graph(by: float) -> Graph:
         return {
             "noise": node("Noise", seed=seed, megapixels=1),
@@ -93,7 +91,7 @@ def test_a_model_that_a_pack_keeps_stays(server: Server, seed: int, key: str, ki
     first = server.run(graph(1.0)).digest()
     loads = _stats_of(server.run({**graph(1.0), "stats": node("Stats", after=("bright", 0))}))["runs"]
     purged = server.run({**graph(1.0), "purge": node(key, anything=("bright", 0))})
-    assert f"fastpurge_tests.{place} (20.3M)" in purged.said()
+    assert f"fastpurge_tests.models.{place} (20.3M)" in purged.shown_text()
     assert server.run(graph(2.0)).status == "success"
     again = server.run({**graph(1.0), "stats": node("Stats", after=("bright", 0))})
     assert again.digest() == first
@@ -101,28 +99,28 @@ def test_a_model_that_a_pack_keeps_stays(server: Server, seed: int, key: str, ki
 
 
 @pytest.mark.parametrize("what", ["patcher", "model"])
-def test_the_books_hold_no_zombie(server: Server, seed: int, what: str) -> None:
+def test_the_list_of_loaded_models_contains_no_stripped_model(server: Server, seed: int, what: str) -> None:
     graph = _graph(seed)
     graph["leak"] = node("LeakModel", image=("run", 0), seed=seed, what=what)
     graph["bright"]["inputs"]["image"] = ["leak", 0]
     graph["purge"] = node("CleanMemory_PurgeAll", anything=("bright", 0))
     del graph["end"]  # ComfyUI may run it after the purge
-    assert "stripped" in server.run(graph).said()
+    assert "stripped" in server.run(graph).shown_text()
     stats = _stats(server)
     assert stats["loaded"] == len(stats["on_device"]) == 0
     assert server.post("/free", {"unload_models": True, "free_memory": True}).status_code == 200
     assert server.run(_graph(seed, by=1.5)).digest() == _expected(server, seed, 1.5)
-    # Not any exception: SQLAlchemy logs one if the collector ends a connection of another thread.
+    # Not every exception: SQLAlchemy logs one if a connection is collected in another thread.
     assert "Exception during processing" not in server.log()
     assert "PurgedError" not in server.log()
 
 
-def test_a_model_that_comfyui_has_loaded_is_in_use(server: Server, seed: int) -> None:
+def test_a_loaded_model_is_protected(server: Server, seed: int) -> None:
     graph = _graph(seed)
     graph["leak"] = node("LeakModel", image=("run", 0), seed=seed, what="patcher")
     graph["bright"]["inputs"]["image"] = ["leak", 0]
     graph["purge"] = node("CleanMemory_PurgeRAM", anything=("bright", 0))
-    assert "stripped" not in server.run(graph).said()
+    assert "stripped" not in server.run(graph).shown_text()
     unloads = server.run({"purge": node("CleanMemory_PurgeVRAM")})
-    assert "unloaded Sequential" in unloads.said()
-    assert "stripped" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()
+    assert "unloaded Sequential" in unloads.shown_text()
+    assert "stripped" in server.run({"purge": node("CleanMemory_PurgeRAM")}).shown_text()

@@ -1,4 +1,4 @@
-"""What nodes still to run will read is safe without a wire: lazy inputs, lists, sub-graphs, loops."""
+"""Inputs of nodes still to run are protected without a wire: lazy inputs, lists, sub-graphs, loops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RAM = {name: PURGES[name] for name in ("RAM", "ALL", "Pass RAM", "RAM Multi", "P
 
 @pytest.mark.parametrize("purge", RAM.values(), ids=RAM)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_lazy_input_that_is_wanted_later(server: Server, seed: int, purge: Any, first: bool) -> None:
+def test_a_lazy_input_that_is_read_later(server: Server, seed: int, purge: Any, first: bool) -> None:
     graph = {
         **chain(None, seed),
         "other": node("Noise", seed=seed + 500, megapixels=2),
@@ -38,7 +38,7 @@ def test_a_list_that_is_read_later(server: Server, seed: int, purge: Any) -> Non
         "end": node("Digest", image=("blend", 0)),
     }
     without = server.run(graph).outputs["end"]["digest"]
-    server.run(chain(None, seed + 500))  # the cache forgets
+    server.run(chain(None, seed + 500))  # evicts the first prompt from the cache
     insert(graph, purge, ("noise", 0), "blend", "b")
     assert server.run(graph).outputs["end"]["digest"] == without
 
@@ -126,7 +126,7 @@ def test_prompts_that_are_queued_together(server: Server, seed: int) -> None:
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_unprotected_a_pending_node_fails_loudly_and_the_purge_says_so(
+def test_an_unprotected_pending_node_fails_and_the_purge_lists_it(
     server: Server, seed: int, key: str
 ) -> None:
     graph = chain(None, seed)
@@ -135,7 +135,7 @@ def test_unprotected_a_pending_node_fails_loudly_and_the_purge_says_so(
     assert result.status == "error"
     assert "was released by fastpurge" in result.error["exception_message"]
     assert f"{key} (node purge)" in result.error["exception_message"]
-    assert "unprotected, and will fail if they run: FPT_Blend (node blend)" in result.said()
-    # It is the cache that must stay true: the next prompt is right.
+    assert "not protected, will fail if run: FPT_Blend (node blend)" in result.shown_text()
+    # The cache must have no tombstone: the next prompt is correct.
     graph["purge"]["inputs"]["protect_pending"] = True
     assert server.run(graph).digest() == server.run(chain(None, seed)).digest()

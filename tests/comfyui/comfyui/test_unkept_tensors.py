@@ -1,4 +1,4 @@
-"""What no node and no cache holds, and a node still to run will read: it stays."""
+"""Objects that no node input and no cache reaches, but that a node still to run will read, are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.comfyui.graphs import PURGES, Graph, node
 RELEASING = {name: PURGES[name] for name in ("RAM", "ALL", "Pass RAM")}
 
 
-def test_a_model_that_an_expanding_node_hands_out_beside_its_sub_graph(server: Server, seed: int) -> None:
+def test_a_model_that_an_expanding_node_returns_besides_its_sub_graph(server: Server, seed: int) -> None:
     def graph(purge: str) -> Graph:
         return {
             "noise": node("Noise", seed=seed, megapixels=2),
@@ -43,12 +43,12 @@ def test_models_that_an_async_node_has_loaded_or_is_loading(server: Server, seed
     assert result.ran.index("slow") < result.ran.index("purge") < result.ran.index("mark")
     del graph["purge"]
     graph["mark"]["inputs"]["image"] = ["bright", 0]
-    server.run({"stats": node("Stats")})  # the cache forgets
+    server.run({"stats": node("Stats")})  # evicts the first prompt from the cache
     assert server.run(graph).outputs["end"] == result.outputs["end"]
 
 
 @pytest.mark.parametrize("purge", RELEASING.values(), ids=RELEASING)
-def test_what_is_stored_under_a_name_that_comes_over_a_wire(server: Server, seed: int, purge: Any) -> None:
+def test_an_image_stored_under_a_name_that_is_an_input(server: Server, seed: int, purge: Any) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=2),
         "put": node("Put", image=("noise", 0), name=f"image {seed}"),
@@ -66,7 +66,7 @@ def test_what_is_stored_under_a_name_that_comes_over_a_wire(server: Server, seed
 
 @pytest.mark.parametrize("between", ["", "StringConcatenate", "CleanMemory_PurgePass"])
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_a_name_in_the_cache_finds_what_was_stored(server: Server, seed: int, key: str, between: str) -> None:
+def test_an_image_stored_under_a_cached_name(server: Server, seed: int, key: str, between: str) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=2),
         "put": node("Put", image=("noise", 0), name=f"image {seed}"),
@@ -84,7 +84,7 @@ def test_a_name_in_the_cache_finds_what_was_stored(server: Server, seed: int, ke
     assert server.run({**graph, **end}).digest() == expected
 
 
-def test_what_a_node_of_another_pack_will_look_up(server: Server, seed: int) -> None:
+def test_a_global_that_a_node_of_another_pack_will_read(server: Server, seed: int) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=2),
         "keep": node("Keeper", way="in_a_dict", salt=seed),
@@ -97,7 +97,7 @@ def test_what_a_node_of_another_pack_will_look_up(server: Server, seed: int) -> 
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_the_prompt_around_one_that_a_node_runs(server: Server, seed: int, key: str) -> None:
+def test_the_outer_prompt_of_a_nested_one(server: Server, seed: int, key: str) -> None:
     def graph(purge: str) -> Graph:
         return {
             "noise": node("Noise", seed=seed, megapixels=2),

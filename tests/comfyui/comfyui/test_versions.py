@@ -1,8 +1,7 @@
-"""ComfyUIs that are made otherwise than the one at hand: small models of what differs in them.
+"""Other versions of ComfyUI than the installed one: small models of the classes that differ.
 
-Older ones have no ``execution_cache``: a pending node reads the output cache when its turn comes,
-and that holds lists of outputs and no named tuples. In 0.38 the caches answer in coroutines and have further
-books of their own. These are beside the tests on a real server, not instead of them.
+Older versions have no ``execution_cache``: a pending node reads the output cache when it runs, and its
+entries are lists of outputs. In 0.38 the methods of caches are coroutines, and caches have more dicts.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import torch
 from fastpurge import is_purged
 from fastpurge.comfy.nodes import purge_nodes
 
-BIG = 5 << 20  # floats: more than is looked at at all
+BIG = 5 << 20  # float32 elements: above the smallest size that a purge considers
 
 
 class Graph:
@@ -68,10 +67,10 @@ class NewestCache(BasicCache):
         self.used_generation[key], self.children[key], self.timestamps[key] = 1, [], 0.0
 
     async def get(self, node: str) -> Any:
-        raise AssertionError("to ask is to use: the cache writes it down")
+        raise AssertionError("a get would count as a use")
 
     async def set(self, node: str, value: Any) -> None:
-        raise AssertionError("nothing is to be set")
+        raise AssertionError("no entry is to be set")
 
 
 @dataclass
@@ -117,7 +116,7 @@ def management(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> ModelManagemen
 
 @dataclass
 class Running:
-    """A prompt in which ``purge`` runs: ``old`` has been read, ``pending`` is still to read ``early``."""
+    """A prompt at node ``purge``: all readers of ``old`` have run, ``pending`` will read ``early``."""
 
     execution: ExecutionList
     outputs: BasicCache
@@ -146,34 +145,34 @@ def running(request: pytest.FixtureRequest, management: ModelManagement) -> Iter
     outputs.cache.clear()
 
 
-def test_what_is_pending_and_what_is_wired_stay_and_the_rest_leaves_the_cache(running: Running) -> None:
+def test_pending_and_wired_entries_are_kept_and_all_others_evicted(running: Running) -> None:
     answer = running.purge(mode=["RAM"])
     assert sorted(node for _, node in running.outputs.cache) == ["early", "wired"]
     assert running.outputs.cache["key", "early"][0][0].sum() == BIG
     assert answer["result"][0][0].mean() == 2
-    assert any("let go of Old (node old)" in line for line in answer["ui"]["text"])
+    assert any("dropped from the cache Old (node old)" in line for line in answer["ui"]["text"])
     for book in ("used_generation", "children", "timestamps"):
         assert ("key", "old") not in getattr(running.outputs, book, {})
 
 
-class Held:
-    """By something that is no running code."""
+class Owner:
+    """Refers to a tensor from outside of running code."""
 
     def __init__(self, early: torch.Tensor) -> None:
         self.early = early
 
 
-def test_unprotected_what_is_pending_goes_and_no_cache_holds_it(running: Running) -> None:
+def test_unprotected_pending_entries_are_evicted_and_released(running: Running) -> None:
     early = running.outputs.cache["key", "early"][0][0]
-    held = Held(early)
+    owner = Owner(early)
     del early
     answer = running.purge(mode=["RAM"], protect_pending=[False])
     assert sorted(node for _, node in running.outputs.cache) == ["wired"]
-    assert is_purged(held.early)
+    assert is_purged(owner.early)
     assert not is_purged(answer["result"][0][0])
 
 
-def test_an_interrupt_in_a_purge_hands_the_data_on_and_stops_the_next_node(
+def test_an_interrupted_purge_passes_the_data_through_and_the_next_node_stops(
     running: Running, management: ModelManagement
 ) -> None:
     class Loaded:
@@ -193,14 +192,14 @@ def test_an_interrupt_in_a_purge_hands_the_data_on_and_stops_the_next_node(
     assert management.interrupted
 
 
-def test_a_comfyui_that_is_not_understood_is_left_alone(running: Running) -> None:
+def test_nothing_is_purged_in_an_unsupported_comfyui(running: Running) -> None:
     stranger = Graph(running.execution.dynprompt.prompt)
     answer = purge_nodes.PurgeRAM().purge(dynprompt=[stranger], unique_id=["purge"])
-    assert answer["ui"]["text"][0].startswith("failed: RuntimeError: the running prompt was not found")
+    assert answer["ui"]["text"][0].startswith("failed: RuntimeError: cannot find the running prompt")
     assert len(running.outputs.cache) == 3
 
 
-def test_a_terminal_node_is_changed_every_time() -> None:
+def test_a_terminal_node_is_never_cached() -> None:
     first, second = purge_nodes.PurgeAll.IS_CHANGED(), purge_nodes.PurgeAll.IS_CHANGED()
     assert math.isnan(first)
-    assert [first] != [second]  # as one object they would be equal, and cached
+    assert [first] != [second]  # the same object would compare equal in a list

@@ -1,4 +1,4 @@
-"""The example workflows run, and their two formats say the same."""
+"""The example workflows run, and their two formats are equivalent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.comfyui.graphs import Graph
 EXAMPLES = REPOSITORY / "examples" / "comfyui"
 NAMES = sorted(file.name.removesuffix(".api.json") for file in EXAMPLES.glob("*.api.json"))
 
-# Models of gigabytes are no part of a test: tiny ones and noise take their places.
+# A tiny model and noise replace models of several gigabytes.
 STAND_INS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "CheckpointLoaderSimple": ("CheckpointLoaderSimple", {"ckpt_name": "tiny_wan.safetensors"}, set()),
     "CLIPTextEncode": ("FPT_Conditioning", {}, {"clip"}),
@@ -46,7 +46,7 @@ def picture(home: Path, server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs_and_saves_the_picture_it_saves_without_a_purge(
+def test_an_example_saves_the_same_image_as_without_the_purge(
     server: Server, home: Path, checkpoint: str, name: str
 ) -> None:
     graph = _with_stand_ins(_load(f"{name}.api.json"))
@@ -54,12 +54,12 @@ def test_an_example_runs_and_saves_the_picture_it_saves_without_a_purge(
     (save,) = (key for key, of in graph.items() if of["class_type"] == "SaveImage")
     result = server.run(graph)
     assert result.status == "success", result.error
-    assert result.said(purge).startswith("freed ")
+    assert result.shown_text(purge).startswith("freed ")
     assert _picture(home, result.outputs[save]) == _picture(home, _without(server, graph, purge, save))
 
 
 def _without(server: Server, graph: Graph, purge: str, save: str) -> dict[str, Any]:
-    """What is saved by the same graph with the purge cut out of its wires."""
+    """The image of the same graph without the purge node."""
     through = [value for name, value in graph[purge]["inputs"].items() if name.startswith("data")]
     for of in graph.values():
         for socket, value in of["inputs"].items():
@@ -79,7 +79,7 @@ def _picture(home: Path, saved: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_formats_say_the_same(server: Server, name: str) -> None:
+def test_both_formats_of_an_example_are_equivalent(server: Server, name: str) -> None:
     info = server.get("/object_info")
     workflow = _load(f"{name}.json")
     links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
@@ -89,7 +89,7 @@ def test_both_formats_say_the_same(server: Server, name: str) -> None:
         values = iter(of["widgets_values"])
         for widget, spec in _widgets(info[of["type"]]):
             if (value := next(values, None)) is None:
-                break  # saved before there was such a widget: it has its default
+                break  # saved before this widget existed: it has its default
             inputs[widget] = value
             if spec.get("control_after_generate"):
                 assert next(values) == "fixed"
@@ -98,7 +98,7 @@ def test_both_formats_say_the_same(server: Server, name: str) -> None:
 
 
 def _widgets(info: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The inputs of a node that are no sockets, in the order in which a workflow saves their values."""
+    """The widgets of a node, in the order in which a workflow saves their values."""
     found = []
     for part in ("required", "optional"):
         for name, spec in info["input"].get(part, {}).items():

@@ -1,4 +1,4 @@
-"""Ways in: a clone, the command, and without the wheel; beside the pack that this one replaces."""
+"""Installation by a clone, the command and the registry, without the wheel, and besides the older pack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_clone_and_the_command_both_give_the_nodes_and_what_they_draw(home: Path) -> None:
+def test_a_clone_and_the_command_both_install_the_nodes_and_the_web_files(home: Path) -> None:
     with comfyui(home) as server:
         assert KEY in server.get("/object_info")
         assert CANVAS in server.get("/extensions")
@@ -31,7 +31,7 @@ def test_a_clone_and_the_command_both_give_the_nodes_and_what_they_draw(home: Pa
         assert server.serves(CANVAS.replace(".js", ".css"))
         assert "also defines" not in server.log()
     shutil.rmtree(home / "base" / "custom_nodes" / "fastpurge")
-    for _ in range(2):  # doing it again is no error
+    for _ in range(2):  # a second call is no error
         _fastpurge("comfyui", "install", str(home / "base"))
     with comfyui(home) as server:
         assert KEY in server.get("/object_info")
@@ -48,8 +48,8 @@ def test_a_clone_and_the_command_both_give_the_nodes_and_what_they_draw(home: Pa
     assert "fastpurge comfyui" not in log
 
 
-def test_what_the_registry_serves_is_a_working_pack_by_any_name(home: Path) -> None:
-    pack = prepare(home) / "torch-fastpurge"  # the name by which ComfyUI's manager unpacks it
+def test_the_package_of_the_registry_works_under_any_folder_name(home: Path) -> None:
+    pack = prepare(home) / "torch-fastpurge"  # the folder name that ComfyUI's manager uses
     shutil.rmtree(pack.with_name("fastpurge"))
     with ZipFile(_packed(home)) as archive:
         assert {Path(name).suffix for name in archive.namelist()} <= {
@@ -73,8 +73,8 @@ def test_what_the_registry_serves_is_a_working_pack_by_any_name(home: Path) -> N
         assert result.status == "success", result.error
 
 
-def test_without_the_wheel_comfyui_starts_and_says_what_to_install(home: Path) -> None:
-    # A module that cannot be found, first on the path, is what an environment without the wheel has.
+def test_without_the_wheel_comfyui_starts_and_logs_what_to_install(home: Path) -> None:
+    # The interpreter cannot find the module, as in an environment without the wheel.
     with comfyui(home, hide="fastpurge") as server:
         assert KEY not in server.get("/object_info")
         log = server.log()
@@ -82,7 +82,7 @@ def test_without_the_wheel_comfyui_starts_and_says_what_to_install(home: Path) -
     assert "(IMPORT FAILED)" in log
 
 
-def test_another_pack_of_these_nodes_is_warned_about(home: Path) -> None:
+def test_a_pack_with_the_same_nodes_causes_a_warning(home: Path) -> None:
     rival = home / "ComfyUI-CleanMemory"
     rival.mkdir()
     (rival / "__init__.py").write_text('NODE_CLASS_MAPPINGS = {"CleanMemory_PurgeVRAM": object}\n')
@@ -97,7 +97,7 @@ def _fastpurge(*arguments: str) -> None:
 
 
 def _packed(folder: Path) -> Path:
-    """What the registry's own tool makes of this repository."""
+    """The archive that the registry's own tool creates from this repository."""
     tool = Path(sys.executable).with_name("comfy")
     if not tool.exists():
         pytest.skip("comfy-cli is not installed: make test-comfyui")
@@ -108,8 +108,8 @@ def _packed(folder: Path) -> Path:
     return Path(shutil.move(REPOSITORY / "node.zip", folder))
 
 
-def test_a_clone_and_an_installation_load_alike() -> None:
-    from fastpurge.comfy.install.pack_folder import PACK
+def test_a_clone_and_an_installation_have_the_same_import_code() -> None:
+    from fastpurge.comfy.install.pack_installer import PACK
 
     clone = (REPOSITORY / "__init__.py").read_text()
     loads = PACK[PACK.index("    from fastpurge") :]

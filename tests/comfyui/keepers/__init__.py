@@ -1,6 +1,6 @@
-"""A custom node pack for the tests: the ways in which people keep a model, or what they have computed.
+"""A custom node pack for the tests, with many ways in which packs keep a model.
 
-It is installed as a symbolic link, as packs under development are.
+It is installed as a symbolic link, like packs under development.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOADS: list[str] = []
 
 
 def load(name: str) -> Any:
-    """Takes long, in a real pack."""
+    """Stands for a slow load of a model."""
     LOADS.append(name)
     torch.manual_seed(len(name))
     return torch.rand(5 << 20)
@@ -80,7 +80,7 @@ def in_a_record(name: str) -> Any:
 
 
 class Recent(OrderedDict[str, Any]):
-    """The last few."""
+    """The three most recent models."""
 
     def put(self, name: str, model: Any) -> None:
         self[name] = model
@@ -103,7 +103,7 @@ def in_an_lru_cache(name: str) -> Any:
 
 
 class Loader:
-    """Loads when it is first asked."""
+    """Loads its model on first use."""
 
     _one: Any = None
 
@@ -135,7 +135,7 @@ def in_a_singleton(name: str) -> Any:
 
 
 class Detector:
-    """Loads when it is made."""
+    """Loads its model in its constructor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -208,7 +208,7 @@ def in_a_module_found_elsewhere(name: str) -> Any:
 
 
 class Moving:
-    """Assigns its model again, and never asks if it is there."""
+    """Assigns its model again without checking that it exists."""
 
     def __init__(self, name: str) -> None:
         self.model = load(name)
@@ -321,13 +321,13 @@ def in_a_queue(name: str) -> Any:
 
 
 class Unwilling(dict[str, Any]):
-    """Does not let itself be looked into."""
+    """A dict whose iteration fails."""
 
     def items(self) -> Any:
-        raise RuntimeError("not for you")
+        raise RuntimeError("this dict cannot be iterated")
 
     def __iter__(self) -> Any:
-        raise RuntimeError("not for you")
+        raise RuntimeError("this dict cannot be iterated")
 
 
 UNWILLING = Unwilling(model=[])
@@ -364,7 +364,7 @@ WAYS: dict[str, Callable[[str], Any]] = {way.__name__: way for way in (*_WAYS, *
 
 
 class Keeper:
-    """Gives what one of these keeps, and how often it was loaded."""
+    """Returns the model that one of the ways keeps, and shows how often it was loaded."""
 
     CATEGORY = "fastpurge tests"
     FUNCTION = "run"

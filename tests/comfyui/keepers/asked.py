@@ -1,4 +1,4 @@
-"""What is made on import, and asked for."""
+"""A tensor that is created on import, behind a function."""
 
 import torch
 
@@ -6,5 +6,5 @@ OTHER = torch.rand(5 << 20, generator=torch.Generator().manual_seed(2))
 
 
 def kernel() -> torch.Tensor:
-    """Asks for it, and would not make it again."""
+    """The tensor; it would not be created again."""
     return torch.zeros(1) if OTHER is None else OTHER

@@ -1,4 +1,4 @@
-"""What is made on import, and never again."""
+"""A tensor that is created on import and never again."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Further places: that no global names, that lie deep, that others hold."""
+"""More ways to keep a model: without a global, deep in objects, or owned by other objects."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import numpy as np
 
 
 def load(name: str) -> Any:
-    """What the pack loads, whichever module it is asked in."""
+    """`load` of the package, imported late to avoid an import cycle."""
     from . import load as load_
 
     return load_(name)
 
 
-def in_a_default_argument(name: str, kept: dict[str, Any] = {}) -> Any:  # noqa: B006 - as people do
+def in_a_default_argument(name: str, kept: dict[str, Any] = {}) -> Any:  # noqa: B006 - like real packs
     if name not in kept:
         kept[name] = load(name)
     return kept[name]
 
 
 class Session:
-    """An object of the pack's own, in objects of its own."""
+    """Nested objects of the pack's own class."""
 
     def __init__(self, inner: Any = None) -> None:
         self.inner = inner
@@ -88,7 +88,7 @@ def in_a_suspended_generator(name: str) -> Any:
 
 
 class Worker(threading.Thread):
-    """A thread that is in no global, with what it has made on itself."""
+    """A thread without a global reference, which stores its model on itself."""
 
     def __init__(self, name: str) -> None:
         super().__init__(daemon=True, name=f"worker for {name}")
@@ -112,7 +112,7 @@ def in_a_thread(name: str) -> Any:
 
 
 class Bag:
-    """What it is handed over in is all that holds it."""
+    """Only the arguments of a thread refer to it."""
 
     def __init__(self, name: str) -> None:
         self.kept = load(name)
@@ -137,7 +137,7 @@ def in_an_argument_of_a_thread(name: str) -> Any:
 
 
 def in_a_timer(name: str) -> Any:
-    """None of the pack's functions runs meanwhile."""
+    """A thread that runs no function of the pack."""
     waiting = [one for one in threading.enumerate() if type(one) is threading.Timer and one.name == name]
     if not waiting:
         waiting.append(threading.Timer(86_400, print, args=(Bag(name),)))
@@ -168,7 +168,7 @@ def in_a_task_that_waits(name: str) -> Any:
 
 
 def _register() -> None:
-    """As packs do that make their nodes when they are imported: no global leads to it."""
+    """Create a node class in a function, so that no global refers to it."""
     kept: dict[str, Any] = {}
 
     class Made:
@@ -188,7 +188,7 @@ def in_a_node_class_made_in_a_function(name: str) -> Any:
     return import_module("nodes").NODE_CLASS_MAPPINGS["FPT_Made"].get(name)
 
 
-# In no entry of `sys.modules`, as some packs run generated code.
+# Not in `sys.modules`: some packs run generated code like this.
 GENERATED = types.ModuleType("generated")
 exec("KEPT = {}", vars(GENERATED))
 
@@ -219,7 +219,7 @@ def in_an_array_of_objects(name: str) -> Any:
 
 
 class Loop:
-    """Holds itself, and by weak references what it has."""
+    """An object in a reference cycle, which weak references refer to."""
 
     def __init__(self, name: str) -> None:
         self.me = self
@@ -233,7 +233,7 @@ POINTERS: dict[str, Any] = {}
 def behind_a_weak_reference(name: str) -> Any:
     if name not in LOOPS:
         loop = LOOPS[name] = Loop(name)
-        hold(loop)
+        keep_on_server(loop)
     return LOOPS[name].kept
 
 
@@ -241,20 +241,20 @@ def behind_a_proxy(name: str) -> Any:
     if name not in POINTERS:
         loop = Loop(name)
         POINTERS[name] = weakref.proxy(loop)
-        hold(loop)
+        keep_on_server(loop)
     return POINTERS[name].kept
 
 
-def hold(one: Any) -> None:
-    """Put something where no place leads: on ComfyUI's server."""
+def keep_on_server(one: Any) -> None:
+    """Store an object on ComfyUI's server, which no root of a custom node pack reaches."""
     from server import PromptServer
 
-    held = vars(PromptServer.instance).setdefault("fpt_held", Session())
-    held.results[f"{len(held.results)}"] = one
+    session = vars(PromptServer.instance).setdefault("fpt_session", Session())
+    session.results[f"{len(session.results)}"] = one
 
 
 class Meta(type):
-    """Its classes count what they have made."""
+    """Stores models on the metaclass."""
 
     made: dict[str, Any] = {}
 

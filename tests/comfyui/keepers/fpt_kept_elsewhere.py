@@ -1,4 +1,4 @@
-"""A module that the pack does not import as its own."""
+"""A module that the pack imports through `sys.path`, not as its own submodule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that keep for other nodes, and for the next prompt, what would never come back if it were taken."""
+"""Nodes that store data for other nodes and for later prompts; it is never computed again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Node:
 _WITH_IMAGE = {"name": ("STRING",), "image": ("IMAGE",)}
 _NOTHING = torch.zeros(1, 8, 8, 3)
 
-# A loop: each turn adds its frames, and what comes after the loop takes them all.
+# A loop: each iteration adds frames, and a node after the loop returns them all.
 FRAMES: dict[str, torch.Tensor] = {}
 
 
@@ -46,7 +46,7 @@ class TakeFrames(_Node):
         return {"ui": {"frames": [len(frames)]}, "result": (frames,)}
 
 
-# A memory: a node of one prompt puts something there, a node of another asks for it.
+# A store: a node of one prompt writes to it, a node of another reads it.
 MEMORY: dict[str, Any] = {}
 
 
@@ -98,7 +98,7 @@ class RunningSum(_Node):
         return (SUMS[name] * 1,)
 
 
-# Two under one key: who finds the one relies on the other.
+# Two dicts with the same keys: code that finds a key in one expects it in the other.
 WEIGHTS: dict[str, torch.Tensor] = {}
 SETTINGS: dict[str, dict[str, float]] = {}
 
@@ -112,7 +112,7 @@ class LoadTwo(_Node):
         return (image * WEIGHTS[name][:3] * SETTINGS[name]["scale"],)
 
 
-# `in`, about something else.
+# Membership in a set decides whether another dict has the key.
 KNOWN: set[str] = set()
 BUFFERS: dict[str, torch.Tensor] = {}
 
@@ -129,7 +129,7 @@ class Buffer(_Node):
 
 
 class Pipeline:
-    """A flag beside a model."""
+    """A model, and a flag that it is loaded."""
 
     def __init__(self) -> None:
         self.is_loaded = False
@@ -152,7 +152,7 @@ class RunPipeline(_Node):
 
 
 class OnItself(_Node):
-    """Collects on the instance, which ComfyUI keeps from one prompt to the next."""
+    """Collects images on the node instance, which ComfyUI caches between prompts."""
 
     REQUIRED = _WITH_IMAGE
 
@@ -168,7 +168,7 @@ ERRORS: list[BaseException] = []
 
 
 class KeepError(_Node):
-    """Keeps an exception, and with it all that its traceback leads to: ComfyUI's executor, for one."""
+    """Keeps an exception. Its traceback reaches ComfyUI's executor."""
 
     REQUIRED = _WITH_IMAGE
 
@@ -181,7 +181,7 @@ class KeepError(_Node):
 
 
 class Handle:
-    """What goes over a wire; the image is found by it."""
+    """The value on a wire, with an image."""
 
     def __init__(self, image: torch.Tensor) -> None:
         self.image = image
@@ -191,7 +191,7 @@ HANDLES: dict[str, Any] = {}
 
 
 class Lend(_Node):
-    """Gives out what only ComfyUI's cache then holds, and a weak reference finds."""
+    """Returns an object that only ComfyUI's cache keeps alive, and that a weak dictionary finds."""
 
     REQUIRED = {"name": ("STRING",), "seed": ("INT",)}
     RETURN_TYPES = ("HANDLE",)

@@ -1,4 +1,4 @@
-"""The report node: what it says in words, in numbers and as a picture, and that it changes nothing."""
+"""The report node: its text, its numbers and its image, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -28,36 +28,37 @@ def leak(seed: int, mebibytes: int) -> Graph:
 
 
 def free(server: Server, graph: Graph) -> dict[str, int]:
-    """What a report says is free."""
+    """The free bytes that a report returns."""
     shows = {name: node("PreviewAny", source=("report", at)) for name, at in FREE.items()}
     outputs = server.run(graph | shows).outputs
     return {name: int(outputs[name]["text"][0]) for name in FREE}
 
 
-def test_it_says_who_holds_the_memory(server: Server, seed: int) -> None:
+def test_the_report_lists_the_largest_owners(server: Server, seed: int) -> None:
     server.run(leak(seed, 300))
     outputs = server.run({"report": report(), "show": node("PreviewAny", source=("report", 1))}).outputs
     (census,) = outputs["report"]["census"]
     (words,) = outputs["show"]["text"]
     assert census["largest"][0]["nbytes"] == 300 * MiB
-    assert "forgotten" in census["largest"][0]["path"]
+    assert "leaked" in census["largest"][0]["path"]
     assert len(census["largest"]) <= 5
     assert "live tensors and arrays" in words
-    assert "forgotten" in words
-    assert "released 1 tensors" in server.run({"purge": node("CleanMemory_PurgeRAM")}).said()  # still whole
+    assert "leaked" in words
+    purged = server.run({"purge": node("CleanMemory_PurgeRAM")})
+    assert "released 1 tensors" in purged.shown_text()  # the report had kept it intact
 
 
-def test_the_picture_is_an_image_that_can_be_saved(server: Server, home: Path) -> None:
+def test_the_picture_can_be_saved(server: Server, home: Path) -> None:
     from PIL import Image
 
     graph = {"report": report(), "save": node("SaveImage", images=("report", 2), filename_prefix="report")}
     (saved,) = server.run(graph).outputs["save"]["images"]
     with Image.open(home / "base" / "output" / saved["filename"]) as picture:
         assert picture.width == 768
-        assert len(picture.getcolors(1 << 20) or []) > 5  # paper, ink, bars
+        assert len(picture.getcolors(1 << 20) or []) > 5  # background, text, bars
 
 
-def test_what_is_wired_through_comes_out_as_it_was_lists_too(server: Server, seed: int) -> None:
+def test_inputs_are_passed_through_unchanged_lists_included(server: Server, seed: int) -> None:
     graph = {
         "batch": node("Batch", seed=seed, count=3),
         "end": node("Digest", image=("batch", 0)),
@@ -71,8 +72,8 @@ def test_what_is_wired_through_comes_out_as_it_was_lists_too(server: Server, see
     assert result.ran.count("report") == 1
 
 
-def test_a_report_says_what_was_free_before_the_purge_and_what_is_after_it(server: Server, seed: int) -> None:
-    server.run(leak(seed, 4096))  # servers of other tests come and go with less
+def test_a_report_has_the_free_memory_before_and_after_the_purge(server: Server, seed: int) -> None:
+    server.run(leak(seed, 4096))  # other tests start servers, which use less
     graph = {
         "noise": node("Noise", seed=seed, megapixels=1),
         "purge": PURGES["Pass RAM"](("noise", 0)),
@@ -84,13 +85,13 @@ def test_a_report_says_what_was_free_before_the_purge_and_what_is_after_it(serve
     assert told["vram_before"] == told["vram_after"] == 0  # there is no GPU
 
 
-def test_without_a_purge_in_the_prompt_before_is_now(server: Server) -> None:
+def test_without_a_purge_in_the_prompt_before_equals_after(server: Server) -> None:
     server.run({"purge": node("CleanMemory_PurgeRAM")})
     told = free(server, {"report": report(top=6)})
     assert told["ram_before"] == told["ram_after"] > 0
 
 
-def test_it_runs_again_only_if_told_to_or_if_what_leads_to_it_has_changed(server: Server, seed: int) -> None:
+def test_a_report_runs_again_with_every_queue_or_after_an_upstream_change(server: Server, seed: int) -> None:
     graph = {
         "noise": node("Noise", seed=seed, megapixels=1),
         "report": report("noise", 0),

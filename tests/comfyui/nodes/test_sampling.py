@@ -1,4 +1,4 @@
-"""A real KSampler on a real architecture: the picture is the same, purged or not."""
+"""A real KSampler on a real architecture: the image is the same with and without a purge."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=[*PLACES])
 @pytest.mark.parametrize("purge", PURGES.values(), ids=[*PURGES])
-def test_a_sampled_picture_is_the_same(
+def test_a_sampled_image_is_the_same(
     server: Server, checkpoint: str, expected: str, purge: Any, place: tuple[str, str, str]
 ) -> None:
     source, to, socket = place
@@ -67,11 +67,11 @@ def test_a_sampled_picture_is_the_same(
     assert server.run(_sampling(checkpoint, 1)).digest() == expected
 
 
-def test_a_checkpoint_that_is_let_go_is_read_again(server: Server, checkpoint: str) -> None:
+def test_an_evicted_checkpoint_is_loaded_again(server: Server, checkpoint: str) -> None:
     graph = _sampling(checkpoint, 2)
     graph["purge"] = node("CleanMemory_PurgeAll", anything=("second", 0))
     first = server.run(graph)
-    assert "UNETLoader (node load)" in first.said()
+    assert "UNETLoader (node load)" in first.shown_text()
     graph["second"]["inputs"]["steps"] = 4
     del graph["purge"]
     again = server.run(graph)

@@ -1,6 +1,6 @@
-"""What a purge compares with its mark, on a device that has memory of its own.
+"""The memory usage that a purge compares with its threshold, on a fake device with memory of its own.
 
-A small model of one, beside the tests on a real server without in test_nodes.py.
+The tests on a real server are in test_nodes.py.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         (PurgePass, "VRAM", {"VRAM": VRAM}),
     ],
 )
-def test_each_purge_looks_at_the_memory_that_it_frees_and_all_at_the_fuller(
+def test_each_purge_measures_the_memory_that_it_frees_and_all_the_fuller_one(
     purge: type[PurgeRAM], mode: str | None, measured: dict[str, float]
 ) -> None:
-    memory = purge().measured({"mode": mode})
+    memory = purge().measured_memory({"mode": mode})
     most = int(max(measured.values()))
-    assert thresholds.why_not(most - 1, memory) is None
+    assert thresholds.reason_to_skip(most - 1, memory) is None
     said = ", ".join(f"{name} is at {share:.0f}%" for name, share in measured.items())
-    assert thresholds.why_not(most, memory) == f"{said}: not above {most}%, nothing purged"
+    assert thresholds.reason_to_skip(most, memory) == f"{said}: not above {most}%, nothing purged"
 
 
-def test_without_a_mark_a_purge_is_always_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pressure, "device_share", lambda device: 0.0)  # of one that torch has not used yet
-    assert thresholds.why_not(0, ("VRAM",)) is None
+def test_without_a_threshold_a_purge_always_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pressure, "device_share", lambda device: 0.0)  # a device that torch has not used yet
+    assert thresholds.reason_to_skip(0, ("VRAM",)) is None

@@ -1,10 +1,12 @@
-"""Nodes for a ComfyUI that has dynamic model patchers: see newer.py beside this pack."""
+"""Nodes for a ComfyUI with dynamic model patchers: see tests/comfyui/dynamic_patchers.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from .leaks import leak, leaked
 
 
 def _patcher(seed: int) -> Any:
@@ -31,27 +33,8 @@ class LoadDynamic:
         return (_patcher(seed),)
 
 
-class Forgotten:
-    """What is forgotten where no place of a pack leads."""
-
-    def __init__(self) -> None:
-        self.all: list[Any] = []
-
-
-def forget(one: Any) -> None:
-    """Leave something behind on an object of ComfyUI's server."""
-    forgotten().append(one)
-
-
-def forgotten() -> list[Any]:
-    from server import PromptServer
-
-    of: Forgotten = vars(PromptServer.instance).setdefault("forgotten", Forgotten())
-    return of.all
-
-
 class LeakDynamic(LoadDynamic):
-    """Forgets a patcher, or what was forgotten."""
+    """Leaks a patcher, or drops all leaks if the seed is 0."""
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
@@ -64,9 +47,9 @@ class LeakDynamic(LoadDynamic):
         import comfy.model_patcher
 
         if seed:
-            forget(_patcher(seed))
+            leak(_patcher(seed))
         else:
-            forgotten().clear()
+            leaked().clear()
         return {"ui": {"pinned": [comfy.model_patcher.PINNED["bytes"]]}, "result": ()}
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong around a purge: who asked for it leaves in the middle, the disk is full, many ask."""
+"""Purges with clients that disconnect, concurrent requests, and a full disk."""
 
 from __future__ import annotations
 
@@ -12,48 +12,46 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 import websocket
 
-from tests.comfyui.comfyui_process import PATIENCE, Result, Server, comfyui, until
+from tests.comfyui.comfyui_process import PATIENCE, Result, Server, comfyui, wait_until
 from tests.comfyui.graphs import PURGES, Graph, chain, node
+from tests.comfyui.server.route_requests import SWEEP, sweep
 
-SWEEP = "/fastpurge/sweep"
-CLOSE, RESET = "with a goodbye", "without one"
+CLOSE, RESET = "FIN", "RST"
 
 
-def hang_up(connection: socket.socket, how: str) -> None:
+def disconnect(connection: socket.socket, how: str) -> None:
     if how == RESET:  # as the kernel of a program that has crashed does
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class Gate:
-    """Where a purge stands still, in its middle, until it is opened: an image of which it lets go."""
+    """Blocks a purge in its middle, through the finalizer of an image that it evicts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def chain(self, purge: str | None, seed: int) -> Graph:
-        """Gives what `chain` gives."""
-        graph = purging(purge, seed)
+        """The graph `chain`, with an image that blocks its eviction."""
+        graph = chain_with(purge, seed)
         graph["gate"] = node("Gate", image=("noise", 0), folder=str(self.folder))
         graph["ungate"] = node("Ungate", gated=("gate", 0))
         graph["bright"]["inputs"]["image"] = ["ungate", 0]
         return graph
 
     def wait(self) -> None:
-        until((self.folder / "begun").exists)
+        wait_until((self.folder / "begun").exists)
 
     def open(self) -> None:
         (self.folder / "go").touch()
 
 
-def purging(purge: str | None, seed: int) -> Graph:
-    """A chain with one of the purges in it."""
+def chain_with(purge: str | None, seed: int) -> Graph:
+    """The graph `chain` with one of the purges."""
     return chain(None if purge is None else PURGES[purge], seed)
 
 
@@ -64,12 +62,8 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate.open()
 
 
-def sweep(server: Server, **fields: Any) -> requests.Response:
-    return requests.post(server.url + SWEEP, json=fields, timeout=PATIENCE)
-
-
 def send(server: Server, body: bytes, length: int) -> socket.socket:
-    """A request for a sweep of which so much has been sent."""
+    """Send the head of a request for a sweep, and a part of its body."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), PATIENCE)
     head = f"POST {SWEEP} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
@@ -77,17 +71,17 @@ def send(server: Server, body: bytes, length: int) -> socket.socket:
     return connection
 
 
-def finished(server: Server, prompt: str) -> Result:
-    until(lambda: server.get(f"/history/{prompt}"))
+def wait_for_result(server: Server, prompt: str) -> Result:
+    wait_until(lambda: server.get(f"/history/{prompt}"))
     return server._result(prompt, [], {})
 
 
-# Who started a prompt leaves
+# A client disconnects during its prompt
 
 
 @pytest.mark.parametrize("how", [CLOSE, RESET])
 @pytest.mark.parametrize("purge", ["Pass RAM", "ALL"])
-def test_who_started_a_prompt_may_leave_in_the_middle_of_a_purge(
+def test_a_client_may_disconnect_during_the_purge_of_its_prompt(
     server: Server, seed: int, gate: Gate, purge: str, how: str
 ) -> None:
     expected = server.run(chain(None, seed)).digest()
@@ -96,13 +90,13 @@ def test_who_started_a_prompt_may_leave_in_the_middle_of_a_purge(
     log = len(server.log())
     prompt = server._queue(gate.chain(purge, seed), client)
     gate.wait()
-    hang_up(channel.sock, how)
+    disconnect(channel.sock, how)
     assert len(server.get("/queue")["queue_running"]) == 1  # and the server answers
     gate.open()
-    result = finished(server, prompt)
-    assert "let go of FPT_Gate (node gate)" in result.said()
+    result = wait_for_result(server, prompt)
+    assert "dropped from the cache FPT_Gate (node gate)" in result.shown_text()
     assert result.digest() == expected
-    assert server.run(purging(purge, seed)).digest() == expected
+    assert server.run(chain_with(purge, seed)).digest() == expected
     assert "Traceback" not in server.log()[log:]
 
 
@@ -111,7 +105,7 @@ def test_who_started_a_prompt_may_leave_in_the_middle_of_a_purge(
 
 @contextmanager
 def full_disk(server: Server) -> Iterator[None]:
-    """No file that the server writes grows any more."""
+    """Every write to a file of the server fails."""
     unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
     try:
@@ -122,23 +116,21 @@ def full_disk(server: Server) -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux: a limit set from outside")
 @pytest.mark.parametrize("purge", ["Pass RAM", "ALL"])
-def test_on_a_full_disk_a_purge_is_done_and_what_cannot_be_written_is_the_error(
-    server: Server, seed: int, purge: str
-) -> None:
+def test_on_a_full_disk_purges_succeed_and_only_writing_fails(server: Server, seed: int, purge: str) -> None:
     leak = node("Leak", image=("noise", 0), mebibytes=100)
     leaking = {**chain(None, seed), "leak": leak, "last": node("Digest", image=("leak", 0))}
     expected = server.run(leaking).digest()
-    graph = purging(purge, seed)
+    graph = chain_with(purge, seed)
     save = {"save": node("SaveImage", images=("blend", 0), filename_prefix=f"full{seed}")}
     with full_disk(server):
         written = server.log()
         result = server.run(graph)
-        assert result.said().startswith("freed ")
+        assert result.shown_text().startswith("freed ")
         assert result.digest() == expected
         failed = server.run({**graph, **save})
         done = sweep(server).json()
         assert server.log() == written
-    assert "released 1 tensors, 100.0M" in result.said()
+    assert "released 1 tensors, 100.0M" in result.shown_text()
     assert done["let_go"]
     assert failed.status == "error"
     assert failed.error["node_id"] == "save"
@@ -150,10 +142,10 @@ def test_on_a_full_disk_a_purge_is_done_and_what_cannot_be_written_is_the_error(
     assert "PurgedError" not in server.log()
 
 
-# Many ask at once, and some hang up
+# Concurrent requests and disconnecting clients
 
 
-def test_whoever_asks_in_the_middle_of_a_sweep_is_told_and_a_prompt_comes_after_it(
+def test_requests_during_a_sweep_are_refused_and_prompts_wait_for_it(
     server: Server, seed: int, gate: Gate
 ) -> None:
     expected = server.run(gate.chain(None, seed)).digest()
@@ -165,7 +157,7 @@ def test_whoever_asks_in_the_middle_of_a_sweep_is_told_and_a_prompt_comes_after_
             assert busy.status_code == 409
             assert busy.json() == {"error": "another purge is under way; nothing was done"}
         prompt = pool.submit(server.run, chain(None, seed))
-        until(lambda: server.get("/queue")["queue_pending"])
+        wait_until(lambda: server.get("/queue")["queue_pending"])
         assert server.get("/queue")["queue_running"] == []
         gate.open()
         assert "FPT_Gate (node gate)" in first.result(PATIENCE).json()["let_go"]
@@ -174,13 +166,11 @@ def test_whoever_asks_in_the_middle_of_a_sweep_is_told_and_a_prompt_comes_after_
 
 
 @pytest.mark.parametrize("how", [CLOSE, RESET])
-def test_who_hangs_up_before_all_of_a_request_is_there_has_asked_for_nothing(
-    server: Server, seed: int, how: str
-) -> None:
+def test_incomplete_requests_are_ignored(server: Server, seed: int, how: str) -> None:
     server.run(chain(None, seed))
     log = len(server.log())
     for body, length in ((b"", 2), (b"{", 2), (b"{}", 200)):
-        hang_up(send(server, body, length), how)
+        disconnect(send(server, body, length), how)
     for _ in range(20):
         server.get("/queue")
     assert server.run(chain(None, seed)).ran == []
@@ -191,7 +181,7 @@ def test_who_hangs_up_before_all_of_a_request_is_there_has_asked_for_nothing(
 
 
 @pytest.mark.parametrize("how", [CLOSE, RESET])
-def test_a_sweep_is_done_though_who_asked_for_it_has_hung_up(
+def test_a_sweep_ends_after_its_client_has_disconnected(
     server: Server, seed: int, gate: Gate, how: str
 ) -> None:
     expected = server.run(gate.chain(None, seed)).digest()
@@ -199,16 +189,16 @@ def test_a_sweep_is_done_though_who_asked_for_it_has_hung_up(
     log = len(server.log())
     asked = send(server, body, len(body))
     gate.wait()
-    hang_up(asked, how)
+    disconnect(asked, how)
     assert sweep(server).status_code == 409
     gate.open()
-    until(lambda: f"gone {seed}: freed " in server.log()[log:])
+    wait_until(lambda: f"gone {seed}: freed " in server.log()[log:])
     assert "Traceback" not in server.log()[log:]
     assert server.run(chain(None, seed)).digest() == expected
     assert sweep(server).status_code == 200
 
 
-def test_who_hangs_up_while_it_waits_for_a_prompt_harms_neither(
+def test_a_client_may_disconnect_while_its_sweep_waits_for_a_prompt(
     server: Server, seed: int, gate: Gate
 ) -> None:
     expected = server.run(chain(None, seed)).digest()
@@ -217,30 +207,30 @@ def test_who_hangs_up_while_it_waits_for_a_prompt_harms_neither(
         prompt = pool.submit(server.run, gate.chain("RAM", seed))
         gate.wait()  # in the purge of the prompt
         asked = send(server, body, len(body))
-        until(lambda: sweep(server).json()["error"].startswith("another purge is under way"))
-        hang_up(asked, RESET)
+        wait_until(lambda: sweep(server).json()["error"].startswith("another purge is under way"))
+        disconnect(asked, RESET)
         assert "patient" not in server.log()
         gate.open()
         assert prompt.result(PATIENCE).digest() == expected
-    until(lambda: f"patient {seed}: freed " in server.log())
+    wait_until(lambda: f"patient {seed}: freed " in server.log())
     assert server.run(chain(None, seed)).digest() == expected
 
 
 @pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """A job in the background of a shell starts with SIGINT ignored, and so would what it starts."""
+def _default_sigint() -> Iterator[None]:
+    """Shells start background jobs with SIGINT ignored, and child processes inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interruptible")
-def test_a_server_ends_though_a_sweep_waits_for_a_prompt(home: Path, seed: int, gate: Gate) -> None:
+@pytest.mark.usefixtures("_default_sigint")
+def test_a_waiting_sweep_does_not_delay_the_exit_of_the_server(home: Path, seed: int, gate: Gate) -> None:
     with comfyui(home) as server:
         server.post("/prompt", {"prompt": gate.chain("RAM", seed)})
         gate.wait()
         asked = send(server, b'{"wait": 600}', 13)
-        until(lambda: sweep(server).json()["error"].startswith("another purge is under way"))
+        wait_until(lambda: sweep(server).json()["error"].startswith("another purge is under way"))
         server.process.send_signal(signal.SIGINT)
         server.process.wait(PATIENCE)
         asked.close()

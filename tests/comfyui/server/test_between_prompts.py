@@ -1,6 +1,6 @@
-"""What is done between prompts when things go wrong: a small model of ComfyUI's queue and of its thread.
+"""Errors of work between prompts, on small models of ComfyUI's prompt queue and worker.
 
-It is beside the tests on a real server in test_routes.py, not instead of them.
+The tests on a real server are in test_routes.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Queue:
         return {}
 
     def work(self, stop: threading.Event) -> None:
-        """As the thread that runs prompts does, which waits for long and not for nothing."""
+        """Like `prompt_worker` in main.py: wait for a long time, then call `get_flags`."""
         while not stop.is_set():
             with self.not_empty:
                 self.not_empty.wait(timeout=60)
@@ -61,16 +61,16 @@ def worker(queue: Queue) -> Iterator[threading.Thread]:
         thread.join(0.01)
 
 
-def test_it_is_done_by_the_thread_that_runs_prompts(queue: Queue, worker: threading.Thread) -> None:
-    assert [between_prompts.do(threading.current_thread) for _ in range(3)] == [worker] * 3
+def test_work_runs_in_the_prompt_worker(queue: Queue, worker: threading.Thread) -> None:
+    assert [between_prompts.run(threading.current_thread) for _ in range(3)] == [worker] * 3
     assert queue.get_flags() == {}
     assert queue.rounds > 3
     get_flags = queue.get_flags
-    between_prompts.do(lambda: None)
-    assert queue.get_flags is get_flags  # one wrapper, however often
+    between_prompts.run(lambda: None)
+    assert queue.get_flags is get_flags  # wrapped only once
 
 
-def test_an_error_comes_out_where_it_was_asked_for_and_prompts_go_on(
+def test_an_error_is_raised_in_the_caller_and_the_worker_goes_on(
     queue: Queue, worker: threading.Thread
 ) -> None:
     for error in (TimeoutError, KeyboardInterrupt):
@@ -79,19 +79,19 @@ def test_an_error_comes_out_where_it_was_asked_for_and_prompts_go_on(
             raise error("meant to fail")
 
         with pytest.raises(error, match="meant to fail"):
-            between_prompts.do(fail)
-    assert between_prompts.do(lambda: 5) == 5
+            between_prompts.run(fail)
+    assert between_prompts.run(lambda: 5) == 5
 
 
-def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_later(
+def test_work_is_refused_while_a_prompt_runs_and_never_run_later(
     queue: Queue, worker: threading.Thread
 ) -> None:
     done: list[int] = []
     queue.currently_running[0] = "a prompt"
     with pytest.raises(between_prompts.Busy, match="a prompt is running"):
-        between_prompts.do(lambda: done.append(1))
+        between_prompts.run(lambda: done.append(1))
     with ThreadPoolExecutor(1) as pool:
-        patient = pool.submit(between_prompts.do, lambda: done.append(2), wait=math.inf)
+        patient = pool.submit(between_prompts.run, lambda: done.append(2), wait=math.inf)
         while not _is_taken():
             pass
         queue.currently_running.clear()
@@ -101,36 +101,36 @@ def test_while_a_prompt_runs_nothing_is_done_and_what_was_refused_is_not_done_la
 
 def _is_taken() -> bool:
     try:
-        between_prompts.do(lambda: None)
+        between_prompts.run(lambda: None)
     except between_prompts.Busy as busy:
         return str(busy) == "another purge is under way"
     return False
 
 
-def test_a_thread_that_does_not_come_round_is_not_waited_for_for_ever(
+def test_waiting_for_a_worker_that_does_not_respond_times_out(
     queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.05)
-    with pytest.raises(between_prompts.Busy, match="does not come round"):
-        between_prompts.do(lambda: None)
-    queue.get_flags()  # it comes at last, and finds nothing to do
+    monkeypatch.setattr(between_prompts, "_WAKE_TIMEOUT", 0.05)
+    with pytest.raises(between_prompts.Busy, match="does not respond"):
+        between_prompts.run(lambda: None)
+    queue.get_flags()  # a late call finds no work
 
 
-def test_what_has_begun_is_waited_for_however_long_it_takes(
+def test_running_work_is_never_abandoned(
     queue: Queue, worker: threading.Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(between_prompts, "_COMES_ROUND", 0.5)
-    assert between_prompts.do(lambda: threading.Event().wait(1)) is False
+    monkeypatch.setattr(between_prompts, "_WAKE_TIMEOUT", 0.5)
+    assert between_prompts.run(lambda: threading.Event().wait(1)) is False
 
 
-def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
+def test_a_failed_request_is_answered_with_the_reason_and_logged(
     queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
     del queue.not_empty
 
     async def ask() -> tuple[int, dict[str, str]]:
         table = web.RouteTableDef()
-        routes.add(table)
+        routes.add_routes(table)
         app = web.Application()
         app.add_routes(table)
         async with TestClient(TestServer(app)) as client:
@@ -141,16 +141,14 @@ def test_a_request_that_fails_is_answered_with_the_reason_and_logged(
     with ThreadPoolExecutor(1) as thread:
         status, body = thread.submit(asyncio.run, ask()).result()
     assert status == 500
-    assert "the queue of prompts is made otherwise in this version of ComfyUI" in body["error"]
+    assert "the prompt queue lacks an attribute in this version of ComfyUI" in body["error"]
     assert "POST /fastpurge/sweep failed" in caplog.text
 
 
-def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
+def test_an_unsupported_queue_is_not_changed(queue: Queue) -> None:
     del queue.not_empty
-    with pytest.raises(
-        RuntimeError, match="the queue of prompts is made otherwise in this version of ComfyUI"
-    ):
-        between_prompts.do(lambda: None)
+    with pytest.raises(RuntimeError, match="the prompt queue lacks an attribute in this version of ComfyUI"):
+        between_prompts.run(lambda: None)
     assert "get_flags" not in vars(queue)
 
 
@@ -158,8 +156,8 @@ def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
     ("arguments", "error"),
     [
         ({"kind": "everything", "label": "me"}, "kind: one of 'vram', 'ram', 'all'"),
-        ({"kind": "ram", "label": ""}, "label: a text"),
-        ({"kind": "ram", "label": None}, "label: a text"),
+        ({"kind": "ram", "label": ""}, "label: a string"),
+        ({"kind": "ram", "label": None}, "label: a string"),
         ({"kind": "ram", "label": "me", "min_bytes": 5}, "min_bytes: 1,048,576 or more"),
         ({"kind": "ram", "label": "me", "min_bytes": 2e9}, "min_bytes: a number of bytes"),
         ({"kind": "vram", "label": "me", "min_bytes": 2 << 20}, "min_bytes: not for 'vram'"),
@@ -168,9 +166,7 @@ def test_a_queue_that_is_made_otherwise_is_left_alone(queue: Queue) -> None:
         ({"kind": "ram", "label": "me", "wait": "5"}, "wait: seconds, 0 or more"),
     ],
 )
-def test_arguments_are_checked_before_anything_is_touched(
-    queue: Queue, arguments: dict[str, Any], error: str
-) -> None:
+def test_arguments_are_checked_first(queue: Queue, arguments: dict[str, Any], error: str) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
         between_prompts.purge(**arguments)
     assert "get_flags" not in vars(queue)

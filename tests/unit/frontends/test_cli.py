@@ -90,7 +90,7 @@ def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
     pack.mkdir(parents=True)
     (pack / "pyproject.toml").touch()
     assert cli.main(["comfyui", "install", str(tmp_path)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert [file.name for file in pack.iterdir()] == ["pyproject.toml"]
     (pack / "pyproject.toml").unlink()
     assert cli.main(["comfyui", "install", str(tmp_path)]) == 0
@@ -135,8 +135,8 @@ def test_what_somebody_else_has_put_there_is_neither_removed_nor_replaced(
         file.write_text("theirs")
     before = sorted((tmp_path / "custom_nodes").rglob("*"))
     for action, said in (
-        ("remove", "is not what this command has put there"),
-        ("install", "is there already"),
+        ("remove", "was not written by this command"),
+        ("install", "already exists"),
     ):
         assert cli.main(["comfyui", action, str(tmp_path)]) == 1
         assert said in capsys.readouterr().err

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 from fastpurge import _core
-from fastpurge.comfy.install.installed_packs import KEYS
-from fastpurge.comfy.install.pack_folder import install
+from fastpurge.comfy.install.pack_installer import install
+from fastpurge.comfy.install.scan_custom_nodes import KEYS
 from fastpurge.frontends import doctor
 
 PACKAGE = Path(fastpurge.__file__).parent

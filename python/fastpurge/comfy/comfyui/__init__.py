@@ -1,1 +1,1 @@
-"""What is known of ComfyUI's insides: prompts, caches, loaded models, custom node packs."""
+"""Access to ComfyUI's internals: prompts, caches, loaded models, custom node packs."""

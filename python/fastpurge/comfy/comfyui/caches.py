@@ -1,8 +1,8 @@
-"""ComfyUI's caches: outputs of finished nodes, instances of node classes; what may be let go of them.
+"""ComfyUI's caches, of node outputs and of node instances: read them, and evict entries.
 
-All of them keep a dict of entries, by a key that is computed for each node of the prompt, and caches of
-their own for the nodes that a node has expanded into (comfy_execution/caching.py). The dicts are read here
-as they are: to ask a cache for an entry is to use it, which some of them write down.
+Each cache has a dict of entries, keyed by a key that it computes for each node of the prompt, and sub-caches
+for the nodes that a node expanded into (comfy_execution/caching.py). This module reads the dicts directly,
+because some caches record a call of their `get` as a use of the entry.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
@@ -13,8 +13,8 @@ from fastpurge import _core
 from fastpurge.comfy.comfyui.unkept_tensors import Unkept, nbytes_of
 from fastpurge.python_facts.library_folders import libraries
 
-# What the caches with a policy remember of an entry besides its value.
-_BOOKS = ("used_generation", "children", "timestamps")
+# Dicts in which caches with an eviction policy store further data about an entry.
+_POLICY_DICTS = ("used_generation", "children", "timestamps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,51 +26,46 @@ class Entry:
 
     @property
     def value(self) -> Any:
-        """What is cached."""
+        """The cached value."""
         return self.cache.cache[self.key]
 
     @property
     def node_id(self) -> str | None:
-        """The node of this prompt that it belongs to, if there is one."""
+        """The node of the current prompt that has this key; None if there is none."""
         return next((node for node, key in self.cache.cache_key_set.keys.items() if key == self.key), None)
 
     def evict(self) -> None:
-        """Take it out of its cache: what it stands for is computed again when it is needed."""
+        """Remove the entry from its cache. ComfyUI runs the node again when it needs the value."""
         del self.cache.cache[self.key]
-        for name in _BOOKS:
-            book = getattr(self.cache, name, None)
-            if type(book) is dict:
-                book.pop(self.key, None)
+        for name in _POLICY_DICTS:
+            per_key = getattr(self.cache, name, None)
+            if type(per_key) is dict:
+                per_key.pop(self.key, None)
 
 
-def get(caches: Iterable[Any], node_id: str) -> Iterator[Any]:
-    """What caches have for a node."""
+def values_of_node(caches: Iterable[Any], node_id: str) -> Iterator[Any]:
+    """The cached values of a node."""
     for one in caches:
         keys = getattr(one, "cache_key_set", None)
         key = keys.get_data_key(node_id) if keys is not None else None
-        if key is not None and key in _dict_of(one):
+        if key is not None and key in _entries_dict(one):
             yield one.cache[key]
 
 
-def known_to(cache: Any) -> Iterator[str]:
-    """The nodes that a cache has a key for; none for one that keeps nothing, or has not seen a prompt."""
-    yield from getattr(getattr(cache, "cache_key_set", None), "keys", ())
-
-
 def entries(caches: Iterable[Any]) -> list[Entry]:
-    """All entries of some caches."""
-    return [Entry(one, key) for one in caches for key in _dict_of(one)]
+    """All entries of the given caches."""
+    return [Entry(one, key) for one in caches for key in _entries_dict(one)]
 
 
 def evicted_when_read(entry: Any, caches: Iterable[Any]) -> Any:
-    """The same entry, that goes out of the caches whenever a node takes its outputs.
+    """A copy of the entry that removes itself from the caches when its outputs are read.
 
-    A node that reads what was handed to it has it written back into the output cache first
-    (`ExecutionList.get_cache`): there the next prompt would find a tombstone.
+    Before a node reads its input, `ExecutionList.get_cache` writes the entry back into the output cache. The
+    next prompt would find a tombstone there.
     """
     outputs = entry.outputs
 
-    class Broken(type(entry)):  # type: ignore[misc]
+    class EvictedOnRead(type(entry)):  # type: ignore[misc]
         __slots__ = ()
 
         @property
@@ -80,21 +75,25 @@ def evicted_when_read(entry: Any, caches: Iterable[Any]) -> Any:
                     found.evict()
             return outputs
 
-    return Broken(*entry)
+    return EvictedOnRead(*entry)
 
 
-def holding(found: list[Entry], unkept: list[Unkept], *, min_bytes: int) -> list[tuple[Entry, list[Unkept]]]:
-    """Those entries that hold at least so many bytes of what is not kept, each with what it holds of it."""
+def entries_reaching(
+    found: list[Entry], unkept: list[Unkept], *, min_bytes: int
+) -> list[tuple[Entry, list[Unkept]]]:
+    """The entries that reach at least ``min_bytes`` of unkept tensors, each with those tensors."""
     if nbytes_of(unkept) < min_bytes:
         return []
     values, tensors = (*(entry.value for entry in found),), (*(one.tensor for one in unkept),)
     reached = _core.reachable_targets(values, tensors, libraries=libraries())
-    held = [(entry, [unkept[at] for at in hits]) for entry, hits in zip(found, reached, strict=True)]
-    return [(entry, tensors) for entry, tensors in held if nbytes_of(tensors) >= min_bytes]
+    found_with_tensors = [
+        (entry, [unkept[at] for at in hits]) for entry, hits in zip(found, reached, strict=True)
+    ]
+    return [(entry, tensors) for entry, tensors in found_with_tensors if nbytes_of(tensors) >= min_bytes]
 
 
-def within(cache: Any) -> Iterator[Any]:
-    """A cache and those inside it."""
+def with_subcaches(cache: Any) -> Iterator[Any]:
+    """A cache and all of its sub-caches, recursively."""
     todo, seen = [cache], set()
     while todo:
         one = todo.pop()
@@ -104,7 +103,7 @@ def within(cache: Any) -> Iterator[Any]:
             todo += getattr(one, "subcaches", {}).values()
 
 
-def _dict_of(cache: Any) -> dict[Hashable, Any]:
-    """The entries of a cache; none for one that keeps nothing."""
-    of = getattr(cache, "cache", None)
-    return of if type(of) is dict else {}
+def _entries_dict(cache: Any) -> dict[Hashable, Any]:
+    """The entries of a cache; empty for a cache that stores nothing."""
+    stored = getattr(cache, "cache", None)
+    return stored if type(stored) is dict else {}

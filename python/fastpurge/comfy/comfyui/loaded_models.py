@@ -1,4 +1,4 @@
-"""ComfyUI's books of loaded models: unloading, and never leaving a purged one in them."""
+"""ComfyUI's list of loaded models: unload them, and remove entries whose model is gone."""
 
 import sys
 import weakref
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastpurge import _core
-from fastpurge.comfy.comfyui.unkept_tensors import Unkept, known, nbytes_of
+from fastpurge.comfy.comfyui.unkept_tensors import Unkept, nbytes_of, with_facts
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.python_facts.object_types import is_a, type_name
 from fastpurge.reporting.text import human
@@ -18,19 +18,19 @@ from fastpurge.torch_facts.tensors import module_dict
 _EVERYTHING = 1e30
 
 
-def on_the_books() -> list[object]:
-    """The models that ComfyUI has loaded, with their patchers: in use, as far as it knows."""
-    return [of for loaded in _loaded() for of in (loaded.model, _real(loaded)) if of is not None]
+def models_and_patchers() -> list[object]:
+    """The models in ComfyUI's list of loaded models, with their patchers: ComfyUI uses them."""
+    return [of for loaded in _loaded_list() for of in (loaded.model, _model_of(loaded)) if of is not None]
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
-    """A model patcher that gives pinned memory back when it dies, which it finds by its model.
+class PinnedPatcher:
+    """A model patcher that unpins memory when it is destroyed, and needs its model for that.
 
     Attributes:
-        patcher: it.
-        name: of its model.
-        nbytes: what was asked about and it leads to.
+        patcher: the `ModelPatcher`.
+        name: the type name of its model.
+        nbytes: bytes of the given tensors that the patcher reaches.
 
     """
 
@@ -39,17 +39,20 @@ class Pinned:
     nbytes: int
 
 
-def pinned(unkept: list[weakref.ref[Any]]) -> list[Pinned]:
-    """The patchers that have pinned memory, and lead to something that nothing else keeps.
+def find_pinned_patchers(unkept: list[weakref.ref[Any]]) -> list[PinnedPatcher]:
+    """The patchers with pinned memory that reach one of the given objects.
 
-    A patcher unpins when it is unloaded or when it dies (`__del__` in comfy/model_patcher.py). Without its
-    model it could not, and ComfyUI would count the memory as pinned for good. So its model goes with it.
+    A patcher unpins when it is unloaded or destroyed (`__del__` in comfy/model_patcher.py). If its model were
+    stripped it could not, and ComfyUI would count the memory as pinned forever. So the model must stay intact
+    as long as the patcher lives.
     """
     patchers = (*(one for one in _core.scan((_patcher_type(),)) if _has_pins(one)),) if unkept else ()
     targets = (*(one for one in (ref() for ref in unkept) if one is not None),)
     reached = _core.reachable_targets(patchers, targets, libraries=libraries()) if patchers else []
     return [
-        Pinned(one, _name_of_model(one), nbytes_of(Unkept(*of) for of in known(targets[at] for at in hits)))
+        PinnedPatcher(
+            one, _name_of_model(one), nbytes_of(Unkept(*of) for of in with_facts(targets[at] for at in hits))
+        )
         for one, hits in zip(patchers, reached, strict=True)
         if hits
     ]
@@ -61,11 +64,11 @@ def _patcher_type() -> Any:
 
 
 class _NoPatcher:
-    """In a ComfyUI that has none."""
+    """Stands for `ModelPatcher` in a ComfyUI without one."""
 
 
 def _has_pins(patcher: Any) -> bool:
-    """Whether it has pinned weights; a dynamic one notes them on its model, for all patchers of that."""
+    """Whether it has pinned weights; a dynamic patcher stores them on its model."""
     attributes = object.__getattribute__(patcher, "__dict__")
     model = attributes.get("model")
     on_model = module_dict(model) if is_a(model, torch.nn.Module) else {}
@@ -77,38 +80,38 @@ def _name_of_model(patcher: Any) -> str:
 
 
 def unload(kept: _core.IdSet) -> list[str]:
-    """Have ComfyUI unload every model but the kept ones, and say which went.
+    """Have ComfyUI unload every model that is not kept; return the names and sizes of the unloaded ones.
 
-    A model counts as kept if it is in the set itself: its patcher may be another's clone.
+    A model also counts as kept if the set has only the model: its patcher may be a clone of the kept one.
     """
     management = _management()
-    before = _loaded()
-    stay = [one for one in before if _real(one) in kept or one.model in kept]
-    staying = _core.IdSet(stay)  # not by `==`: for ComfyUI those of one model are equal
+    before = _loaded_list()
+    stay = [one for one in before if _model_of(one) in kept or one.model in kept]
+    staying = _core.IdSet(stay)  # not by `==`: ComfyUI compares entries by their model
     going = [(_name(one), _size(one)) for one in before if one not in staying]
     for device in {one.device for one in before}:
         management.free_memory(_EVERYTHING, device, keep_loaded=stay)
-    _strike_dead(kept)
+    _remove_dead_entries(kept)
     return [f"{name} ({size})" for name, size in going]
 
 
-def _strike_dead(kept: _core.IdSet) -> None:
-    """Strike models whose patcher is gone from the books: ComfyUI never unloads those."""
-    books = _loaded()
-    for at in reversed(range(len(books))):
-        if books[at].model is None and _real(books[at]) not in kept:
-            if books[at].model_finalizer is not None:
-                books[at].model_finalizer.detach()
-            del books[at]
+def _remove_dead_entries(kept: _core.IdSet) -> None:
+    """Remove entries whose patcher is gone: ComfyUI never unloads those."""
+    loaded = _loaded_list()
+    for at in reversed(range(len(loaded))):
+        if loaded[at].model is None and _model_of(loaded[at]) not in kept:
+            if loaded[at].model_finalizer is not None:
+                loaded[at].model_finalizer.detach()
+            del loaded[at]
 
 
-def _real(loaded: Any) -> Any:
+def _model_of(loaded: Any) -> Any:
     reference = loaded.real_model
     return reference() if reference is not None else None
 
 
 def _name(loaded: Any) -> str:
-    model = _real(loaded)
+    model = _model_of(loaded)
     return type(model if model is not None else loaded).__name__
 
 
@@ -116,9 +119,9 @@ def _size(loaded: Any) -> str:
     return human(loaded.model_loaded_memory()) if loaded.model is not None else "leaked"
 
 
-def _loaded() -> list[Any]:
-    books: list[Any] = _management().current_loaded_models
-    return books
+def _loaded_list() -> list[Any]:
+    loaded: list[Any] = _management().current_loaded_models
+    return loaded
 
 
 def _management() -> Any:

@@ -1,4 +1,4 @@
-"""The heap as a purge finds it: what is needed, what custom nodes keep, and what neither leads to."""
+"""Tensors and modules that neither the prompt nor custom nodes reach, found in snapshots of the heap."""
 
 import gc
 import weakref
@@ -21,21 +21,21 @@ _text_of: dict[type, Callable[[Any], str]] = {of: of.__repr__ for of in _PROXIES
 
 @dataclass(frozen=True, slots=True)
 class Unkept:
-    """A tensor that nothing needed leads to, on memory that no needed tensor stands on."""
+    """A tensor outside the closure, whose memory is not shared with a tensor inside it."""
 
     tensor: torch.Tensor
     facts: TensorFacts
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class HeapSnapshot:
     """One snapshot of the heap.
 
     Attributes:
-        unkept: tensors that nothing leads to, on the devices that were asked about.
-        modules: modules that nothing leads to.
-        kept: tensors that only custom nodes keep, on those devices.
-        hidden: what they lead to all the same, by weak references and arrays.
+        unkept: tensors on the requested devices that neither the prompt nor custom nodes reach.
+        modules: modules that neither reaches.
+        kept: tensors on those devices that only custom nodes reach.
+        hidden: objects that both reach only through weak references and NumPy arrays.
 
     """
 
@@ -45,32 +45,40 @@ class Look:
     hidden: list[Any]
 
     def large(self, min_bytes: int) -> list[weakref.ref[Any]]:
-        """What nothing leads to and is as large as this, without keeping it alive."""
-        asked = _core.IdSet(one.tensor for one in self.unkept)
+        """Weak references to the unkept tensors and modules of at least ``min_bytes``."""
+        unkept = _core.IdSet(one.tensor for one in self.unkept)
         found: list[Any] = [one.tensor for one in self.unkept if one.facts.nbytes >= min_bytes]
         for module in self.modules:
-            of = (Unkept(tensor, facts) for tensor, facts in known(tensors_within(module)) if tensor in asked)
-            if nbytes_of(of) >= min_bytes:
+            inside = (Unkept(*of) for of in with_facts(tensors_within(module)) if of[0] in unkept)
+            if nbytes_of(inside) >= min_bytes:
                 found.append(module)
         return [weakref.ref(one) for one in found]
 
 
-def look(
+def take_snapshot(
     needed: tuple[object, ...],
     kept: list[Any],
     *,
     boundary: list[Any],
     device_type: str | None,
     min_bytes: int,
-) -> Look:
-    """Tell what is needed, and what custom nodes keep, from what is neither, on devices of a type or on all.
+) -> HeapSnapshot:
+    """Find the tensors and modules that neither ``needed`` nor ``kept`` (roots of custom nodes) reaches.
 
-    What is hidden from the closure belongs to them as well: NumPy arrays hold objects, and a node looks up in
-    a weak dictionary what is alive only because ComfyUI has it in its cache. That is looked for only if there
-    are so many bytes to take. ``boundary`` is not entered.
+    Objects that the closure cannot reach count as reached too if they are elements of a NumPy array, or the
+    referents of a weak reference: a node may look up in a weak dictionary what only ComfyUI's cache keeps
+    alive. Finding those costs another snapshot, which is taken only if ``min_bytes`` could be freed.
+
+    Args:
+        needed: what the prompt needs.
+        kept: what custom nodes keep.
+        boundary: objects that the closure does not enter.
+        device_type: such as ``"cpu"``; None for every device.
+        min_bytes: below this total, hidden references are not followed.
+
     """
     hidden: list[Any] = []
-    looked_behind: list[Any] = []
+    expanded: list[Any] = []
     while True:
         snapshot = _core.snapshot(
             needed,
@@ -81,38 +89,38 @@ def look(
             report=(*hidden_references.reported_types(), weakref.ref, *_PROXIES),
             libraries=libraries(),
         )
-        spoken_for = {facts.memory_range for _, facts in known(snapshot.kept)}
-        unkept = [*_on(device_type, snapshot.candidates, spoken_for)]
-        more = _hidden_by(snapshot, looked_behind) if nbytes_of(unkept) >= min_bytes else []
+        kept_ranges = {facts.memory_range for _, facts in with_facts(snapshot.kept)}
+        unkept = [*_on_device(device_type, snapshot.candidates, kept_ranges)]
+        more = _newly_hidden(snapshot, expanded) if nbytes_of(unkept) >= min_bytes else []
         if not more:
             modules = [one for one in snapshot.candidates if is_a(one, torch.nn.Module)]
-            return Look(unkept, modules, [*_on(device_type, snapshot.spared, set())], hidden)
+            return HeapSnapshot(unkept, modules, [*_on_device(device_type, snapshot.spared, set())], hidden)
         hidden += more
 
 
-def _hidden_by(snapshot: _core.Snapshot, looked_behind: list[Any]) -> list[Any]:
-    """What is not in a closure, and hidden by something in it that was not looked behind before."""
-    before = _core.IdSet(looked_behind)
+def _newly_hidden(snapshot: _core.Snapshot, expanded: list[Any]) -> list[Any]:
+    """Hidden referents that are not in the closure yet, of objects not expanded before."""
+    before = _core.IdSet(expanded)
     fresh = [one for one in snapshot.kept if one not in before]
-    looked_behind += fresh
-    found = (*_behind(fresh), *hidden_references.contents(fresh))
+    expanded += fresh
+    found = (*_weak_referents(fresh), *hidden_references.contents(fresh))
     return [one for one in found if one not in snapshot.closure]
 
 
-def _on(device_type: str | None, objects: list[Any], spoken_for: set[Any]) -> Iterator[Unkept]:
-    """The tensors on devices of a type, but for those on memory that is spoken for."""
-    for tensor, facts in known(objects):
+def _on_device(device_type: str | None, objects: list[Any], kept_ranges: set[Any]) -> Iterator[Unkept]:
+    """The tensors on devices of a type, without those that share memory with kept tensors."""
+    for tensor, facts in with_facts(objects):
         if device_type in (None, facts.device.type) and (
-            facts.memory_range is None or facts.memory_range not in spoken_for
+            facts.memory_range is None or facts.memory_range not in kept_ranges
         ):
             yield Unkept(tensor, facts)
 
 
-def _behind(objects: list[Any]) -> Iterator[Any]:
-    """What the weak references among some objects refer to."""
-    behind = (weakref.ref.__call__(one) for one in objects if is_a(one, weakref.ref))
-    yield from (one for one in behind if one is not None)
-    # A proxy hands on whatever it is asked, but for its text, which is made in C and ends in an address
+def _weak_referents(objects: list[Any]) -> Iterator[Any]:
+    """The live referents of the weak references and proxies among some objects."""
+    referents = (weakref.ref.__call__(one) for one in objects if is_a(one, weakref.ref))
+    yield from (one for one in referents if one is not None)
+    # A proxy forwards every operation but `repr`, whose text ends in the address of the referent
     # (`proxy_repr` in Objects/weakrefobject.c).
     texts = [_text_of[type(one)](one) for one in objects if type(one) in _text_of]
     addresses = {int(text.rpartition(" ")[2].rstrip(">"), 16) for text in texts}
@@ -122,12 +130,12 @@ def _behind(objects: list[Any]) -> Iterator[Any]:
 
 
 def nbytes_of(tensors: Iterable[Unkept]) -> int:
-    """Their size together, with each piece of memory counted once."""
+    """Their total size in bytes; shared memory counts once."""
     return sum({one.facts.memory_range or id(one.tensor): one.facts.nbytes for one in tensors}.values())
 
 
-def known(objects: Iterable[Any]) -> Iterator[tuple[torch.Tensor, TensorFacts]]:
-    """Those that are tensors which can say what they are."""
+def with_facts(objects: Iterable[Any]) -> Iterator[tuple[torch.Tensor, TensorFacts]]:
+    """The tensors among some objects with their facts, without those whose facts cannot be read."""
     for one in objects:
         if is_a(one, torch.Tensor):
             with suppress(Exception):

@@ -1,1 +1,1 @@
-"""How the pack gets into a ComfyUI. Imports neither ComfyUI nor torch."""
+"""Install the pack into a ComfyUI, and find installed packs. Imports neither ComfyUI nor torch."""

@@ -1,1 +1,1 @@
-"""The nodes: inputs and outputs, what each purge does, and what it shows on the canvas."""
+"""The nodes: their inputs and outputs, the purges, and the results shown on the canvas."""

@@ -1,4 +1,4 @@
-"""What memory is free on the machine: now, and before the last purge of a prompt."""
+"""Free memory of the machine: now, and before the last purge of a prompt."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,40 +12,40 @@ from fastpurge.reporting.text import human
 
 
 @dataclass(frozen=True, slots=True)
-class Free:
-    """Free memory in bytes.
+class FreeMemory:
+    """Free memory, in bytes.
 
     Attributes:
-        ram: what the operating system can hand out without swapping.
-        vram: what the driver of ComfyUI's device can hand out; 0 if that is no GPU of CUDA or ROCm.
+        ram: available without swapping, as `psutil.virtual_memory().available`.
+        vram: free on ComfyUI's device, as `torch.cuda.mem_get_info`; 0 if it is not CUDA or ROCm.
 
     """
 
     ram: int
     vram: int
 
-    def tell(self) -> str:
-        """In words; VRAM only where there is any."""
+    def to_text(self) -> str:
+        """Such as ``free: 12.5G RAM, 8.0G VRAM``; VRAM only if the device has any."""
         vram = f", {human(self.vram)} VRAM" if self.vram else ""
         return f"free: {human(self.ram)} RAM{vram}"
 
 
-# A prompt that is over is forgotten with what was noted of it.
-_noted: WeakKeyDictionary[Any, Free] = WeakKeyDictionary()
+# By prompt, as weak keys: an entry goes away with its prompt.
+_recorded: WeakKeyDictionary[Any, FreeMemory] = WeakKeyDictionary()
 
 
-def read() -> Free:
-    """Read what is free now."""
+def read() -> FreeMemory:
+    """Read the free memory now."""
     device = import_module("comfy.model_management").get_torch_device()
     vram = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    return Free(psutil.virtual_memory().available, vram)
+    return FreeMemory(psutil.virtual_memory().available, vram)
 
 
-def note(graph: Any) -> None:
-    """Note what is free as a purge of this prompt begins."""
-    _noted[graph] = read()
+def record(graph: Any) -> None:
+    """Record the free memory as a purge of this prompt begins."""
+    _recorded[graph] = read()
 
 
-def before(graph: Any) -> Free | None:
-    """What was free when the last purge of this prompt began; None if none of its nodes has purged."""
-    return _noted.get(graph)
+def recorded(graph: Any) -> FreeMemory | None:
+    """The free memory when the last purge of this prompt began; None if there was no purge."""
+    return _recorded.get(graph)

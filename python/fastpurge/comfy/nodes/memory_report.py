@@ -1,4 +1,4 @@
-"""The node that reports: who holds the memory, in words and as a picture, and what is free, in numbers."""
+"""The report node: the largest owners of memory as text and as an image, and free memory in bytes."""
 
 import logging
 from typing import Any
@@ -17,12 +17,12 @@ _log = logging.getLogger("fastpurge")
 
 
 class MemoryReport:
-    """Say who holds the memory. What is wired in is handed on unchanged; a list is one value."""
+    """Report the largest owners of memory. The input is passed through unchanged; a list is one value."""
 
     CATEGORY = "fastpurge"
     DESCRIPTION = (
-        "Says who holds the memory, and how much is free: now, and before the last purge of this prompt. "
-        "Touches nothing. Wire a value through, to say when."
+        "Lists the largest owners of memory, and the free memory: now, and before the last purge of this "
+        "prompt. Changes nothing. Wire a value through it to choose when it runs."
     )
     FUNCTION = "report"
     OUTPUT_NODE = True
@@ -41,19 +41,24 @@ class MemoryReport:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the API's name
-        """One wire through, how much to name, and when to run."""
+        """One input to pass through, the number of items to list, and when to run."""
         return {
             "required": {
                 "top": (
                     "INT",
-                    {"default": 10, "min": 0, "max": 100, "tooltip": "How many of the largest to name."},
+                    {
+                        "default": 10,
+                        "min": 0,
+                        "max": 100,
+                        "tooltip": "How many of the largest tensors to list.",
+                    },
                 ),
                 "every_queue": (
                     "BOOLEAN",
                     {
                         "default": False,
-                        "tooltip": "Report on every queue, and run again all that is wired to this node. "
-                        "Off: only if something that leads to it has changed.",
+                        "tooltip": "Run on every queue, with all nodes downstream of this one. "
+                        "Off: run only if something upstream has changed.",
                     },
                 ),
             },
@@ -63,31 +68,31 @@ class MemoryReport:
 
     @classmethod
     def IS_CHANGED(cls, every_queue: Any = (False,), **_: Any) -> float:  # noqa: N802 - the API's name
-        """A new NaN, which equals nothing, if it is to run on every queue."""
+        """A new NaN, which never equals the cached value, if the node is to run on every queue."""
         return float("nan") if every_queue[0] else 0.0
 
     def report(
         self, top: list[int], every_queue: list[bool], dynprompt: Any = None, anything: Any = None
     ) -> dict[str, Any]:
-        """Count what is alive, read what is free, and hand on what came in."""
-        del every_queue  # the cache has asked
+        """Take a census, read the free memory, and pass the input through."""
+        del every_queue  # only `IS_CHANGED` uses it
         wired = anything if anything is not None else [None]
         try:
             shown, result = _report(top[0], dynprompt[0])
-        except Exception as error:  # noqa: BLE001 - an error in the report is no reason to lose the data
-            _log.exception("a memory report failed; what is wired through it was handed on")
+        except Exception as error:  # noqa: BLE001 - the data is passed through whatever happens
+            _log.exception("a memory report failed; its input was passed through")
             shown = {"text": [f"failed: {reason_of(error)}"], "census": []}
             result = ("", torch.zeros(1, 64, 64, 3), 0, 0, 0, 0)
         return {"ui": shown, "result": (wired, *result)}
 
 
 def _report(top: int, graph: Any) -> tuple[dict[str, list[Any]], tuple[Any, ...]]:
-    """What is shown and goes into the history, and the outputs."""
+    """The result for the canvas and the history, and the outputs."""
     after = free_memory.read()
-    before = free_memory.before(graph) or after
+    before = free_memory.recorded(graph) or after
     census = fastpurge.census(top=top)
     picture = torch.from_numpy(np.asarray(draw(census, after), dtype=np.float32) / 255)[None]
-    lines = [after.tell(), f"{human(census.nbytes)} in {census.count:,} live tensors and arrays"]
+    lines = [after.to_text(), f"{human(census.nbytes)} in {census.count:,} live tensors and arrays"]
     shown: dict[str, list[Any]] = {"text": lines, "census": [_largest(census.to_dict())]}
     return shown, (str(census), picture, before.ram, after.ram, before.vram, after.vram)
 
@@ -96,7 +101,7 @@ _SHARES = 20
 
 
 def _largest(census: dict[str, Any]) -> dict[str, Any]:
-    """A census with no more shares than fit into a history."""
+    """A census whose lists are short enough for the history."""
     return {name: of[:_SHARES] if name.startswith("by_") else of for name, of in census.items()}
 
 

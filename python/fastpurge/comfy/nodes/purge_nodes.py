@@ -1,6 +1,6 @@
-"""The six nodes, for the V1 API: their inputs and outputs, and what they show on the canvas.
+"""The six purge nodes, for ComfyUI's V1 API: inputs, outputs, and the result shown on the canvas.
 
-The class keys and the names of inputs are those of saved workflows.
+Saved workflows contain the class keys and the names of the inputs: they must not change.
 """
 
 import logging
@@ -10,17 +10,17 @@ from typing import Any, ClassVar
 
 from fastpurge.comfy.comfyui import prompt
 from fastpurge.comfy.nodes import free_memory
-from fastpurge.comfy.nodes.outcome_text import tell, to_dict
+from fastpurge.comfy.nodes.format_outcome import to_dict, to_lines
 from fastpurge.comfy.nodes.purges import Outcome, purge_all, purge_ram, purge_vram
-from fastpurge.comfy.nodes.thresholds import Memory, why_not
+from fastpurge.comfy.nodes.thresholds import Memory, reason_to_skip
 from fastpurge.python_facts.object_types import reason_of
 
 _log = logging.getLogger("fastpurge")
-_FOUR = ("data0", "data1", "data2", "data3")
+_FOUR_INPUTS = ("data0", "data1", "data2", "data3")
 
 
-class Anything(str):
-    """The type of a socket that takes and gives any type: it differs from none."""
+class AnyType(str):
+    """A socket type that matches every type: it compares equal to all of them."""
 
     __slots__ = ()
 
@@ -33,15 +33,17 @@ class Anything(str):
     __hash__ = str.__hash__
 
 
-ANY = Anything("*")
-_PROTECTED = "What is wired in, what nodes still to run will read, and what custom nodes keep is protected."
+ANY = AnyType("*")
+_PROTECTED_TEXT = (
+    "Protected: everything wired in, inputs of the nodes still to run, and objects of custom nodes."
+)
 _HIDDEN = {"dynprompt": "DYNPROMPT", "unique_id": "UNIQUE_ID"}
 _MODE = (["VRAM", "RAM"], {"default": "RAM"})
 _PROTECT = (
     "BOOLEAN",
     {
         "default": True,
-        "tooltip": "Protect what nodes still to run will read, wired in or not. Off: they may fail.",
+        "tooltip": "Protect the inputs of nodes still to run, wired in or not. Off: those nodes may fail.",
     },
 )
 _ONLY_ABOVE = (
@@ -50,18 +52,18 @@ _ONLY_ABOVE = (
         "default": 0,
         "min": 0,
         "max": 99,
-        "tooltip": "Purge only if more than so many percent are in use: of RAM; for a purge of VRAM, of the "
-        "device's memory; for Purge ALL, of either. 0: always.",
+        "tooltip": "Purge only if memory usage is above this percentage: of RAM; for a VRAM purge, of the "
+        "device's memory; for Purge ALL, of either. 0: always purge.",
     },
 )
-# A workflow saves the values of widgets by their order alone: new ones go last.
-_LAST = {"protect_pending": _PROTECT, "only_above": _ONLY_ABOVE}
+# A workflow saves the values of widgets by position: new widgets must come last.
+_COMMON_WIDGETS = {"protect_pending": _PROTECT, "only_above": _ONLY_ABOVE}
 
 
-class _Purge:
-    """What the six have in common. A list on a wire is one value: purged for once, and handed on whole."""
+class _PurgeNode:
+    """Base class of the six nodes. A list on a wire is one value: one purge, and passed through whole."""
 
-    PURGES = True  # by this `prompt` knows that such a node looks at the graph and never expands
+    NEVER_EXPANDS = True  # for `prompt`: takes the graph as an input, but does not expand
     CATEGORY = "fastpurge"
     FUNCTION = "purge"
     INPUT_IS_LIST = True
@@ -69,128 +71,128 @@ class _Purge:
     WIRES: ClassVar[tuple[str, ...]] = ("anything",)
 
     def purge(self, dynprompt: Any = None, unique_id: Any = None, **inputs: Any) -> dict[str, Any]:
-        """Purge, whatever comes of it hand on what came in, and say on the canvas what was done."""
+        """Purge, and return the inputs unchanged, with the result for the canvas. An error is shown there."""
         wires = {name: inputs[name] for name in self.WIRES if inputs.get(name) is not None}
         options = {name: of[0] for name, of in inputs.items() if name not in self.WIRES and of}
-        with suppress(Exception):  # it is for a report
-            free_memory.note(dynprompt[0])
+        with suppress(Exception):  # only the report node needs it
+            free_memory.record(dynprompt[0])
         try:
             lines, data = self._purge(dynprompt[0], unique_id[0], (*wires.values(),), options)
-        except Exception as error:  # noqa: BLE001 - an error in the purge is no reason to lose the data
-            lines, data = _failed(error), []
+        except Exception as error:  # noqa: BLE001 - the data is passed through whatever happens
+            lines, data = _describe_failure(error), []
         result = tuple(wires.get(name, [None]) for name in self.WIRES) if self.RETURN_TYPES else ()
         return {"ui": {"text": lines, "fastpurge": data}, "result": result}
 
     def _purge(
         self, graph: Any, node_id: str, wired: tuple[object, ...], options: dict[str, Any]
     ) -> tuple[list[str], list[dict[str, Any]]]:
-        reason = why_not(options.get("only_above", 0), self.measured(options))
+        reason = reason_to_skip(options.get("only_above", 0), self.measured_memory(options))
         if reason is not None:
             _log.info("node %s: %s", node_id, reason)
             return [reason], []
-        running = prompt.running(graph, node_id)
+        running = prompt.find_running(graph, node_id)
         outcome = self.run(running, wired, options)
-        lines = tell(outcome)
+        lines = to_lines(outcome)
         _log.info("%s: %s", running.title, "; ".join(lines))
         return lines, [to_dict(outcome)]
 
-    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
-        """The memory that this node looks at, if it is to purge only when that is full."""
+    def measured_memory(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """The kinds of memory that ``only_above`` refers to."""
         return ("RAM",)
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
-        """Do what this node is for."""
+        """Run the purge of this node."""
         raise NotImplementedError
 
 
-class _Terminal(_Purge):
-    """A node that ends a branch, and purges whenever a prompt is queued."""
+class _TerminalNode(_PurgeNode):
+    """A node without outputs, which purges in every queued prompt."""
 
     OUTPUT_NODE = True
 
     @classmethod
     def IS_CHANGED(cls, **_: Any) -> float:  # noqa: N802 - the API's name
-        """A new NaN, which equals nothing: the node is never taken from the cache."""
-        return float("nan")  # not `math.nan`: in a container the same object equals itself
+        """A new NaN, which never equals the cached value: the node always runs."""
+        return float("nan")  # not `math.nan`: containers compare by identity first
 
 
-class _Pass(_Purge):
-    """A node that hands on what came in."""
+class _PassNode(_PurgeNode):
+    """A node that passes its inputs through."""
 
-    def measured(self, options: dict[str, Any]) -> tuple[Memory, ...]:
-        """As the mode says."""
+    def measured_memory(self, options: dict[str, Any]) -> tuple[Memory, ...]:
+        """RAM or VRAM, by the mode."""
         return ("VRAM",) if options.get("mode") == "VRAM" else ("RAM",)
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
-        """As the mode says. A model that is wired in stays loaded."""
+        """Purge RAM or VRAM, by the mode. A model that is wired in stays loaded."""
         if options.get("mode") == "VRAM":
             return purge_vram(running, wired)
-        return purge_ram(running, wired, protect_pending=_protects(options))
+        return purge_ram(running, wired, protect_pending=_protects_pending(options))
 
 
-class PurgeVRAM(_Terminal):
-    """Unload every model and give every device cache back."""
+class PurgeVRAM(_TerminalNode):
+    """Unload all models and trim the caches of all devices."""
 
-    DESCRIPTION = "Unloads all models from the device and gives its caches back. Touches no data."
+    DESCRIPTION = "Unloads all models from the device and empties its memory cache. Changes no data."
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """One wire, to say when."""
+        """One input, which decides when the node runs."""
         return {"optional": {"anything": (ANY,), "only_above": _ONLY_ABOVE}, "hidden": _HIDDEN}
 
-    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
-        """The device alone."""
+    def measured_memory(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """VRAM."""
         return ("VRAM",)
 
     def run(self, running: prompt.Prompt, _wired: tuple[object, ...], _options: dict[str, Any]) -> Outcome:
-        """Unload all: what is wired in only says when."""
+        """Unload all models, those that are wired in as well."""
         return purge_vram(running, ())
 
 
-class PurgeRAM(_Terminal):
-    """Drop finished outputs, then release what is large, on the CPU and unprotected."""
+class PurgeRAM(_TerminalNode):
+    """Evict finished outputs, then release large unprotected objects on the CPU."""
 
     DESCRIPTION = (
-        "Drops cached results that no node still to run needs, then releases large tensors and models on "
-        f"the CPU that are still alive and not protected: leaks. {_PROTECTED}"
+        "Drops cached outputs that no node still to run needs, then releases leaks: large tensors and "
+        f"models on the CPU that are still referenced and not protected. {_PROTECTED_TEXT}"
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """One wire: what to protect, and when."""
-        return {"optional": {"anything": (ANY,), **_LAST}, "hidden": _HIDDEN}
+        """One protected input, which also decides when the node runs."""
+        return {"optional": {"anything": (ANY,), **_COMMON_WIDGETS}, "hidden": _HIDDEN}
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """Purge host memory."""
-        return purge_ram(running, wired, protect_pending=_protects(options))
+        return purge_ram(running, wired, protect_pending=_protects_pending(options))
 
 
-class PurgeAll(_Terminal):
-    """The same on every device, down to small things, with models unloaded and memory wiped."""
+class PurgeAll(_TerminalNode):
+    """Like `PurgeRAM`, but on every device, from 1 MiB; unloads models and wipes memory."""
 
     DESCRIPTION = (
-        "For severe leaks: unloads and strips models, wipes and releases every unprotected tensor on every "
-        f"device. {_PROTECTED}"
+        "For severe leaks: unloads and strips models, wipes and releases unprotected tensors on every "
+        f"device. {_PROTECTED_TEXT}"
     )
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """One wire: what to protect, and when."""
-        return {"optional": {"anything": (ANY,), **_LAST}, "hidden": _HIDDEN}
+        """One protected input, which also decides when the node runs."""
+        return {"optional": {"anything": (ANY,), **_COMMON_WIDGETS}, "hidden": _HIDDEN}
 
-    def measured(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
-        """Whichever is fuller."""
+    def measured_memory(self, _options: dict[str, Any]) -> tuple[Memory, ...]:
+        """RAM and VRAM: the fuller one counts."""
         return ("RAM", "VRAM")
 
     def run(self, running: prompt.Prompt, wired: tuple[object, ...], options: dict[str, Any]) -> Outcome:
         """Purge everything."""
-        return purge_all(running, wired, protect_pending=_protects(options))
+        return purge_all(running, wired, protect_pending=_protects_pending(options))
 
 
-class PurgePass(_Pass):
-    """Purge in the middle of a wire."""
+class PurgePass(_PassNode):
+    """Purge RAM or VRAM, and pass one input through."""
 
-    DESCRIPTION = "Hands on what is wired in, unchanged, and purges VRAM or RAM on the way."
+    DESCRIPTION = "Purges VRAM or RAM, and passes its input through unchanged."
     WIRES = ("data",)
     RETURN_TYPES = (ANY,)
     RETURN_NAMES = ("data",)
@@ -198,58 +200,60 @@ class PurgePass(_Pass):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """One wire through."""
+        """One input to pass through."""
         return {
             "required": {"data": (ANY,), "mode": _MODE},
-            "optional": _LAST,
+            "optional": _COMMON_WIDGETS,
             "hidden": _HIDDEN,
         }
 
 
 class PurgeRAMMulti(PurgeRAM):
-    """Purge RAM with up to four wires to protect."""
+    """Purge RAM; up to four inputs are protected."""
 
-    WIRES = _FOUR
+    WIRES = _FOUR_INPUTS
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """Four wires: what to protect, and when."""
+        """Up to four protected inputs, which also decide when the node runs."""
         return {
             "required": {"data0": (ANY,)},
-            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), **_LAST},
+            "optional": {**dict.fromkeys(_FOUR_INPUTS[1:], (ANY,)), **_COMMON_WIDGETS},
             "hidden": _HIDDEN,
         }
 
 
-class PurgePassMulti(_Pass):
-    """Purge in the middle of up to four wires."""
+class PurgePassMulti(_PassNode):
+    """Purge RAM or VRAM, and pass up to four inputs through."""
 
-    DESCRIPTION = "Hands on up to four wires, unchanged, and purges VRAM or RAM once all have come in."
-    WIRES = _FOUR
+    DESCRIPTION = "Purges VRAM or RAM, and passes up to four inputs through unchanged."
+    WIRES = _FOUR_INPUTS
     RETURN_TYPES = (ANY,) * 4
-    RETURN_NAMES = _FOUR
+    RETURN_NAMES = _FOUR_INPUTS
     OUTPUT_IS_LIST = (True,) * 4
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
-        """Four wires through."""
+        """Up to four inputs to pass through."""
         return {
             "required": {"data0": (ANY,), "mode": _MODE},
-            "optional": {**dict.fromkeys(_FOUR[1:], (ANY,)), **_LAST},
+            "optional": {**dict.fromkeys(_FOUR_INPUTS[1:], (ANY,)), **_COMMON_WIDGETS},
             "hidden": _HIDDEN,
         }
 
 
-def _protects(options: dict[str, Any]) -> bool:
+def _protects_pending(options: dict[str, Any]) -> bool:
     return bool(options.get("protect_pending", True))
 
 
-def _failed(error: Exception) -> list[str]:
+def _describe_failure(error: Exception) -> list[str]:
     management = import_module("comfy.model_management")
     if isinstance(error, management.InterruptProcessingException):
-        management.interrupt_current_processing(True)  # for the next node: this one hands on what it has
+        management.interrupt_current_processing(
+            True
+        )  # the prompt stops at the next node: this one still passes its inputs through
         return ["interrupted: the purge was not finished"]
-    _log.exception("a purge failed; what is wired through it was handed on")
+    _log.exception("a purge failed; its inputs were passed through")
     return [f"failed: {reason_of(error)}"]
 
 

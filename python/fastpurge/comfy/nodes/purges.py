@@ -1,4 +1,4 @@
-"""What each purge does: let go of finished outputs, unload models, sweep what is left."""
+"""The purges: evict finished outputs, unload models, sweep what is left."""
 
 import gc
 import weakref
@@ -8,15 +8,15 @@ from typing import Any
 
 from fastpurge import _core
 from fastpurge.allocators import memory
-from fastpurge.comfy.comfyui import caches, loaded_models, pack_storage
-from fastpurge.comfy.comfyui.pack_storage import Left
+from fastpurge.comfy.comfyui import caches, custom_node_roots, loaded_models
+from fastpurge.comfy.comfyui.custom_node_roots import KeptMemory
 from fastpurge.comfy.comfyui.prompt import Prompt
-from fastpurge.comfy.comfyui.unkept_tensors import look
+from fastpurge.comfy.comfyui.unkept_tensors import take_snapshot
 from fastpurge.engine.sweep import sweep
 from fastpurge.python_facts.library_folders import libraries
 from fastpurge.reporting.report import SweepReport
 
-# Smaller ones are not what fills a machine, and custom nodes keep constants at module level.
+# Smaller tensors do not fill a machine.
 RAM_MIN_BYTES = 16 << 20
 ALL_MIN_BYTES = 1 << 20
 
@@ -26,52 +26,52 @@ class Outcome:
     """What a purge did.
 
     Attributes:
-        report: memory before and after, the time it took in all, and what was swept.
-        let_go: titles of nodes whose finished outputs, or instances, were dropped from the cache.
-        unloaded: models that ComfyUI has unloaded, with their sizes.
-        left: what custom nodes keep, where and how large. It was left.
-        pinned: the same of what ComfyUI itself has not done with.
-        broken: titles of nodes still to run whose inputs were purged.
+        report: memory before and after, total duration, and the released objects.
+        evicted: titles of nodes whose outputs or instances were evicted from the cache.
+        unloaded: models that ComfyUI unloaded, with their sizes.
+        kept_by_packs: what was kept because custom nodes reach it.
+        pinned: what was kept because ComfyUI has pinned memory for it.
+        failing_nodes: titles of nodes still to run whose inputs were released.
 
     """
 
     report: SweepReport
-    let_go: list[str] = field(default_factory=list)
+    evicted: list[str] = field(default_factory=list)
     unloaded: list[str] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
-    pinned: list[Left] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
+    kept_by_packs: list[KeptMemory] = field(default_factory=list)
+    pinned: list[KeptMemory] = field(default_factory=list)
+    failing_nodes: list[str] = field(default_factory=list)
 
 
 def purge_vram(prompt: Prompt, wired: tuple[object, ...]) -> Outcome:
-    """Have ComfyUI unload its models, all but those wired in, and empty every device cache."""
+    """Have ComfyUI unload all models that are not wired in, then trim the caches of all devices."""
     started, before = perf_counter(), memory.read()
     unloaded = loaded_models.unload(_core.closure(wired, libraries=libraries()))
     if before.devices:
         gc.collect()
     memory.give_back()
-    return Outcome(_nothing_swept(prompt, started, before), unloaded=unloaded)
+    return Outcome(_empty_report(prompt, started, before), unloaded=unloaded)
 
 
 def purge_ram(
     prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool, min_bytes: int = RAM_MIN_BYTES
 ) -> Outcome:
-    """Let go of finished outputs that nobody needs, then release what is alive, on the CPU, unprotected."""
-    kind = _Kind(min_bytes, devices="cpu", is_severe=False)
-    return _purge(prompt, wired, kind, protect_pending=protect_pending)
+    """Evict outputs that no pending node needs, then release large unprotected objects on the CPU."""
+    scope = _Scope(min_bytes, devices="cpu", is_severe=False)
+    return _purge(prompt, wired, scope, protect_pending=protect_pending)
 
 
 def purge_all(
     prompt: Prompt, wired: tuple[object, ...], *, protect_pending: bool, min_bytes: int = ALL_MIN_BYTES
 ) -> Outcome:
-    """Unload what is unprotected, and then as `purge_ram`, on every device, down to small things, wiped."""
-    kind = _Kind(min_bytes, devices=None, is_severe=True)
-    return _purge(prompt, wired, kind, protect_pending=protect_pending)
+    """Unload unprotected models; then like `purge_ram`, but on every device and wiped."""
+    scope = _Scope(min_bytes, devices=None, is_severe=True)
+    return _purge(prompt, wired, scope, protect_pending=protect_pending)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """How far a purge goes."""
+class _Scope:
+    """Which objects a purge releases, and whether it unloads models and wipes."""
 
     min_bytes: int
     devices: str | None
@@ -82,90 +82,93 @@ _References = list[weakref.ref[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rest:
-    """What there is when finished outputs have been let go of.
+class _AfterEviction:
+    """The state after the eviction of finished outputs.
 
     Attributes:
-        let_go: titles of nodes whose entries were evicted.
-        large: what is large, and neither needed nor kept by custom nodes.
-        theirs: what custom nodes keep.
-        left: where that is, and how large.
+        evicted: titles of nodes whose entries were evicted.
+        large: large objects that neither the prompt nor custom nodes reach.
+        kept_by_packs: the roots of custom nodes.
+        kept_sizes: owners and sizes of what only custom nodes reach.
 
     """
 
-    let_go: list[str]
+    evicted: list[str]
     large: _References
-    theirs: list[object]
-    left: list[Left]
+    kept_by_packs: list[object]
+    kept_sizes: list[KeptMemory]
 
 
-def _purge(prompt: Prompt, wired: tuple[object, ...], kind: _Kind, *, protect_pending: bool) -> Outcome:
+def _purge(prompt: Prompt, wired: tuple[object, ...], scope: _Scope, *, protect_pending: bool) -> Outcome:
     started, before = perf_counter(), memory.read()
-    needed = [*wired, *(prompt.reads() if protect_pending else ())]
-    cached = (*needed, *prompt.wired())
-    unloaded = loaded_models.unload(_core.closure(cached, libraries=libraries())) if kind.is_severe else []
-    rest = _let_go(prompt, cached, kind)
-    outcome = Outcome(_nothing_swept(prompt, started, before), rest.let_go, unloaded, rest.left)
+    needed = [*wired, *(prompt.pending_inputs() if protect_pending else ())]
+    cached = (*needed, *prompt.wired_entries())
+    unloaded = loaded_models.unload(_core.closure(cached, libraries=libraries())) if scope.is_severe else []
+    rest = _evict_finished(prompt, cached, scope)
+    outcome = Outcome(_empty_report(prompt, started, before), rest.evicted, unloaded, rest.kept_sizes)
     if unloaded or _any_alive(rest.large):
-        _sweep(prompt, [*needed, *rest.theirs], rest.large, kind, outcome)
+        _sweep(prompt, [*needed, *rest.kept_by_packs], rest.large, scope, outcome)
         outcome.report = replace(outcome.report, before=before, seconds=perf_counter() - started)
     return outcome
 
 
-def _let_go(prompt: Prompt, needed: tuple[object, ...], kind: _Kind) -> _Rest:
-    """Evict what holds memory that nothing needs: it is computed again, and never met as a tombstone."""
-    found = pack_storage.find(prompt.code, prompt.books)
-    seen = look(
+def _evict_finished(prompt: Prompt, needed: tuple[object, ...], scope: _Scope) -> _AfterEviction:
+    """Evict cache entries with unneeded memory, so that their nodes run again and never read a tombstone."""
+    found = custom_node_roots.find_roots(prompt.modules_and_coroutines, prompt.caches_and_executions)
+    seen = take_snapshot(
         needed,
-        [place.root for place in found],
-        # An exception that custom nodes keep leads to the executor, and so to every finished output.
-        boundary=[*prompt.books, prompt.execution],
-        device_type=kind.devices,
-        min_bytes=kind.min_bytes,
+        [root.closure_start for root in found],
+        # The traceback of an exception that custom nodes keep reaches the executor and all finished outputs.
+        boundary=[*prompt.caches_and_executions, prompt.execution],
+        device_type=scope.devices,
+        min_bytes=scope.min_bytes,
     )
-    left = pack_storage.sizes(seen.kept, found, min_bytes=kind.min_bytes)
-    heavy = caches.holding(caches.entries(prompt.caches), seen.unkept, min_bytes=kind.min_bytes)
-    evicted = [weakref.ref(one.tensor) for _, tensors in heavy for one in tensors]
-    titles = _evict(prompt, [entry for entry, _ in heavy])
-    # The namespaces themselves: another thread may put something new into one until the sweep is done.
-    large, theirs = seen.large(kind.min_bytes), [*(place.obj for place in found), *seen.hidden]
-    del seen, heavy
+    kept_sizes = custom_node_roots.kept_sizes(seen.kept, found, min_bytes=scope.min_bytes)
+    large_entries = caches.entries_reaching(
+        caches.entries(prompt.caches), seen.unkept, min_bytes=scope.min_bytes
+    )
+    evicted = [weakref.ref(one.tensor) for _, tensors in large_entries for one in tensors]
+    titles = _evict(prompt, [entry for entry, _ in large_entries])
+    # The namespaces themselves, not their values: another thread may add to one before the sweep.
+    large, kept_by_packs = seen.large(scope.min_bytes), [*(root.obj for root in found), *seen.hidden]
+    del seen, large_entries
     if _any_alive(evicted):
-        gc.collect()  # what is in a cycle would stay until somebody else does
+        gc.collect()  # reference cycles would stay until the next automatic collection
     memory.give_back()
-    return _Rest(titles, large, theirs, left)
+    return _AfterEviction(titles, large, kept_by_packs, kept_sizes)
 
 
-def _sweep(prompt: Prompt, needed: list[object], large: _References, kind: _Kind, outcome: Outcome) -> None:
-    # No cache entry that is left may lead to a tombstone, no instance of a node, no model on the books.
-    stays = [*needed, prompt.graph, *prompt.books, *prompt.in_use, *loaded_models.on_the_books()]
-    pinned = loaded_models.pinned(_outside(large, stays))
-    outcome.pinned = [Left(f"{one.name} in a model patcher of ComfyUI", one.nbytes) for one in pinned]
-    stays += [one.patcher for one in pinned]
-    if outcome.unloaded or _outside(large, stays):
+def _sweep(prompt: Prompt, needed: list[object], large: _References, scope: _Scope, outcome: Outcome) -> None:
+    # No remaining cache entry, node instance or loaded model may reach a tombstone.
+    keep = [*needed, prompt.graph, *prompt.caches_and_executions, *prompt.executor_state]
+    keep += loaded_models.models_and_patchers()
+    pinned = loaded_models.find_pinned_patchers(_alive_outside(large, keep))
+    outcome.pinned = [KeptMemory(f"{one.name} in a model patcher of ComfyUI", one.nbytes) for one in pinned]
+    keep += [one.patcher for one in pinned]
+    if outcome.unloaded or _alive_outside(large, keep):
         outcome.report = sweep(
-            keep=stays,
-            devices=kind.devices,
-            wipe=kind.is_severe,
-            min_bytes=kind.min_bytes,
-            collect=bool(outcome.unloaded) or (False if outcome.let_go else "auto"),
+            keep=keep,
+            devices=scope.devices,
+            wipe=scope.is_severe,
+            min_bytes=scope.min_bytes,
+            collect=bool(outcome.unloaded) or (False if outcome.evicted else "auto"),
             label=prompt.title,
         )
     if outcome.report.released:
-        outcome.broken = [prompt.title_of(node) for node in prompt.broken()]
+        outcome.failing_nodes = [prompt.title_of(node) for node in prompt.find_failing_nodes()]
 
 
 def _any_alive(references: _References) -> bool:
     return any(one() is not None for one in references)
 
 
-def _outside(references: _References, kept: list[object]) -> list[weakref.ref[Any]]:
-    """What of it is left and not kept."""
+def _alive_outside(references: _References, kept: list[object]) -> list[weakref.ref[Any]]:
+    """The references that are alive and not in the closure of ``kept``."""
     inside = _core.closure((*kept,), libraries=libraries())
     return [ref for ref in references if (one := ref()) is not None and one not in inside]
 
 
-def _nothing_swept(prompt: Prompt, started: float, before: memory.MemoryReading) -> SweepReport:
+def _empty_report(prompt: Prompt, started: float, before: memory.MemoryReading) -> SweepReport:
     return SweepReport(
         label=prompt.title,
         released=(),
@@ -179,7 +182,7 @@ def _nothing_swept(prompt: Prompt, started: float, before: memory.MemoryReading)
 
 
 def _evict(prompt: Prompt, entries: list[caches.Entry]) -> list[str]:
-    """Take entries out of their caches, and say of which nodes they are."""
+    """Evict entries, and return the titles of their nodes."""
     titles = [prompt.title_of(entry.node_id) for entry in entries]
     for entry in entries:
         entry.evict()

@@ -1,4 +1,4 @@
-"""Whether memory is full enough for a purge that is only wanted then."""
+"""The ``only_above`` widget: skip a purge while memory usage is low."""
 
 from importlib import import_module
 from typing import Literal
@@ -8,8 +8,8 @@ from fastpurge.allocators import pressure
 Memory = Literal["RAM", "VRAM"]
 
 
-def why_not(only_above: int, measured: tuple[Memory, ...]) -> str | None:
-    """Say why nothing is to be purged: no memory asked about is above so many percent. None: something is."""
+def reason_to_skip(only_above: int, measured: tuple[Memory, ...]) -> str | None:
+    """Why to skip the purge: all measured usages are at or below ``only_above`` percent. None: purge."""
     if not only_above:
         return None
     shares = dict(_share(memory) for memory in measured)
@@ -20,7 +20,7 @@ def why_not(only_above: int, measured: tuple[Memory, ...]) -> str | None:
 
 
 def _share(memory: Memory) -> tuple[Memory, float]:
-    """What is in use of it, in percent. VRAM is RAM where ComfyUI's device has none of its own."""
+    """Usage in percent. VRAM counts as RAM if ComfyUI's device has no memory of its own."""
     device = import_module("comfy.model_management").get_torch_device()
     if memory == "VRAM" and pressure.can_be_measured(device):
         return "VRAM", pressure.device_share(device)

@@ -1,1 +1,1 @@
-"""Purges between prompts: on request over HTTP, and when memory is full."""
+"""Purges between prompts: on request over HTTP, and when memory usage is above a threshold."""

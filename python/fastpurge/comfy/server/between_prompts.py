@@ -1,10 +1,10 @@
-"""Purging between prompts, from any thread.
+"""Purge between prompts, from any thread.
 
-ComfyUI has one thread that runs prompts. It takes the next from a queue, runs it, and asks the queue for
-flags: that is how ``POST /free`` is done (`prompt_worker` in main.py). What is done here is done as those
-flags are asked for, by that thread. So no prompt can start meanwhile, ComfyUI cannot unload models or empty
-its cache at the same time, and the lock of the queue stays free: the server takes it on its event loop, for
-most requests.
+ComfyUI runs prompts in one worker thread (`prompt_worker` in main.py). It takes a prompt from the queue, runs
+it, and then calls `get_flags` of the queue, which is how ``POST /free`` is carried out. This module wraps
+`get_flags` and runs work there, in the worker thread. So no prompt can start meanwhile, and ComfyUI cannot
+unload models or empty its cache at the same time. The lock of the queue stays free: the event loop of the
+server needs it for most requests.
 """
 
 import threading
@@ -16,7 +16,7 @@ from importlib import import_module
 from time import monotonic
 from typing import Any, Literal, TypeVar, get_args
 
-from fastpurge.comfy.comfyui.prompt import not_understood, over
+from fastpurge.comfy.comfyui.prompt import last_prompt, unsupported_comfyui
 from fastpurge.comfy.nodes.purges import (
     ALL_MIN_BYTES,
     RAM_MIN_BYTES,
@@ -29,80 +29,83 @@ from fastpurge.comfy.nodes.purges import (
 Kind = Literal["vram", "ram", "all"]
 
 LEAST_MIN_BYTES = 1 << 20
-"""Smaller things do not fill a machine, and custom node packs keep constants at module level."""
+"""In bytes. Smaller tensors do not fill a machine, and packs have small constants at module level."""
 
 _DEFAULT_MIN_BYTES = {"ram": RAM_MIN_BYTES, "all": ALL_MIN_BYTES}
 _PURGES = {"ram": purge_ram, "all": purge_all}
 
-# Seconds. After a prompt the thread may be unloading models or collecting garbage before it comes round.
-_COMES_ROUND = 30.0
-_LOOKS_AGAIN = 0.02
+# In seconds. After a prompt the worker may unload models or collect garbage before it calls `get_flags`.
+_WAKE_TIMEOUT = 30.0
+_POLL_INTERVAL = 0.02
 
 _T = TypeVar("_T")
-_one_at_a_time = threading.Lock()
+_run_lock = threading.Lock()
 
 
 class Busy(RuntimeError):  # noqa: N818 - a state, not a mistake
-    """It cannot be done now, and nothing was done. The message says why."""
+    """A prompt or another purge is running, as the message says. Nothing was done."""
 
 
 def purge(kind: Kind, *, label: str, min_bytes: int | None = None, wait: float = 0.0) -> Outcome:
-    """Purge between prompts, as the node of the kind does that has nothing wired in and no node still to run.
+    """Purge between prompts, like a purge node with no input and no pending nodes.
 
-    What finished prompts have left in the cache goes if it is large, and is computed again when it is needed:
-    the next prompt gives what it would have given. Blocks, so do not call it on the server's event loop.
+    Large cached outputs of finished prompts are evicted. ComfyUI computes them again when it needs them, so
+    the next prompt has the same result. This call blocks: do not call it on the server's event loop.
 
     Args:
-        kind: ``"vram"`` unloads models; ``"ram"`` lets go of results and releases leaks, on the CPU;
+        kind: ``"vram"`` unloads models; ``"ram"`` evicts outputs and releases leaks, on the CPU;
             ``"all"`` does both, on every device, and wipes.
-        label: who purges. `PurgedError` names it to whoever uses what was released.
-        min_bytes: what is smaller stays. `LEAST_MIN_BYTES` or more; by default 16 MiB for ``"ram"`` and 1 MiB
-            for ``"all"``. Not for ``"vram"``, which touches no data.
-        wait: seconds to wait for a prompt that runs, or another purge, to end; ``math.inf`` for as long as it
-            takes. It is done before the next prompt that is in the queue. With 0 a prompt that is in the
-            queue and has not begun comes first.
+        label: the name of this purge, which `PurgedError` shows.
+        min_bytes: smaller tensors are kept. At least `LEAST_MIN_BYTES`; by default 16 MiB for ``"ram"`` and
+            1 MiB for ``"all"``. Not allowed with ``"vram"``, which changes no data.
+        wait: seconds to wait for a running prompt or another purge to end; ``math.inf`` for no limit. The
+            purge then runs before the next queued prompt. With 0, a queued prompt that has not started runs
+            first.
 
     Returns:
-        What was done.
+        What the purge did.
 
     Raises:
-        Busy: a prompt runs, or another purge. Nothing was done.
-        RuntimeError: this ComfyUI is made otherwise than those that are known. Nothing was done.
-        TypeError, ValueError: an argument is not what it has to be. Nothing was done.
+        Busy: a prompt or another purge is running. Nothing was done.
+        RuntimeError: this version of ComfyUI is not supported. Nothing was done.
+        TypeError, ValueError: an argument is invalid. Nothing was done.
+
+    Example:
+        ``purge("ram", label="nightly", wait=60).report.freed_by_device``
 
     """
     _check(kind, label, min_bytes)
     if kind == "vram":
-        return do(lambda: purge_vram(over(label), ()), wait=wait)
+        return run(lambda: purge_vram(last_prompt(label), ()), wait=wait)
     least = _DEFAULT_MIN_BYTES[kind] if min_bytes is None else min_bytes
     work = _PURGES[kind]
-    return do(lambda: work(over(label), (), protect_pending=True, min_bytes=least), wait=wait)
+    return run(lambda: work(last_prompt(label), (), protect_pending=True, min_bytes=least), wait=wait)
 
 
-def do(work: Callable[[], _T], *, wait: float = 0.0) -> _T:
-    """Have the thread that runs prompts do something while no prompt runs, and return what comes of it.
+def run(work: Callable[[], _T], *, wait: float = 0.0) -> _T:
+    """Run work in the prompt worker thread while no prompt runs, and return its result or raise its error.
 
     Args:
-        work: what to do; the next prompt waits for it.
-        wait: as for `purge`.
+        work: the function to call; the next prompt waits for it.
+        wait: seconds, as for `purge`.
 
     Raises:
-        Busy: a prompt runs, or the work of somebody else. It was not done.
+        Busy: a prompt or other work is running. The work was not run.
 
     """
     if type(wait) not in (int, float) or not wait >= 0:
         raise ValueError(f"wait: seconds, 0 or more, not {wait!r}")
-    until = monotonic() + wait
-    if not _one_at_a_time.acquire(timeout=min(wait, threading.TIMEOUT_MAX)):
+    deadline = monotonic() + wait
+    if not _run_lock.acquire(timeout=min(wait, threading.TIMEOUT_MAX)):
         raise Busy("another purge is under way")
     try:
-        return _gaps().do(work, until)
+        return _hook_of_queue().run(work, deadline)
     finally:
-        _one_at_a_time.release()
+        _run_lock.release()
 
 
-class _Gaps:
-    """The gaps between the prompts of a queue."""
+class _QueueHook:
+    """Wraps `get_flags` of a prompt queue, to run work between prompts."""
 
     def __init__(self, queue: Any) -> None:
         self._queue = queue
@@ -111,36 +114,36 @@ class _Gaps:
 
         @wraps(get_flags)
         def get_flags_between_prompts(*args: Any, **kwargs: Any) -> Any:
-            self._do_what_waits()
+            self._run_waiting()
             return get_flags(*args, **kwargs)
 
         queue.get_flags = get_flags_between_prompts
 
-    def do(self, work: Callable[[], _T], until: float) -> _T:
+    def run(self, work: Callable[[], _T], deadline: float) -> _T:
         future: Future[_T] = Future()
         self._waiting = (future, work)
-        comes_round = monotonic() + _COMES_ROUND
+        wake_deadline = monotonic() + _WAKE_TIMEOUT
         try:
             while not future.done():
-                reason, late = "the thread that runs prompts does not come round", max(until, comes_round)
+                reason, give_up_at = "the prompt worker does not respond", max(deadline, wake_deadline)
                 if self._is_running():
-                    reason, late = "a prompt is running", until
-                    comes_round = monotonic() + _COMES_ROUND
-                if monotonic() >= late and future.cancel():
+                    reason, give_up_at = "a prompt is running", deadline
+                    wake_deadline = monotonic() + _WAKE_TIMEOUT
+                if monotonic() >= give_up_at and future.cancel():
                     raise Busy(reason)
-                wait_for([future], timeout=_LOOKS_AGAIN)
+                wait_for([future], timeout=_POLL_INTERVAL)
             return future.result()
         finally:
             self._waiting = None
 
     def _is_running(self) -> bool:
-        """Whether a prompt runs. If none does, the thread that runs them is told to come round."""
+        """Whether a prompt runs. Wakes the worker, so that it calls `get_flags` if it is idle."""
         with self._queue.mutex:
-            # Again and again: it may have begun to wait just now, and would for minutes.
+            # On every poll: the worker may have started to wait only now, and would for minutes.
             self._queue.not_empty.notify_all()
             return bool(self._queue.currently_running)
 
-    def _do_what_waits(self) -> None:
+    def _run_waiting(self) -> None:
         with self._queue.mutex:
             if self._waiting is None or self._queue.currently_running:
                 return
@@ -148,30 +151,30 @@ class _Gaps:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for: prompts go on
+            except BaseException as error:  # noqa: BLE001 - raised in the calling thread; the worker goes on
                 future.set_exception(error)
 
 
-def _gaps() -> _Gaps:
-    """Those of the server's queue."""
+def _hook_of_queue() -> _QueueHook:
+    """The hook of the server's prompt queue, installed on the first call."""
     queue = import_module("server").PromptServer.instance.prompt_queue
     if any(not hasattr(queue, name) for name in ("get_flags", "mutex", "not_empty", "currently_running")):
-        raise not_understood("the queue of prompts is made otherwise")
-    gaps: _Gaps | None = vars(queue).get("fastpurge_gaps")
-    if gaps is None:
-        gaps = queue.fastpurge_gaps = _Gaps(queue)
-    return gaps
+        raise unsupported_comfyui("the prompt queue lacks an attribute")
+    hook: _QueueHook | None = vars(queue).get("fastpurge_hook")
+    if hook is None:
+        hook = queue.fastpurge_hook = _QueueHook(queue)
+    return hook
 
 
 def _check(kind: object, label: object, min_bytes: object) -> None:
     if kind not in get_args(Kind):
         raise ValueError(f"kind: one of {', '.join(map(repr, get_args(Kind)))}, not {kind!r}")
     if type(label) is not str or not label:
-        raise TypeError(f"label: a text that is not empty, not {label!r}")
+        raise TypeError(f"label: a string that is not empty, not {label!r}")
     if min_bytes is None:
         return
     if kind == "vram":
-        raise ValueError("min_bytes: not for 'vram', which touches no data")
+        raise ValueError("min_bytes: not for 'vram', which changes no data")
     if type(min_bytes) is not int:
         raise TypeError(f"min_bytes: a number of bytes, not {min_bytes!r}")
     if min_bytes < LEAST_MIN_BYTES:

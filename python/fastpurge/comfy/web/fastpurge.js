@@ -1,16 +1,16 @@
 /**
- * What a purge did, drawn on the node that did it: this file says when, the others say what and how.
+ * The extension that shows the result of a purge on its node. This file decides when; the others draw.
  *
- * Three ways lead to a result. A node that has just run is told by the front end, and so is a workflow whose
- * tab is opened again. After a reload of the page the front end knows of no results any more, so they are
- * asked of the server, once: its history is where they are kept anyway, it ends with the process whose memory
- * they tell of, and nothing has to be written into the workflow, which would count as changed by every run.
+ * Results come from three places. The front end calls `onExecuted` when a node has run, and
+ * `onNodeOutputsUpdated` when the tab of a workflow is opened again. After a reload of the page it has no
+ * results, so they are read from the server's history, once. The history ends with the process whose memory
+ * the results describe, and nothing is saved in the workflow, so a run does not mark it as modified.
  */
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { lastOutputs } from "./history.js";
-import { hasResult, show } from "./node.js";
+import { lastOutputs } from "./server_history.js";
+import { hasResult, show } from "./node_widget.js";
 
 const CATEGORY = "fastpurge";
 
@@ -29,7 +29,7 @@ app.registerExtension({
     const { onExecuted } = nodeType.prototype;
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.apply(this, arguments);
-      history = undefined; // there is more of it now
+      history = undefined; // outdated by this run
       show(this, output);
     };
   },
@@ -38,11 +38,11 @@ app.registerExtension({
     void fillFromHistory(app.graph);
   },
 
-  // By the front end's addresses, or by the server's, which it keeps of a workflow whose tab is opened again.
+  // Keys are locators of the front end, or node paths of the server when a tab is opened again.
   onNodeOutputsUpdated(outputs) {
     const paths = new Map(everyNode(app.graph));
-    for (const [address, output] of Object.entries(outputs ?? {})) {
-      const node = nodeAt(app.graph, address) ?? paths.get(address);
+    for (const [key, output] of Object.entries(outputs ?? {})) {
+      const node = nodeAt(app.graph, key) ?? paths.get(key);
       if (isOurs(node)) show(node, output);
     }
   },
@@ -50,7 +50,7 @@ app.registerExtension({
 
 let history;
 
-/** Show what the server remembers on the nodes that show nothing yet: what is there is newer. */
+/** Show results from the server's history on nodes without a result; existing results are newer. */
 async function fillFromHistory(graph) {
   if (!everyNode(graph).some(([, node]) => isOurs(node))) return;
   history ??= lastOutputs(api);
@@ -64,7 +64,7 @@ function isOurs(node) {
   return node?.constructor?.nodeData?.category === CATEGORY;
 }
 
-/** Every node with the path by which the server knows it: "4", or "7:4" inside the subgraph of node 7. */
+/** Every node with its path on the server: "4", or "7:4" inside the subgraph of node 7. */
 function everyNode(graph, prefix = "") {
   return graph.nodes.flatMap((node) => {
     const path = `${prefix}${node.id}`;
@@ -72,7 +72,7 @@ function everyNode(graph, prefix = "") {
   });
 }
 
-/** The node at one of the front end's own addresses: "4", or "uuid-of-a-subgraph:4". */
+/** The node at a locator of the front end: "4", or "uuid-of-a-subgraph:4". */
 function nodeAt(graph, locator) {
   const [id, subgraph] = locator.split(":").reverse();
   return (subgraph ? graph.subgraphs?.get(subgraph) : graph)?.getNodeById(id);

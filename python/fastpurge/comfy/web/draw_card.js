@@ -1,23 +1,23 @@
-/** The card on a node: what was freed, and a pair of bars for each device. */
+/** Draws the card on a node: the freed bytes, and a pair of bars for each device. */
 
-import { openDetails } from "./details.js";
-import { bytes, duration, element } from "./words.js";
+import { openDetails } from "./details_dialog.js";
+import { bytes, duration, element } from "./format.js";
 
-// The heights of the parts in fastpurge.css: the classic canvas has to be told how much room to leave.
+// Heights in pixels, as in fastpurge.css: the classic canvas needs the height of the card.
 const PADDING = 14;
 const HEADLINE = 24;
 const LINE = 18;
 const DEVICE = 36;
 const LINES_OF_TEXT = 3;
 
-/** Draw a result, and say how high that is in pixels. */
+/** Draw a result into the card. @returns {number} its height in pixels. */
 export function drawResult(card, result) {
-  const warning = result.broken.length ? [drawWarning(result.broken)] : [];
+  const warning = result.failingNodes.length ? [drawWarning(result.failingNodes)] : [];
   card.replaceChildren(drawHeadline(result), ...warning, ...result.devices.map(drawDevice));
   return PADDING + HEADLINE + LINE * warning.length + DEVICE * result.devices.length;
 }
 
-/** Write what there is in words, and say how high that is in pixels. */
+/** Draw lines of text into the card. @returns {number} its height in pixels. */
 export function drawText(card, lines) {
   card.replaceChildren(element("p", { class: "fastpurge-text" }, lines.join("\n")));
   return PADDING + LINE * LINES_OF_TEXT;
@@ -26,7 +26,7 @@ export function drawText(card, lines) {
 function drawHeadline(result) {
   const button = element("button", { type: "button", "aria-haspopup": "dialog" }, "Details");
   button.addEventListener("click", () => openDetails(result));
-  // A press that reaches the node would start to drag it.
+  // Without this, pressing the button would start to drag the node.
   button.addEventListener("pointerdown", (event) => event.stopPropagation());
   return element(
     "header",
@@ -37,8 +37,8 @@ function drawHeadline(result) {
   );
 }
 
-function headline({ freed, went }) {
-  return freed || went.length ? `Freed ${bytes(freed)}` : "Nothing to free";
+function headline({ freed, freedRows }) {
+  return freed || freedRows.length ? `Freed ${bytes(freed)}` : "Nothing to free";
 }
 
 function drawWarning(titles) {

@@ -1,4 +1,4 @@
-/** Figures and elements, as a person reads them. */
+/** Formats sizes and durations, and creates DOM elements. */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -15,8 +15,8 @@ export function duration(seconds) {
 }
 
 /**
- * An element with attributes and content. A string becomes text and never markup: what is shown are names that
- * others have given, of nodes, models and files.
+ * Create an element with attributes and content. Strings become text nodes, never markup: names of nodes, models
+ * and files come from others.
  */
 export function element(tag, attributes = {}, ...content) {
   const made = document.createElement(tag);

@@ -1,15 +1,15 @@
-/** The tables behind a card: what went, what stayed, and why. */
+/** The dialog with two tables: what was freed and how, what was kept and why. */
 
-import { bytes, duration, element } from "./words.js";
+import { bytes, duration, element } from "./format.js";
 
-/** Open a dialog over the canvas: long names need more room than a node has, at whatever zoom. */
+/** Open the dialog. Long names do not fit on a node. */
 export function openDetails(result) {
   const dialog = drawDialog(result);
   dialog.addEventListener("close", () => dialog.remove());
   dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) dialog.close(); // on the backdrop
+    if (event.target === dialog) dialog.close(); // a click on the backdrop
   });
-  // The canvas has shortcuts on keys that mean something else in a dialog. Escape closes it all the same.
+  // Keep keys from the shortcuts of the canvas. Escape still closes the dialog.
   dialog.addEventListener("keydown", (event) => event.stopPropagation());
   document.body.append(dialog);
   dialog.showModal();
@@ -30,16 +30,16 @@ function drawClose() {
   return form;
 }
 
-function drawSummary({ freed, seconds, broken }) {
+function drawSummary({ freed, seconds, failingNodes }) {
   const summary = element("p", {}, `Freed ${bytes(freed)} in ${duration(seconds)}, as measured.`);
-  if (broken.length) {
-    summary.append(element("strong", {}, ` Unprotected, and will fail if they run: ${broken.join(", ")}.`));
+  if (failingNodes.length) {
+    summary.append(element("strong", {}, ` Not protected, will fail if run: ${failingNodes.join(", ")}.`));
   }
   return summary;
 }
 
-function drawTables({ went, stayed }) {
-  return [drawTable("What went", "How", went), drawTable("What stayed", "Why", stayed)];
+function drawTables({ freedRows, keptRows }) {
+  return [drawTable("Freed", "How", freedRows), drawTable("Kept", "Why", keptRows)];
 }
 
 function drawTable(caption, reason, rows) {

@@ -1,4 +1,4 @@
-"""What custom nodes keep for one another reads the same with purges as without, whatever purges and when."""
+"""Data that custom nodes store for each other is the same with and without purges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.comfyui.comfyui_process import LEAN, PATIENCE, Result, Server, comfyui
+from tests.comfyui.comfyui_process import NO_API_NODES, PATIENCE, Result, Server, comfyui
 from tests.comfyui.graphs import PURGES, Graph, insert, node
 
 Steps = list[Graph]
@@ -23,7 +23,7 @@ def _noise(seed: int, megapixels: int = 2) -> dict[str, Any]:
 
 
 def _through(kind: str, name: str, seed: int, **inputs: Any) -> Graph:
-    """An image through a node that keeps something, and what comes of it."""
+    """A graph with a node that stores an image, and its output."""
     return {
         "noise": _noise(seed),
         "it": node(kind, name=name, image=("noise", 0), **inputs),
@@ -37,7 +37,7 @@ def _taken(kind: str, name: str) -> Graph:
 
 
 def frames(name: str, seed: int) -> Steps:
-    """Three prompts of eight frames each, and a fourth that takes them."""
+    """Three prompts that store eight frames each, and a fourth that returns them all."""
     collecting: Steps = []
     for part in range(3):
         graph: Graph = {}
@@ -82,7 +82,7 @@ def flag_beside_a_model(name: str, seed: int) -> Steps:
 
 def on_the_instance(name: str, seed: int) -> Steps:
     graphs = [_through("OnItself", name, seed + at) for at in range(3)]
-    for graph in graphs:  # the instance is known by the number of its node
+    for graph in graphs:  # ComfyUI caches an instance by the id of its node
         graph[f"it {name}"] = graph.pop("it")
         graph["bright"]["inputs"]["image"] = [f"it {name}", 0]
     return graphs
@@ -106,7 +106,7 @@ SCENARIOS: tuple[Callable[[str, int], Steps], ...] = (
 
 
 def _shown(result: Result) -> tuple[str, Any]:
-    """What came of a prompt: the image, and what the node has shown besides."""
+    """The results of a prompt: its image, and what its stateful node shows."""
     return result.digest(), {name: of for name, of in result.outputs.items() if name == "it"}
 
 
@@ -125,7 +125,7 @@ WITHIN = {name: PURGES[name] for name in ("RAM", "ALL", "Pass RAM", "Pass Multi 
 
 @pytest.fixture(scope="module")
 def expected(server: Server) -> dict[str, list[Any]]:
-    """What comes of each without a purge."""
+    """The results of each scenario without a purge."""
     return {
         scenario.__name__: [_shown(server.run(graph)) for graph in scenario(f"plain {at}", 10_000 * (at + 1))]
         for at, scenario in enumerate(SCENARIOS)
@@ -133,7 +133,7 @@ def expected(server: Server) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("purge", BETWEEN.values(), ids=BETWEEN)
-def test_it_reads_the_same_with_purges_between_the_prompts(
+def test_results_are_the_same_with_purges_between_prompts(
     server: Server, expected: dict[str, list[Any]], request: pytest.FixtureRequest, purge: Any
 ) -> None:
     for at, scenario in enumerate(SCENARIOS):
@@ -141,7 +141,7 @@ def test_it_reads_the_same_with_purges_between_the_prompts(
             on_the_instance,
             behind_a_weak_reference,
         ):
-            continue  # a prompt of other nodes has ComfyUI itself drop instances and results
+            continue  # ComfyUI itself evicts instances and outputs when a prompt has other nodes
         found = []
         for graph in scenario(request.node.name, 10_000 * (at + 1)):
             found.append(_shown(server.run(graph)))
@@ -150,7 +150,7 @@ def test_it_reads_the_same_with_purges_between_the_prompts(
 
 
 @pytest.mark.parametrize("purge", WITHIN.values(), ids=WITHIN)
-def test_it_reads_the_same_with_purges_in_the_prompts(
+def test_results_are_the_same_with_purges_in_prompts(
     server: Server, expected: dict[str, list[Any]], request: pytest.FixtureRequest, purge: Any
 ) -> None:
     for at, scenario in enumerate(SCENARIOS):
@@ -177,25 +177,23 @@ def test_a_loop_with_a_purge_in_each_turn_has_all_of_its_frames(server: Server, 
     assert result.outputs["take"]["frames"] == [24]
 
 
-def test_it_says_what_was_left_how_large_and_where(server: Server, seed: int) -> None:
+def test_kept_objects_are_listed_with_owner_and_size(server: Server, seed: int) -> None:
     for kind in ("Remember", "RunPipeline"):
         server.run(_through(kind, f"told {seed}", seed))
     for key in ("CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"):
         purged = server.run({"purge": node(key)})
-        assert "left, since custom nodes keep it: " in purged.said()
+        assert "kept by custom nodes: " in purged.shown_text()
         (data,) = purged.outputs["purge"]["fastpurge"]
         sizes = {one["where"]: one["nbytes"] for one in data["left"]}
         assert sizes["fastpurge_keepers.stateful.MEMORY"] >= 24 * MIB
         assert sizes["fastpurge_keepers.stateful.PIPELINES"] >= 20 * MIB
         row = next(one for one in data["stayed"] if one["what"] == "fastpurge_keepers.stateful.MEMORY")
-        assert row["why"] == "its node pack keeps it there"
+        assert row["why"] == "its node pack keeps it"
         assert row["nbytes"] == sizes["fastpurge_keepers.stateful.MEMORY"]
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_results_leave_the_cache_though_a_node_keeps_an_exception(
-    server: Server, seed: int, key: str
-) -> None:
+def test_outputs_are_evicted_although_a_node_keeps_an_exception(server: Server, seed: int, key: str) -> None:
     graph = {
         "noise": _noise(seed),
         "bright": node("Brighten", image=("noise", 0), by=1.0),
@@ -209,13 +207,13 @@ def test_results_leave_the_cache_though_a_node_keeps_an_exception(
 
 @pytest.fixture
 def watched(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server with more memory in use than it may, always."""
+    """A server whose memory usage is always above the threshold."""
     monkeypatch.setenv("FASTPURGE_WATCH", str(800 * MIB))
-    with comfyui(home, LEAN) as server:
+    with comfyui(home, NO_API_NODES) as server:
         yield server
 
 
-def test_it_reads_the_same_on_a_server_that_purges_by_itself(watched: Server, expected: Any) -> None:
+def test_results_are_the_same_with_automatic_purges(watched: Server, expected: Any) -> None:
     steps = {
         scenario.__name__: scenario(scenario.__name__, 10_000 * (at + 1))
         for at, scenario in enumerate(SCENARIOS)
@@ -227,9 +225,7 @@ def test_it_reads_the_same_on_a_server_that_purges_by_itself(watched: Server, ex
             found[name] += [_shown(watched.run(graph)) for graph in (graphs[:1], graphs[1:])[turn]]
         if turn == 0:
             deadline = time.monotonic() + PATIENCE
-            while not re.search(
-                r"FASTPURGE_WATCH=\d+: .* freed .*left, since custom nodes keep it", watched.log()
-            ):
+            while not re.search(r"FASTPURGE_WATCH=\d+: .* freed .*kept by custom nodes", watched.log()):
                 assert time.monotonic() < deadline, watched.log()
                 time.sleep(0.2)
     assert found == {name: expected[name] for name in steps}

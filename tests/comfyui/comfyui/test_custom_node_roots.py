@@ -1,4 +1,4 @@
-"""What custom nodes keep at module or class level, or anywhere else, stays, and it is said where."""
+"""Objects of custom nodes are kept, whatever refers to them, and their owners are listed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FOLDER = Path(__file__).parents[1] / "keepers"
 
 
 def _ways(file: str, first: str) -> list[str]:
-    """The ways to keep a model that a module of the pack lists."""
+    """The ways to keep a model that a module of the pack `keepers` lists."""
     _, listed = (_FOLDER / file).read_text().split(first)
     return re.findall(r"\b(?:in|known|deep|behind|on)_\w+", listed.partition("\n)\n")[0])
 
@@ -41,22 +41,22 @@ def _graph(way: str, salt: int) -> Graph:
     }
 
 
-def test_there_are_ways() -> None:
+def test_the_keepers_pack_has_many_ways() -> None:
     assert len(WAYS) == len({*WAYS}) > 35
 
 
 @pytest.mark.parametrize("key", ["CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"])
-def test_it_stays_and_is_the_same(server: Server, seed: int, key: str) -> None:
+def test_models_of_packs_are_kept_unchanged(server: Server, seed: int, key: str) -> None:
     first = [server.run(_graph(way, seed + at)) for at, way in enumerate(WAYS)]
     for _ in range(2):
-        assert "left, since custom nodes keep it: " in server.run({"purge": node(key)}).said()
+        assert "kept by custom nodes: " in server.run({"purge": node(key)}).shown_text()
     for at, (way, before) in enumerate(zip(WAYS, first, strict=True)):
         again = server.run(_graph(way, seed + 500 + at))
         assert again.status == "success", (way, again.error)
         assert (again.digest(), again.outputs["keep"]) == (before.digest(), before.outputs["keep"]), way
 
 
-def test_it_says_how_large_it_is_and_where(server: Server, seed: int) -> None:
+def test_owners_and_sizes_are_listed(server: Server, seed: int) -> None:
     for at, way in enumerate(WAYS):
         server.run(_graph(way, seed + at))
     purged = server.run({"purge": node("CleanMemory_PurgeRAM")})

@@ -1,4 +1,4 @@
-"""Putting the node pack into a ComfyUI, and taking it out. Imports neither ComfyUI nor torch."""
+"""Install the node pack into a ComfyUI, and remove it. Imports neither ComfyUI nor torch."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("fastpurge", "fastpurge.comfy", "fastpurge.comfy.pack", "fastpurge._core"):
         raise
-    # ComfyUI shows this in its log and in its list of imports, and starts without the nodes.
+    # ComfyUI logs this error, lists the pack as failed, and starts without the nodes.
     raise ImportError(
         "the fastpurge nodes need their wheel. Install it and start ComfyUI again: "
         f'"{sys.executable}" -m pip install torch-fastpurge'
@@ -24,46 +24,46 @@ except ModuleNotFoundError as error:
 '''
 
 
-# What `install` has written, by whatever version, and what Python has made of it.
+# Files that any version of `install` has written, and their byte code.
 _FIRST_LINE = PACK.partition("\n")[0]
 _WRITTEN = re.compile(r"__init__\.py|__pycache__|__pycache__/__init__\.[^/]+\.pyc")
 
 
 class NotComfyUIError(ValueError):
-    """The folder is not a ComfyUI, or not one with this pack."""
+    """The folder is not a ComfyUI, or its pack folder has other files."""
 
 
 def install(comfyui: Path) -> Path:
-    """Put the pack into the ``custom_nodes`` of a ComfyUI and return its folder. Doing it again renews it.
+    """Write the pack into the ``custom_nodes`` of a ComfyUI, and return its folder. A second call updates it.
 
     Raises:
-        NotComfyUIError: the folder has no ``custom_nodes``, or something else is there by this name.
+        NotComfyUIError: the folder has no ``custom_nodes``, or the pack folder has other files.
 
     """
     folder = _folder(comfyui)
-    if _is_there(folder) and not _is_own(folder):
-        raise NotComfyUIError(f"{folder} is there already and holds more than this pack: a clone?")
+    if _exists(folder) and not _has_only_written_files(folder):
+        raise NotComfyUIError(f"{folder} already exists with other files than this pack: a clone?")
     folder.mkdir(exist_ok=True)
     (folder / "__init__.py").write_text(PACK, encoding="utf-8")
     return folder
 
 
 def remove(comfyui: Path) -> Path | None:
-    """Take out what `install` has put in, and return its folder; ``None`` if it was not there.
+    """Delete what `install` wrote, and return the pack folder; ``None`` if there is none.
 
     Raises:
-        NotComfyUIError: the folder has no ``custom_nodes``, or what is there by this name is not what
-            `install` has put there. Then nothing is deleted.
+        NotComfyUIError: the folder has no ``custom_nodes``, or the pack folder has other files. Nothing was
+            deleted.
 
     """
     folder = _folder(comfyui)
-    if not _is_there(folder):
+    if not _exists(folder):
         return None
-    if not _is_own(folder):
+    if not _has_only_written_files(folder):
         raise NotComfyUIError(
-            f"{folder} is not what this command has put there: a clone? Delete it by hand if you mean it"
+            f"{folder} was not written by this command: a clone? Delete it by hand if you are sure"
         )
-    # Files by name and folders only when empty: what comes in meanwhile stays.
+    # Delete files by name, and only empty folders: files that another process adds stay.
     for file in [*folder.glob("__pycache__/__init__.*.pyc"), folder / "__init__.py"]:
         file.unlink(missing_ok=True)
     for emptied in (folder / "__pycache__", folder):
@@ -79,16 +79,16 @@ def _folder(comfyui: Path) -> Path:
     return custom_nodes / NAME
 
 
-def _is_there(folder: Path) -> bool:
+def _exists(folder: Path) -> bool:
     return folder.exists() or folder.is_symlink()
 
 
-def _is_own(folder: Path) -> bool:
-    """Whether there is nothing but what `install` writes. What a link leads to is somebody else's."""
-    held = list(folder.rglob("*"))
-    if not folder.is_dir() or any(one.is_symlink() for one in [folder, *held]):
+def _has_only_written_files(folder: Path) -> bool:
+    """Whether the folder has only files that `install` writes. Symbolic links count as other files."""
+    found = list(folder.rglob("*"))
+    if not folder.is_dir() or any(one.is_symlink() for one in [folder, *found]):
         return False
-    if not all(_WRITTEN.fullmatch(one.relative_to(folder).as_posix()) for one in held):
+    if not all(_WRITTEN.fullmatch(one.relative_to(folder).as_posix()) for one in found):
         return False
     code = folder / "__init__.py"
     return not code.exists() or code.read_text(encoding="utf-8", errors="replace").startswith(_FIRST_LINE)

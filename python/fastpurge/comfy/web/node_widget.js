@@ -1,39 +1,38 @@
-/** The card as a part of a node, on the classic canvas and among the Vue nodes. */
+/** Adds the card to a node as a DOM widget, on the classic canvas and for Vue nodes. */
 
-import { drawResult, drawText } from "./card.js";
-import { readResult, readText } from "./result.js";
-import { element } from "./words.js";
+import { drawResult, drawText } from "./draw_card.js";
+import { readResult, readText } from "./parse_result.js";
+import { element } from "./format.js";
 
 const NAME = "fastpurge";
 const MARGIN = 8;
 const MIN_WIDTH = 240;
 
 /**
- * Of each node with a card: the card, its height, and the size of the node before room was made for the card,
- * and after.
+ * By node: the card, its height in pixels, and the size of the node before and after it grew for the card.
  *
  * @type {WeakMap<object, {card: HTMLElement, height: number, before: number[], after: number[]}>}
  */
-const shown = new WeakMap();
+const cards = new WeakMap();
 
-export const hasResult = (node) => shown.has(node);
+export const hasResult = (node) => cards.has(node);
 
-/** Show an output of a purge on its node. What cannot be read changes nothing. */
+/** Show the output of a purge on its node. Invalid output is ignored. */
 export function show(node, output) {
   const result = readResult(output);
   const lines = readText(output);
   if (!result && !lines.length) return;
-  const of = shown.get(node) ?? addCard(node);
+  const of = cards.get(node) ?? addCard(node);
   of.height = 2 * MARGIN + (result ? drawResult(of.card, result) : drawText(of.card, lines));
-  makeRoom(node, of);
+  growNode(node, of);
   node.setDirtyCanvas?.(true, true);
 }
 
 function addCard(node) {
   const card = element("section", { class: "fastpurge-card", "aria-label": "Last purge" });
   const of = { card, height: 0, before: [], after: [] };
-  shown.set(node, of);
-  keepOutOfTheWorkflow(node, of);
+  cards.set(node, of);
+  excludeFromWorkflow(node, of);
   const height = () => of.height;
   const widget = node.addDOMWidget(NAME, NAME, card, {
     serialize: false, // not in the prompt
@@ -45,8 +44,8 @@ function addCard(node) {
   return of;
 }
 
-/** Make the node as large as it has to be on the classic canvas. A Vue node grows by itself. */
-function makeRoom(node, of) {
+/** Enlarge the node for the card on the classic canvas. A Vue node grows by itself. */
+function growNode(node, of) {
   if (globalThis.LiteGraph?.vueNodesMode) return;
   of.before = sizeWithout(node, of);
   const [width, height] = of.before;
@@ -54,8 +53,8 @@ function makeRoom(node, of) {
   of.after = [...node.size];
 }
 
-/** Save the node as it is without the card, or every first run would count as a change of the workflow. */
-function keepOutOfTheWorkflow(node, of) {
+/** Save the node without the card, so that a run does not mark the workflow as modified. */
+function excludeFromWorkflow(node, of) {
   const { onSerialize } = node;
   const hadWidgets = Boolean(node.widgets);
   node.onSerialize = function (saved) {
@@ -65,7 +64,7 @@ function keepOutOfTheWorkflow(node, of) {
   };
 }
 
-/** The size of a node as its user has left it. */
+/** The size of a node without the card. */
 function sizeWithout(node, { card, before, after }) {
   const [width, height] = node.size;
   const vueNode = card.closest("[data-node-id]");
@@ -75,7 +74,7 @@ function sizeWithout(node, { card, before, after }) {
 
 function growthOf(vueNode, card) {
   const height = vueNode.offsetHeight;
-  const row = card.closest(".lg-node-widget") ?? card; // there is a gap between rows, around an empty one as well
+  const row = card.closest(".lg-node-widget") ?? card; // the whole row: an empty row still has a gap
   row.style.display = "none";
   const without = vueNode.offsetHeight;
   row.style.display = "";

@@ -1,20 +1,20 @@
-/** The JSON of a purge, checked: what comes out of here can be drawn without asking again. */
+/** Validates the JSON of a purge, so that the drawing code need not check it. */
 
 /**
  * @typedef {{name: string, before: number, after: number}} Device  bytes
- * @typedef {{what: string, how: string, nbytes: number | null}} Row  how it went, or why it stayed
+ * @typedef {{what: string, how: string, nbytes: number | null}} Row  how it was freed, or why it was kept
  * @typedef {object} Result
- * @property {string} title  the node that purged
+ * @property {string} title  of the purge node
  * @property {number} seconds
  * @property {number} freed  bytes, on all devices
  * @property {Device[]} devices
- * @property {Row[]} went
- * @property {Row[]} stayed
- * @property {string[]} broken  nodes that will fail if they run
+ * @property {Row[]} freedRows
+ * @property {Row[]} keptRows
+ * @property {string[]} failingNodes  titles of nodes that will fail if they run
  */
 
 /**
- * @returns {Result | null} null if it is not the result of a purge, or no version of it that is known here.
+ * @returns {Result | null} null if it is not the result of a purge.
  */
 export function readResult(output) {
   const data = output?.fastpurge?.[0];
@@ -25,13 +25,13 @@ export function readResult(output) {
     seconds: data.seconds,
     freed: sum(Object.values(data.freed_by_device ?? {}).filter(isSize)),
     devices,
-    went: readRows(data.went, "how"),
-    stayed: readRows(data.stayed, "why"),
-    broken: listOf(data.broken).filter(isText),
+    freedRows: readRows(data.went, "how"),
+    keptRows: readRows(data.stayed, "why"),
+    failingNodes: listOf(data.broken).filter(isText),
   };
 }
 
-/** @returns {string[]} what a purge says in words: all that there is if it has failed. */
+/** @returns {string[]} the text of a purge; a failed purge has only text. */
 export function readText(output) {
   return listOf(output?.text).filter(isText);
 }

@@ -1,9 +1,9 @@
-"""A ComfyUI that tracks the models of a prompt, as those from 0.29 on do, made of the one at hand.
+"""Adds dynamic model patchers and a model tracker, as in ComfyUI 0.29, to a copy of the installed ComfyUI.
 
-There it is so where a GPU is: dynamic model patchers keep on their models what memory they have pinned; the
-executor has a tracker, which writes to each of these models when the prompt ends; and a patcher gives pinned
-memory back when it dies. This is a small model of that, in ComfyUI's own files, with its names; its tracker
-looks at images as well, which is not in any ComfyUI yet.
+In ComfyUI these exist only with a GPU. Dynamic model patchers store on their models how much memory they have
+pinned; the tracker of the executor writes to each of these models when the prompt ends; and a patcher unpins
+memory when it is destroyed. The code added here is a small model of that, with ComfyUI's names. Its tracker
+also tracks images, which no ComfyUI does yet.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ _CREATED = "            execution_list = ExecutionList(dynamic_prompt, self.cach
 _UPDATED = "    def cache_update(self, node_id, value):\n"
 
 
-def prepare_tracking(folder: Path) -> None:
-    """Put such a ComfyUI into a folder, with the pack."""
+def prepare_dynamic_patchers(folder: Path) -> None:
+    """Copy such a ComfyUI with the pack into a folder."""
     prepare(folder)
     code = folder / "ComfyUI"
     _edit(code / "comfy" / "model_patcher.py", "", "", _PATCHERS)
@@ -116,7 +116,7 @@ def prepare_tracking(folder: Path) -> None:
 
 def _edit(file: Path, old: str, new: str, further: str) -> None:
     text = file.read_text()
-    assert old in text, f"{file.name} of this ComfyUI is made otherwise"
+    assert old in text, f"{file.name} of this ComfyUI does not have the expected text"
     if old:
         text = text.replace(old, new, 1)
     file.write_text(text + further)

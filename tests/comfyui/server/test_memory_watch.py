@@ -1,4 +1,4 @@
-"""A server that purges by itself: between prompts, when memory is too full, and not over and over."""
+"""A server that purges between prompts when memory usage is above a threshold."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.comfyui.comfyui_process import PATIENCE, Server, comfyui
 from tests.comfyui.graphs import Graph, node
 
 MIB = 1 << 20
-ABOVE = 1500 * MIB  # an idle server has half of it
+ABOVE = 1500 * MIB  # an idle server uses half of it
 LABEL = f"FASTPURGE_WATCH={ABOVE}"
 PURGED = rf"{LABEL}: [\d.]+[MG] -> [\d.]+[MG]; freed "
 
 
-def leaking(seed: int, mebibytes: int, seconds: float) -> Graph:
-    """A prompt that needs a while after something was forgotten."""
+def leak_and_wait(seed: int, mebibytes: int, seconds: float) -> Graph:
+    """A prompt that leaks a tensor and then waits."""
     return {
         "noise": node("Noise", seed=seed, megapixels=2),
         "leak": node("Leak", image=("noise", 0), mebibytes=mebibytes),
@@ -36,15 +36,15 @@ def until_logged(server: Server, pattern: str, times: int) -> None:
         time.sleep(0.1)
 
 
-def test_memory_that_is_too_full_is_purged_between_two_prompts_and_not_again_for_nothing(
+def test_full_memory_is_purged_between_two_prompts_once(
     home: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTPURGE_WATCH", str(ABOVE))
     with comfyui(home) as server:
-        assert f"{LABEL}: memory is watched" in server.log()
-        expected = server.run(leaking(seed, 1, 0)).digest()
-        # The first takes longer than it takes to see that memory is full; the second is in the queue by then.
-        results = server.run_all([leaking(seed, 1200, 12), leaking(seed, 1, 0.5)])
+        assert f"{LABEL}: watching memory" in server.log()
+        expected = server.run(leak_and_wait(seed, 1, 0)).digest()
+        # The first prompt runs for longer than the interval of the watch; the second is queued by then.
+        results = server.run_all([leak_and_wait(seed, 1200, 12), leak_and_wait(seed, 1, 0.5)])
         assert [one.digest() for one in results] == [expected] * 2
         until_logged(server, PURGED, 1)
         log = server.log()
@@ -53,17 +53,17 @@ def test_memory_that_is_too_full_is_purged_between_two_prompts_and_not_again_for
         assert purged is not None
         assert log[: purged.start()].count("Prompt executed") == 2
         assert re.search(PURGED + r"1\.\d+G cpu", log)
-        assert server.run(leaking(seed, 1, 0)).digest() == expected
-        time.sleep(6)  # it has looked again
+        assert server.run(leak_and_wait(seed, 1, 0)).digest() == expected
+        time.sleep(6)  # longer than the interval of the watch
         assert len(re.findall(PURGED, server.log())) == 1
 
 
-def test_what_only_a_prompt_needed_is_no_reason_and_what_stays_is_none_to_purge_again(
+def test_a_temporary_peak_triggers_no_purge_and_kept_memory_no_second_one(
     home: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTPURGE_WATCH", str(ABOVE))
     with comfyui(home) as server:
-        graph = leaking(seed, 1, 0)
+        graph = leak_and_wait(seed, 1, 0)
         expected = server.run(graph).digest()
         graph["wait"] = node("Need", image=("leak", 0), seconds=7.0, mebibytes=1200)
         assert server.run(graph).digest() == expected
@@ -75,13 +75,13 @@ def test_what_only_a_prompt_needed_is_no_reason_and_what_stays_is_none_to_purge_
         purged = re.search(PURGED, log)
         assert purged is not None
         assert log[: purged.start()].count("Prompt executed") == 3
-        assert "left, since custom nodes keep it: fastpurge_tests.IMAGES (1.2G)" in log
-        time.sleep(12)  # it has looked twice
+        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (1.2G)" in log
+        time.sleep(12)  # twice the interval of the watch
         assert len(re.findall(PURGED, server.log())) == 1
 
 
-def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    from fastpurge.comfy.server import automatic, between_prompts
+def test_each_error_is_logged_once_and_the_watch_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    from fastpurge.comfy.server import between_prompts, memory_watch
 
     errors = [
         OSError("not now"),
@@ -93,7 +93,7 @@ def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureF
     def look() -> None:
         raise errors.pop(0)
 
-    attempt = automatic._once_each(look, "the watch")
+    attempt = memory_watch._log_each_error_once(look, "the watch")
     for _ in [*errors]:
         attempt()
     assert [record.getMessage() for record in caplog.records] == [
@@ -102,23 +102,23 @@ def test_what_goes_wrong_is_said_once_and_tried_again(caplog: pytest.LogCaptureF
     ]
 
 
-def test_a_value_that_cannot_be_read_is_said_and_the_server_starts(
+def test_an_invalid_threshold_is_logged_and_the_server_starts(
     home: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FASTPURGE_WATCH", "lots")
     with comfyui(home) as server:
         assert "FASTPURGE_WATCH=lots: above must be a share between 0% and 100%" in server.log()
-        assert server.run(leaking(seed, 1, 0)).status == "success"
+        assert server.run(leak_and_wait(seed, 1, 0)).status == "success"
 
 
 @pytest.mark.parametrize("value", ["0", "0%", "100%", "-1", "1.5", "90", "ninety", "9" * 40 + "%"])
-def test_what_is_no_amount_starts_nothing(
+def test_an_invalid_threshold_starts_no_watch(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from fastpurge.comfy.server import automatic
+    from fastpurge.comfy.server import memory_watch
 
     before = threading.active_count()
     monkeypatch.setenv("FASTPURGE_WATCH", value)
-    automatic.start_if_asked()
+    memory_watch.start_from_environment()
     assert threading.active_count() == before
     assert f"FASTPURGE_WATCH={value}: above must be " in caplog.text

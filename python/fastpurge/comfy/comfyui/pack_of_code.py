@@ -1,7 +1,7 @@
-"""Custom node packs: which code is theirs.
+"""Which custom node pack a module, class or function belongs to.
 
-A pack is told by where its files lie: what ComfyUI calls its modules differs between versions, and a pack
-may import its own files by way of `sys.path`, or without an entry in `sys.modules`.
+The file decides. Module names do not work: ComfyUI names the modules of packs differently between versions,
+and a pack may import its own files through `sys.path`, or without an entry in `sys.modules`.
 """
 
 import os
@@ -21,8 +21,8 @@ _module_of = cast(Any, type.__dict__["__module__"]).__get__
 _qualname_of = cast(Any, type.__dict__["__qualname__"]).__get__
 
 
-class Packs:
-    """The packs in ``custom_nodes``, each named as its folder or file there is."""
+class CustomNodePacks:
+    """The packs in ``custom_nodes``. The name of a pack is that of its folder or file there."""
 
     def __init__(self) -> None:
         given = [Path(folder).absolute() for folder in _custom_nodes()]
@@ -40,8 +40,8 @@ class Packs:
         self._comfyui = f"{Path(own).parent}{os.sep}" if own else ""
         self._libraries = libraries()
 
-    def of(self, globals_: dict[str, Any]) -> str | None:
-        """The pack that code with these globals belongs to."""
+    def pack_of(self, globals_: dict[str, Any]) -> str | None:
+        """The name of the pack that owns the module with these globals; None if no pack does."""
         file = _file_of(globals_)
         if not file.startswith(self._prefixes):
             return None
@@ -50,47 +50,47 @@ class Packs:
                 return file[len(folder) :].split(os.sep, 1)[0].removesuffix(".py")
         return next((pack for folder, pack in self._elsewhere.items() if file.startswith(folder)), None)
 
-    def is_theirs(self, globals_: dict[str, Any]) -> bool:
-        """Whether custom nodes may keep things in these globals.
+    def is_custom_code(self, globals_: dict[str, Any]) -> bool:
+        """Whether the module with these globals is code of custom nodes.
 
-        Also of a module that is neither a pack's nor a library's: packs make modules at run time.
+        That includes modules of no pack and no library: packs create modules at run time.
         """
-        if self.of(globals_) is not None:
+        if self.pack_of(globals_) is not None:
             return True
         if self._comfyui and _file_of(globals_).startswith(self._comfyui):
-            return False  # its main.py, which goes by the name of a program's, and packages without a file
+            return False  # its main.py, whose name is `__main__`, and packages without a file
         name = dict.get(globals_, "__name__")
         return type(name) is not str or not self._libraries.is_library(name)
 
-    def is_their_class(self, of: type) -> bool:
-        """Whether a class, or one that it is derived from, is a custom node's."""
+    def is_custom_class(self, of: type) -> bool:
+        """Whether a class or one of its bases is defined by custom nodes."""
         names = (_module_of(one) for one in _mro_of(of))
         return any(type(name) is not str or not self._libraries.is_library(name) for name in names)
 
-    def has_to_do_with(self, value: object) -> bool:
+    def belongs_to_pack(self, value: object) -> bool:
         """Whether a value is a function of a pack, or an instance of one of its classes."""
         if is_a(value, MethodType):
             value = cast(MethodType, value).__func__
         if is_a(value, FunctionType):
-            return self.of(cast(FunctionType, value).__globals__) is not None
-        return self.is_their_class(type(value))
+            return self.pack_of(cast(FunctionType, value).__globals__) is not None
+        return self.is_custom_class(type(value))
 
-    def name_of(self, globals_: dict[str, Any]) -> str:
-        """What to call a module. ComfyUI names a pack by its whole path (`load_custom_node` in nodes.py)."""
+    def module_name(self, globals_: dict[str, Any]) -> str:
+        """A short module name. ComfyUI names a pack by its full path (`load_custom_node` in nodes.py)."""
         name = dict.get(globals_, "__name__")
         short = name.replace("\\", "/").rsplit("/", 1)[-1] if type(name) is str else "?"
-        pack = self.of(globals_)
+        pack = self.pack_of(globals_)
         if pack is None:
             return short
         _, found, within = short.partition(pack)
         return f"{pack}{within}" if found else f"{pack}.{short}"
 
-    def name_of_class(self, of: type) -> str:
-        """What to call a class."""
+    def class_name(self, of: type) -> str:
+        """The qualified name of a class, with a short module name."""
         name = _module_of(of)
         module = sys.modules.get(name) if type(name) is str else None
         known = is_a(module, ModuleType)
-        return f"{self.name_of(namespace(module) if known else {'__name__': name})}.{_qualname_of(of)}"
+        return f"{self.module_name(namespace(module) if known else {'__name__': name})}.{_qualname_of(of)}"
 
 
 def _file_of(globals_: dict[str, Any]) -> str:
@@ -99,7 +99,7 @@ def _file_of(globals_: dict[str, Any]) -> str:
     if type(file) is str:
         return file
     folders = dict.get(globals_, "__path__")
-    if type(folders) is not list:  # of such a package it is an object, which would look at the disk
+    if type(folders) is not list:  # a `_NamespacePath`, which reads the disk when it is iterated
         folders = (instance_dict(folders) or {}).get("_path")
     return f"{folders[0]}{os.sep}" if type(folders) is list and folders else ""
 
