@@ -25,10 +25,11 @@ ONCE = [
     for name in (
         "automatic",
         "distributed",
-        "engine/test_faults.py",
+        "allocators/test_pressure.py",
+        "engine/test_fault_injection.py",
         "engine/test_inspecting_tombstones.py",
         "engine/test_keep_argument.py",
-        "engine/test_weakly_kept.py",
+        "engine/test_plan_weak_references.py",
         "frontends",
         "python_facts/test_installed_libraries.py",
         "python_facts/test_library_folders.py",
@@ -41,7 +42,7 @@ LADEN = [
     f"tests/unit/{name}.py"
     for name in (
         "distributed/test_ray",
-        "engine/test_attacks",
+        "engine/test_values_in_use",
         "engine/test_inspecting_tombstones",
         "engine/test_random_programs",
         "frontends/test_notebook",
@@ -50,7 +51,7 @@ LADEN = [
         "torch_facts/test_address_readers",
         "torch_facts/test_compiled",
         "torch_facts/test_recorders",
-        "torch_facts/test_while_torch_traces",
+        "torch_facts/test_tracing",
     )
 ]
 LEAK = (
@@ -175,7 +176,7 @@ def package(session: nox.Session) -> None:
         first, then = [*options, "--cov-fail-under=0"], [*options, "--cov-append"]
     else:
         install(session, "test")
-        names = ("compiled", "recorders", "while_torch_traces")
+        names = ("compiled", "recorders", "tracing")
         apart = [f"--ignore=tests/unit/torch_facts/test_{name}.py" for name in names]
         first = then = [*ONCE, *apart, "--deselect", LEAK]
         env |= FEWER
@@ -227,9 +228,9 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Ratios on heaps of several sizes, and a plot of them."""
     install(session, "bench")
-    session.run("python", "benches/growth.py")
-    session.run("python", "-m", "benches.program")
-    session.run("python", "-m", "benches.seeing")
+    session.run("python", "benches/heap_sizes.py")
+    session.run("python", "-m", "benches.idle_sweep")
+    session.run("python", "-m", "benches.inspection")
 
 
 @nox.session(python="3.12")
@@ -237,7 +238,7 @@ def fuzz(session: nox.Session) -> None:
     """Arguments and programs by a fuzzer that sees what code they reach; one number: seconds for each."""
     install(session, "fuzz")
     seconds = session.posargs[0] if session.posargs else "60"
-    for check in ("arguments", "graphs"):
+    for check in ("arguments", "programs"):
         found = Path(session.create_tmp()).absolute() / check
         found.mkdir(exist_ok=True)
         options = [f"-max_total_time={seconds}", "-max_len=150", f"-artifact_prefix={found}-", str(found)]
@@ -260,7 +261,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".", external=True)
     session.run("mypy", external=True)
     session.run("stubtest", "fastpurge._core", external=True)
-    session.run("python", "tests/mutants.py", "--check", external=True)
+    session.run("python", "-m", "tests.mutants", "--check", external=True)
     session.run("lint-imports", "--no-logo", external=True)
     session.run("python", "tests/tree.py", external=True)
     workflows = [str(file) for file in Path(".github/workflows").iterdir()]

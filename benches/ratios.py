@@ -21,7 +21,7 @@ from fastpurge import Guard, _core
 from fastpurge.python_facts import library_globals
 from fastpurge.python_facts.library_folders import libraries
 
-from benches.measuring import run
+from benches.figures import run
 
 TYPES = (torch.Tensor, torch.nn.Module)
 

@@ -17,9 +17,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tests.flat import MiB, rising
+from tests.memory_growth import MiB, rising
 
-STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "stress.py"
+STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "sweep_beside_threads.py"
 COLOURS = {"rss": "#3b8fd4", "objects": "#e08214", "handles": "#1b9e77", "threads": "#808080"}
 LABELS = {
     "rss": "resident set (MiB)",

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.comfyui.comfyui_process import Server
 from tests.comfyui.graphs import PURGES, chain, node
-from tests.flat import ALLOWED, MiB, rising
+from tests.memory_growth import ALLOWED, MiB, rising
 
 PROMPTS = int(os.environ.get("FASTPURGE_COMFYUI_PROMPTS", "200"))
 SAMPLES = max(20, PROMPTS // 20)

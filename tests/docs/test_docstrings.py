@@ -11,7 +11,7 @@ from pathlib import Path
 import fastpurge
 import pytest
 
-from tests.docs.running import PRELUDE, check_output, run_script
+from tests.docs.run_blocks import PRELUDE, check_output, run_script
 
 
 def documented() -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.docs import commands
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, links_of, name_of, targets_of
-from tests.docs.running import check_output, outputs
+from tests.docs.run_blocks import check_output, outputs
 
 LANGUAGES = ("python", "bash", "text")
 BLOCKS = {page: [block for block in blocks_of(page) if block.run_by is None] for page in PAGES}

@@ -12,7 +12,7 @@ from typing import Any
 import fastpurge
 
 from .choices import Choices
-from .hostile import HostileError, value
+from .invalid_values import ForeignCodeError, value
 
 OPTIONS = ("devices", "models", "wipe", "min_bytes", "guards", "collect", "label")
 GOOD: dict[str, Any] = {"collect": False, "guards": fastpurge.Guard.ALL}
@@ -61,7 +61,7 @@ def check(data: bytes) -> None:
         # An iterable of devices may raise what it likes.
         if str(error) != "in the middle" and not any(name in str(error) for name in names):
             raise AssertionError(f"an error that names none of {names}: {error!r}") from error
-    except HostileError as error:
+    except ForeignCodeError as error:
         raise AssertionError("code of a value was run") from error
     else:
         json.dumps(said)

@@ -20,7 +20,7 @@ IMPORTED_LATE = ("engine.sweep", "inspection.census", "inspection.why", "excepti
 
 def main() -> None:
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["fastpurge", "tests.programs"]):
+    with atheris.instrument_imports(include=["fastpurge", "tests.random_programs"]):
         for module in IMPORTED_LATE:
             import_module(f"fastpurge.{module}")
         check = import_module(f"tests.fuzz.{name}").check

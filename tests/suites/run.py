@@ -1,4 +1,4 @@
-"""Test suites that no one here wrote, beside sweeps and plans: see `purging.py`. Run by `make suites`.
+"""Test suites that no one here wrote, beside sweeps and plans: see `sweep_plugin.py`. Run by `make suites`.
 
 python -m tests.suites.run FOLDER          # all projects of `projects.py`
 python -m tests.suites.run FOLDER NAME...  # these
@@ -26,7 +26,7 @@ from tests.suites.projects import PROJECTS, Project
 from tests.suites.results import MODES, WITHOUT, Results, table, write
 
 PYTEST = (
-    *("-m", "pytest", "--quiet", "-p", "purging", "-p", "no:cacheprovider", "-c", "pytest.ini"),
+    *("-m", "pytest", "--quiet", "-p", "sweep_plugin", "-p", "no:cacheprovider", "-c", "pytest.ini"),
     *("-n1", "--max-worker-restart=10000", "--timeout=600", "--timeout-method=thread"),
 )
 ENVIRONMENT = {

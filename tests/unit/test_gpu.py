@@ -207,7 +207,7 @@ def _sum_twice(there: Any, back: Any) -> None:
 
 
 def test_threads_compute_the_same_on_a_device_while_another_sweeps() -> None:
-    stress = Path(__file__).with_name("engine") / "stress.py"
+    stress = Path(__file__).with_name("engine") / "sweep_beside_threads.py"
     command = [sys.executable, str(stress), "--device=cuda", "--sweeps=60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from .architecture import Inputs
-from .shrink import FIRST_SPECIAL_TOKEN, shrink
+from .small_configs import FIRST_SPECIAL_TOKEN, shrink
 
 _Shape = tuple[int, ...]
 _BATCH = 2

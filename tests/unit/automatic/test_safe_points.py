@@ -13,7 +13,7 @@ import torch
 from fastpurge import Watch, is_purged, safe_point
 from fastpurge.automatic import safe_points
 
-from tests.unit.automatic.watched import (
+from tests.unit.automatic.watch_helpers import (
     SOON,
     is_due,
     leak_elsewhere,

@@ -8,9 +8,6 @@ import sys
 import textwrap
 import threading
 import time
-import warnings
-import weakref
-from pathlib import Path
 from typing import Any
 
 import fastpurge
@@ -19,11 +16,10 @@ import pytest
 import torch
 from fastpurge import Watch, is_purged, safe_point
 from fastpurge.allocators import pressure
-from fastpurge.allocators.pressure import Mark
 from fastpurge.automatic import safe_points
 from fastpurge.automatic import watch as watch_module
 
-from tests.unit.automatic.watched import (
+from tests.unit.automatic.watch_helpers import (
     MIB,
     SOON,
     is_due,
@@ -131,34 +127,6 @@ def test_a_device_is_watched(program: Any) -> None:
         assert is_purged(program.leak)
 
 
-def test_a_share_is_that_of_the_container_if_it_is_closer_to_its_limit(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("4:memory:/elsewhere\n0::/pods/one\n")
-    inner = tmp_path / "root" / "pods" / "one"
-    inner.mkdir(parents=True)
-
-    def limit(folder: Path, most: object) -> None:
-        (folder / "memory.max").write_text(f"{most}\n")
-        (folder / "memory.current").write_text("900\n")
-        (folder / "memory.stat").write_text("anon 500\ninactive_file 300\nactive_file 100\n")
-
-    def shares() -> list[float]:
-        return [*pressure.cgroup_shares(tmp_path / "root", membership)]
-
-    assert shares() == [0]
-    limit(inner, "max")
-    assert shares() == [0]
-    limit(inner, 1000)
-    assert shares() == [0, 60]
-    limit(inner.parent, 800)
-    assert shares() == [0, 60, 75]
-    (inner / "memory.max").write_text("0\n")
-    assert shares() == [0, 75]
-    assert [*pressure.cgroup_shares(tmp_path, tmp_path / "no such file")] == [0]
-    membership.write_text("4:memory:/elsewhere\n")
-    assert shares() == [0]
-
-
 # Hysteresis
 
 
@@ -186,142 +154,6 @@ def test_a_sweep_that_frees_nothing_is_not_repeated_until_there_is_more(program:
         assert sweeps_after(leak=350) == 3
         assert sweeps_after(leak=350) == 4
     assert [type(one) for one in watch.reports] == [fastpurge.SweepReport] * 4
-
-
-def test_the_mark_moves_as_it_says() -> None:
-    mark = Mark(90, 80, most=100)
-    assert [mark.is_passed(reading) for reading in (79, 90, 91)] == [False, False, True]
-    mark.note_swept(79)
-    assert mark.is_passed(91)
-    mark.note_swept(85)
-    assert [mark.is_passed(reading) for reading in (91, 92.5, 92.6)] == [False, False, True]
-    mark.note_swept(96)
-    assert [mark.is_passed(reading) for reading in (85, 97.9, 98.1)] == [False, False, True]
-    assert [mark.is_passed(reading) for reading in (79, 91)] == [False, True]
-    mark.note_swept(81)
-    assert [mark.is_passed(reading) for reading in (90.5, 91)] == [False, True]
-    endless = Mark(90, 80)
-    endless.note_swept(1000)
-    assert [endless.is_passed(reading) for reading in (1010, 1011)] == [False, True]
-
-
-def test_below_is_nine_tenths_of_above_by_default() -> None:
-    assert pressure.parse("90%", None, None)[1].below == 81
-    assert pressure.parse(1000 * MIB, None, "cpu")[1].below == 900 * MIB
-    assert pressure.parse("90 %", "85.5%", None)[1].below == 85.5
-
-
-# What can go wrong
-
-
-def test_a_keep_that_raises_is_told_and_nothing_is_swept_and_the_watch_goes_on(program: Any) -> None:
-    held: list[weakref.ref[Any]] = []
-    calls = []
-
-    def keep() -> tuple[()]:
-        calls.append(threading.current_thread())
-        purged.append(is_purged(program.leak))
-        if len(calls) < 3:
-            batch = torch.ones(3)
-            held.append(weakref.ref(batch))
-            raise KeyError("no model is loaded")
-        return ()
-
-    program.leak = mebibytes(100)
-    purged: list[bool] = []
-    expected = "nothing was swept: KeyError: 'no model is loaded'"
-    with pytest.warns(RuntimeWarning, match=expected) as told, watch_above(-50, keep) as watch, safe_point():
-        until(lambda: watch.sweeps)
-    assert len(told) == 1
-    assert purged == [False] * 3
-    assert is_purged(program.leak)
-    assert type(watch.last_error) is KeyError
-    assert [reference() for reference in held] == [None, None]  # the error does not hold what keep had
-
-
-@pytest.mark.parametrize("kept", ["model", None, iter(())], ids=["a name", "nothing", "an iterator"])
-def test_a_keep_that_names_nothing_is_told_and_nothing_is_swept(kept: object, program: Any) -> None:
-    program.leak = mebibytes(1)
-    watch = watch_above(-50, lambda: kept)
-    with pytest.warns(RuntimeWarning, match="nothing was swept: TypeError: keep must"), watch, safe_point():
-        until(lambda: watch.last_error)
-    assert watch.sweeps == 0
-    assert not is_purged(program.leak)
-
-
-def test_an_on_sweep_that_raises_is_told_and_the_sweep_counts(program: Any) -> None:
-    def fail(_: object) -> None:
-        raise OSError("the log is full")
-
-    program.leak = mebibytes(100)
-    watch = watch_above(-50, on_sweep=fail)
-    with pytest.warns(RuntimeWarning, match="on_sweep failed: OSError: the log is full"), watch, safe_point():
-        until(lambda: watch.last_error)
-    assert watch.sweeps == len(watch.reports) == 1
-
-
-def test_a_warning_that_is_an_error_harms_nobody(program: Any) -> None:
-    def keep() -> object:
-        raise KeyError("no model is loaded")
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with watch_above(50, keep) as watch:
-            program.leak = mebibytes(100)
-            until(lambda: is_due(watch))
-            with safe_point():
-                until(lambda: watch.last_error)
-            assert "stopped" not in repr(watch)
-    assert type(watch.last_error) is KeyError
-
-
-def test_memory_that_cannot_be_read_for_a_moment_is_told_and_read_again(
-    program: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program.leak = mebibytes(100)
-    read = psutil.Process.memory_info
-    failures = [OSError("not now")]
-
-    def memory_info(process: psutil.Process) -> Any:
-        if failures and threading.current_thread().name == "fastpurge.watch":
-            raise failures.pop()
-        return read(process)
-
-    monkeypatch.setattr(psutil.Process, "memory_info", memory_info)
-    watch = watch_above(-50)
-    with (
-        pytest.warns(RuntimeWarning, match="memory could not be read: OSError: not now"),
-        watch,
-        safe_point(),
-    ):
-        until(lambda: watch.sweeps)
-    assert is_purged(program.leak)
-
-
-BAD: dict[str, list[Any]] = {
-    "above": [None, 0, -1, 90, True, 1.5, "90", "0%", "100%", "-5%", "ninety", "", b"90%"],
-    "below": [0, 1.5, "90%", "95%", "0%", 5 * MIB, "x"],
-    "every": [0, -1, None, "5", True, float("nan"), float("inf")],
-    "keep": [None, (), [1], torch.nn.ReLU()],
-    "device": [3, "gpu", "cuda:99", "meta", ["cpu"]],
-    "on_sweep": [3, "print"],
-    "devices": ["gpu", []],
-    "models": [1],
-    "wipe": [None],
-    "min_bytes": [-1],
-    "guards": ["ALL"],
-    "collect": ["yes"],
-    "label": [3],
-}
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD for value in BAD[name]])
-def test_bad_input_names_the_argument_and_starts_nothing(name: str, value: object) -> None:
-    before = threading.active_count()
-    arguments: dict[str, Any] = {"above": "90%", "keep": tuple, name: value}
-    with pytest.raises((TypeError, ValueError), match=rf"^{name}\b"):
-        fastpurge.watch(**arguments)
-    assert threading.active_count() == before
 
 
 # Stopping

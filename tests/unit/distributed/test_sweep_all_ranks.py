@@ -1,4 +1,4 @@
-"""All ranks of a process group sweep, or none, and each gets the reports of all: as played in ranks.py."""
+"""All ranks of a process group sweep, or none, and each gets all reports. `rank_processes.py` runs the ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-RANKS = Path(__file__).with_name("ranks.py")
+RANKS = Path(__file__).with_name("rank_processes.py")
 Told = list[dict[str, Any]]
 
 pytestmark = [
@@ -40,7 +40,7 @@ def test_every_rank_gets_all_reports_in_rank_order(told: Told) -> None:
         assert one["released"] == [[[1000]], [[1001]], [[1002]], [[1003]]]
         assert one["kept"] == list(range(10))
         assert one["purged"]
-        assert "ranks.py:" in one["labels"][rank]
+        assert "rank_processes.py:" in one["labels"][rank]
         assert one["freed_bytes"] == sum(one["freed"])
         assert list(one["json"]["reports"]) == ["0", "1", "2", "3"]
         assert "on 4 ranks" in one["text"]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.in_use import USES
-from tests.programs import KINDS, Steps, check
+from tests.owners import USES
+from tests.random_programs import KINDS, Steps, check
 
 PROGRAMS = int(os.environ.get("FASTPURGE_PROGRAMS", "500"))
 

@@ -18,9 +18,9 @@ import torch
 from fastpurge import _core, is_purged
 from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
-from tests.flat import rising
+from tests.memory_growth import rising
 
-STRESS = Path(__file__).with_name("stress.py")
+STRESS = Path(__file__).with_name("sweep_beside_threads.py")
 SWEEPS = int(os.environ.get("FASTPURGE_STRESS_SWEEPS", "250"))
 
 

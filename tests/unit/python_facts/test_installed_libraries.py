@@ -17,7 +17,7 @@ import fastpurge
 import pytest
 import torch
 
-from tests.unit.packages import NUMBERS, SOURCE, package
+from tests.unit.installed_packages import NUMBERS, SOURCE, package
 
 CODE = "import {0}, fastpurge; fastpurge.sweep(keep=()); print(fastpurge.is_purged({0}.TABLE))"
 

@@ -19,7 +19,7 @@ from fastpurge import is_purged
 from fastpurge.python_facts import library_folders
 from fastpurge.python_facts.library_folders import judge_folder, libraries
 
-from tests.unit.packages import SOURCE, package
+from tests.unit.installed_packages import SOURCE, package
 
 
 @pytest.fixture

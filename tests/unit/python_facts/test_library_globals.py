@@ -17,7 +17,7 @@ import pytest
 import torch
 from fastpurge import is_purged
 
-from tests.unit.packages import package
+from tests.unit.installed_packages import package
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from fastpurge import PurgedError, is_purged
 
-SHARDED = Path(__file__).with_name("sharded.py")
+SHARDED = Path(__file__).with_name("dtensor_rank.py")
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo")

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 from zlib import crc32
 
-from .tweaks import TWEAKS
+from .config_overrides import OVERRIDES
 
 VOCABULARY = 128
 # Inputs are drawn from below; special tokens that do not fit in the vocabulary move above.
@@ -59,7 +59,7 @@ def shrink(config: Any) -> Any:
             small[field.name] = less
     if "num_key_value_heads" in small and _attends_without_groups(kind):
         small["num_key_value_heads"] = small["num_attention_heads"]
-    return kind(**(small | TWEAKS.get(kind.model_type, {})))
+    return kind(**(small | OVERRIDES.get(kind.model_type, {})))
 
 
 def _attends_without_groups(kind: Any) -> bool:

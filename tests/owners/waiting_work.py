@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
-from .use import FORKS, Body, Own, Take, Uses, copy_of, in_another_thread, values_of
+from .owner import FORKS, Body, Own, Take, Uses, copy_of, in_another_thread, values_of
 
 USES = Uses()
 

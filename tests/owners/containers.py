@@ -20,7 +20,7 @@ import torch
 from rich.table import Column
 from torch.utils import data
 
-from .use import Body, Own, Take, Uses
+from .owner import Body, Own, Take, Uses
 
 try:
     tqdm: Any = importlib.import_module("tqdm").tqdm

@@ -2,7 +2,7 @@
 
 A program, run by `test_threads.py` and `benches/soak.py`.
 
-    python tests/unit/engine/stress.py --sweeps 20000
+    python tests/unit/engine/sweep_beside_threads.py --sweeps 20000
 
 Prints one line of JSON: sweeps, results checked, errors, and what the process held from time to time.
 """

@@ -1,6 +1,6 @@
 """An idle sweep on the heap of a program, whose objects lie scattered: transformers, and a model in use.
 
-Beside plain Python and the interpreter's own floor, in one run: ``python -m benches.program``.
+Beside plain Python and the interpreter's own floor, in one run: ``python -m benches.idle_sweep``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gc
 import fastpurge
 from fastpurge.frontends.demo import compute, make_model, plain_python_scan
 
-from benches.measuring import Figures, show
+from benches.figures import Figures, show
 from benches.ratios import best
 
 

@@ -25,7 +25,7 @@ from tests.docs.blocks import ROOT, Block
 _RAISES = re.compile(r"#\s*(\w+Error)\b")
 END = "\x1e"
 # What the script of a page begins with, in the line of the page's title.
-PRELUDE = "from tests.docs.expecting import end as _end, raises as _raises"
+PRELUDE = "from tests.docs.expected_errors import end as _end, raises as _raises"
 _CHECKER = doctest.OutputChecker()
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch.nn.utils import parametrize, stateless
 
-from .use import Body, Own, Take, Uses, complete, copy_of
+from .owner import Body, Own, Take, Uses, complete, copy_of
 
 USES = Uses()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = Path(__file__).with_name("faults.py")
+FAULTS = Path(__file__).with_name("inject_faults.py")
 EVERYWHERE = os.environ.get("FASTPURGE_FAULTS") == "all"
 
 

@@ -21,7 +21,7 @@ _RESNET: Fields = {
 }
 _DETR: Fields = {"backbone_config": _RESNET}
 
-TWEAKS: dict[str, Fields] = {
+OVERRIDES: dict[str, Fields] = {
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 32},
     "bamba": _MAMBA | {"attn_layer_indices": [1]},
     "conditional_detr": _DETR,

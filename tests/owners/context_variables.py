@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .use import Body, Own, Take, Uses, in_another_thread
+from .owner import Body, Own, Take, Uses, in_another_thread
 from .waiting_work import event_loop
 
 USES = Uses()

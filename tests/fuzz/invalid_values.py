@@ -12,12 +12,12 @@ import torch
 from .choices import Choices
 
 
-class HostileError(Exception):
+class ForeignCodeError(Exception):
     """What the values here raise when their own code is run."""
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    raise HostileError
+    raise ForeignCodeError
 
 
 _ASKED = """

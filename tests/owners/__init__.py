@@ -7,7 +7,7 @@ its function is one, or a plain container of them, unless that is the use.
 from __future__ import annotations
 
 from . import containers, context_variables, waiting_work, with_blocks
-from .use import Use
+from .owner import Use
 
 USES: dict[str, Use] = {
     **with_blocks.USES.made,

@@ -1,7 +1,7 @@
 """Random programs, and a plain model of what must survive a sweep of them and what must go.
 
 A program is built from steps, each a kind of object and what it is made from, and is in the middle of uses
-of some of them (see `tests.in_use`). `check` sweeps it.
+of some of them (see `tests.owners`). `check` sweeps it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import fastpurge
 import torch
 from fastpurge import is_purged
 
-from tests.in_use import USES
-from tests.in_use.use import Use, Values, values_of
+from tests.owners import USES
+from tests.owners.owner import Use, Values, values_of
 
 SHARERS = ("view", "detach", "as_strided", "dtype view", "set_", "numpy", "storage")
 CONTAINERS = (

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from tests import programs
-from tests.in_use import USES
+from tests import random_programs
+from tests.owners import USES
 
 from .choices import Choices
 
@@ -18,9 +18,9 @@ def check(data: bytes) -> None:
     keep = choices.several(3, lambda: choices.number(100))
     steps = choices.several(
         25,
-        lambda: (choices.one_of(programs.KINDS), choices.several(3, lambda: choices.number(100))),
+        lambda: (choices.one_of(random_programs.KINDS), choices.several(3, lambda: choices.number(100))),
     )
     uses = choices.several(
         3, lambda: (choices.one_of(sorted(USES)), choices.several(3, lambda: choices.number(100)))
     )
-    programs.check(steps, keep, wipe=wipe, uses=uses)
+    random_programs.check(steps, keep, wipe=wipe, uses=uses)

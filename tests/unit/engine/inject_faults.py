@@ -1,6 +1,6 @@
-"""A sweep that something goes wrong in the middle of. A program, run by `test_faults.py`.
+"""A sweep that something goes wrong in the middle of. A program, run by `test_fault_injection.py`.
 
-    python tests/unit/engine/faults.py memory 1 2 3
+    python tests/unit/engine/inject_faults.py memory 1 2 3
 
 The first argument is what goes wrong, the others say where; of `interrupt` the second says how
 many lines of the sweep lie between one place and the next. Prints one line of JSON: how often each

@@ -1,7 +1,7 @@
 """`why` and `census` beside objgraph, Pympler and Guppy, on one heap, in one run.
 
-``python -m benches.seeing --objects 1000000``. Times are of the processor. The others do not know storages,
-and count what `sys.getsizeof` says of an object: what is compared is the walk.
+``python -m benches.inspection --objects 1000000``. Times are processor time. The other tools do not know
+storages: they count what `sys.getsizeof` reports. The benchmark compares the walks over the heap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pympler import muppy
 from pympler.summary import summarize
 from rich.console import Console
 
-from benches.measuring import run
+from benches.figures import run
 from benches.ratios import best, build_heap
 
 LIMIT = 20  # at which `find_backref_chain` stops, unless it is told otherwise

@@ -1,0 +1,260 @@
+"""The path that `why` reports is an expression that evaluates to the object, where there is one."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastpurge import why
+
+pytestmark = pytest.mark.usefixtures("collector_off")
+
+
+class Own:
+    pass
+
+
+class Slotted:
+    __slots__ = ("inner",)
+
+
+class Hostile:
+    """Lets nobody ask it for anything."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+    __eq__ = __hash__ = __repr__ = __bool__ = __iter__ = __len__ = None  # type: ignore[assignment]
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+def _own(held: object) -> Own:
+    own = Own()
+    own.held = held  # type: ignore[attr-defined]
+    return own
+
+
+def _slotted(held: object) -> Slotted:
+    slotted = Slotted()
+    slotted.inner = held  # type: ignore[attr-defined]
+    return slotted
+
+
+def _hostile(held: object) -> Hostile:
+    hostile = Hostile()
+    object.__setattr__(hostile, "held", held)
+    return hostile
+
+
+def _class(held: object) -> type:
+    return type("Klass", (), {"held": held})
+
+
+def _closure(held: object) -> Callable[[], object]:
+    return lambda: held
+
+
+def _generator(held: object) -> Iterator[object]:
+    def generator() -> Iterator[object]:
+        local = [held]
+        while True:
+            yield local[0]
+
+    running = generator()
+    next(running)
+    return running
+
+
+def _error(held: object) -> BaseException:
+    def fail(big: object) -> None:
+        raise ValueError
+
+    try:
+        fail(held)
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+def _defaults(held: object) -> Callable[[], object]:
+    def function(a: object = held, *, b: object = None) -> object:
+        return a
+
+    return function
+
+
+def _keyword(held: object) -> Callable[[], object]:
+    def function(*, b: object = held) -> object:
+        return b
+
+    return function
+
+
+def _model(held: object) -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(OrderedDict(last=torch.nn.Linear(2, 2))))
+    model[1].last.register_buffer("held", held)  # type: ignore[arg-type, union-attr]
+    return model
+
+
+SPELLED = {
+    "dict": (lambda x: {"sdxl": x}, "['sdxl']"),
+    "dict by number": (lambda x: {3: {None: x}}, "[3][None]"),
+    "dict by tuple": (lambda x: {(1, "a"): x}, "[(1, 'a')]"),
+    "ordered dict": (lambda x: OrderedDict(a=x), "['a']"),
+    "default dict": (lambda x: defaultdict(list, {"a": [x]}), "['a'][0]"),
+    "list": (lambda x: [None, x], "[1]"),
+    "tuple": (lambda x: (x, (1, x)), "[0]"),
+    "deque": (lambda x: deque([1, x]), "[1]"),
+    "named tuple": (lambda x: Pair(1, x), "[1]"),
+    "attribute": (_own, ".held"),
+    "nested attributes": (lambda x: _own(_own([x])), ".held.held[0]"),
+    "slot": (_slotted, ".inner"),
+    "class": (_class, ".held"),
+    "closure": (_closure, ".__closure__[0].cell_contents"),
+    "default": (_defaults, ".__defaults__[0]"),
+    "keyword default": (_keyword, ".__kwdefaults__['b']"),
+    "partial": (lambda x: functools.partial(print, x), ".args[0]"),
+    "bound method": (lambda x: _own(x).__init__, ".__self__.held"),  # type: ignore[misc]
+    "generator": (_generator, ".gi_frame.f_locals['local'][0]"),
+    "exception": (_error, ".__traceback__.tb_frame.f_locals['held']"),
+    "model": (_model, "[1].last.held"),
+    "property": (lambda x: property(lambda _: x), ".fget.__closure__[0].cell_contents"),
+    "static method": (lambda x: staticmethod(_closure(x)), ".__func__.__closure__[0].cell_contents"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_a_path_is_code_that_leads_there(name: str, program: Any) -> None:
+    holder, code = SPELLED[name]
+    held = torch.ones(3)
+    program.root = holder(held)
+    found = why(held)
+    assert found.path == f"{program.__name__}.root{code}"
+    assert eval(found.path, {program.__name__: program}) is held
+    assert found.reason is None
+    assert found.types[-1] == "Tensor"
+
+
+READ = {
+    "set": (lambda x: {x}, "{...}"),
+    "key of a dict": (lambda x: {x: 1}, ".keys(){...}"),
+    "mapping proxy": (lambda x: MappingProxyType({"k": x}), " -> dict['k']"),
+    "key of a class of one's own": (lambda x: {_Key(): x}, "[<_Key>]"),
+    "a long key": (lambda x: {"k" * 100: x}, f"['{'k' * 39}...]"),
+}
+
+
+class _Key:
+    def __repr__(self) -> str:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("name", READ)
+def test_where_there_is_no_code_for_it_the_path_can_be_read(name: str, program: Any) -> None:
+    holder, words = READ[name]
+    held = torch.ones(3)
+    program.root = holder(held)
+    assert why(held).path == f"{program.__name__}.root{words}"
+
+
+NAMED = {
+    "a name that is code": (torch.nn.Module, "q4_k", ".q4_k"),
+    "a number in a sequence": (torch.nn.Sequential, "0", "[0]"),
+    "a number in a list": (torch.nn.ModuleList, "0", "[0]"),
+    "a number in a dict": (torch.nn.ModuleDict, "0", "['0']"),
+    "a number in a module of one's own": (torch.nn.Module, "0", "._modules['0']"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_part_of_a_module_is_called_what_code_can_call_it(name: str, program: Any) -> None:
+    of, key, code = NAMED[name]
+    program.root = of()
+    program.root.add_module(key, torch.nn.Linear(2, 2))
+    held = program.root._modules[key]
+    found = why(held)
+    assert found.path == f"{program.__name__}.root{code}"
+    assert eval(found.path, {program.__name__: program}) is held
+
+
+def test_a_namespace_is_held_by_its_module(program: Any) -> None:
+    assert why(vars(program)).path == f"{program.__name__}.__dict__"
+
+
+def test_no_object_is_asked_anything(program: Any) -> None:
+    held = torch.ones(3)
+    program.root = _hostile([held])
+    assert why(held).path == f"{program.__name__}.root.held[0]"
+    assert why(program.root).what == "Hostile"
+
+
+HIDDEN = {
+    "gradient": (lambda p: p.w.grad, ".w.grad"),
+    "base of a view": (lambda p: p.view._base, ".view._base"),
+    "leaf of a graph": (
+        lambda p: p.leaf(),
+        ".loss.grad_fn.next_functions[0][0].next_functions[0][0].variable",
+    ),
+    "array": (lambda p: p.array.base, ".array.base"),
+    "array of objects": (lambda p: p.objects[0], ".objects[...]"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_torch_and_numpy_hide_is_found(name: str, program: Any) -> None:
+    program.w = torch.nn.Parameter(torch.ones(3))
+    (program.w * 2).sum().backward()
+    program.view = torch.ones(5)[1:]
+    leaf = torch.nn.Parameter(torch.ones(3))
+    program.loss = (leaf * 2).sum()
+    program.leaf = weakref.ref(leaf)
+    del leaf
+    program.array = torch.ones(4).numpy()
+    program.objects = np.empty(1, dtype=object)
+    program.objects[0] = torch.ones(3)
+    get, code = HIDDEN[name]
+    assert why(get(program)).path == f"{program.__name__}{code}"
+
+
+def test_what_was_saved_for_backward_is_found(program: Any) -> None:
+    saved = torch.ones(3)
+    program.loss = (torch.ones(3, requires_grad=True) * saved).sum()
+    gone = weakref.ref(saved)
+    del saved
+    found = why(gone())
+    if not hasattr(torch._C._autograd.SavedTensor, "data"):  # docs/limits.md
+        assert str(found.reason).startswith("held from where the heap does not show it")
+        return
+    assert found.path == f"{program.__name__}.loss.grad_fn.next_functions[0][0] (saved for backward)"
+
+
+def test_a_path_longer_than_any_limit_is_found(program: Any) -> None:
+    held = torch.ones(3)
+    chain: Any = held
+    for _ in range(5_000):
+        chain = [chain]
+    program.root = chain
+    found = why(held)
+    assert found.path == f"{program.__name__}.root" + "[0]" * 5_000
+    for _ in range(5_000):  # or to let go of it would recurse as deep
+        chain = chain[0]
+
+
+def test_a_path_leads_through_arrays_in_each_other(program: Any) -> None:
+    class Node:
+        def __init__(self, child: Any) -> None:
+            self.children = np.empty(1, dtype=object)
+            self.children[0] = child
+
+    tensor = torch.ones(3)
+    program.tree = Node(Node(Node([tensor])))
+    assert why(tensor).path == "forgetful_program.tree.children[...].children[...].children[...][0]"
