@@ -55,7 +55,7 @@ LADEN = [
     )
 ]
 LEAK = (
-    "tests/unit/engine/test_threads.py::test_a_leak_does_not_go_unseen"  # whether the tests see one, that is
+    "tests/unit/engine/test_threads.py::test_an_added_leak_is_detected"  # whether the tests see one, that is
 )
 # Python, torch, NumPy: the oldest, the newest, and between. uv finds a Python 3.14 on PATH; few have one.
 VERSIONS = [

@@ -92,7 +92,7 @@ def test_training_gives_the_same_bits(precision: str, program: Any) -> None:
 
 
 @pytest.mark.parametrize("cache", [None, "static"], ids=["growing cache", "static cache"])
-def test_a_language_model_writes_the_same_while_it_is_swept(cache: str | None, program: Any) -> None:
+def test_a_language_model_generates_the_same_text_beside_sweeps(cache: str | None, program: Any) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -221,7 +221,7 @@ def test_threads_compute_the_same_on_a_device_while_another_sweeps() -> None:
     ["", "expandable_segments:True", "backend:cudaMallocAsync"],
     ids=lambda text: text or "default",
 )
-def test_what_every_allocator_gives_back_is_measured(allocator: str) -> None:
+def test_memory_freed_by_every_allocator_is_measured(allocator: str) -> None:
     said = in_a_process(
         """
         program.leak = torch.ones(1 << 28, device="cuda")
@@ -238,7 +238,7 @@ def test_what_every_allocator_gives_back_is_measured(allocator: str) -> None:
     assert left == 0
 
 
-def test_pinned_memory_goes_back_to_the_system(program: Any) -> None:
+def test_pinned_memory_is_returned_to_the_system(program: Any) -> None:
     program.leak = torch.ones(64 * MIB, pin_memory=True)
     program.kept = torch.ones(MIB, pin_memory=True)
     report = fastpurge.sweep(keep=program.kept, devices="cpu")
@@ -248,7 +248,7 @@ def test_pinned_memory_goes_back_to_the_system(program: Any) -> None:
     assert report.freed_by_device["cpu"] >= 200 * MIB
 
 
-def test_after_an_out_of_memory_error_the_device_is_free_again() -> None:
+def test_after_an_out_of_memory_error_let_go_frees_the_device() -> None:
     said = in_a_process(
         """
         class Model(torch.nn.Module):
@@ -324,7 +324,7 @@ def _made_on_a_device() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_kind_of_tensor_is_released_and_loud(program: Any) -> None:
+def test_every_kind_of_device_tensor_is_released_and_raises(program: Any) -> None:
     program.made = _made_on_a_device()
     names = [*program.made]
     report = fastpurge.sweep(keep=(), devices="cuda", guards=Guard.ALL & ~Guard.ALIAS)
@@ -350,7 +350,7 @@ def test_wipe_overwrites_device_memory_before_it_goes(program: Any) -> None:
 # Seeing
 
 
-def test_a_census_tells_live_memory_from_the_cache(program: Any) -> None:
+def test_a_census_separates_live_memory_from_the_cache(program: Any) -> None:
     program.held = torch.ones(16 * MIB, device="cuda")
     torch.empty(64 * MIB, device="cuda")
     found = fastpurge.census(top=1)
@@ -363,7 +363,7 @@ def test_a_census_tells_live_memory_from_the_cache(program: Any) -> None:
     assert fastpurge.census().devices["cuda:0"].cached <= use.cached - 200 * MIB
 
 
-def test_a_graph_under_recording_is_recorded_to_the_end(program: Any) -> None:
+def test_a_cuda_graph_under_capture_is_captured_completely(program: Any) -> None:
     x = torch.ones(1000, device="cuda")
     torch.empty(1 << 24, device="cuda")  # for the cache
     graph = torch.cuda.CUDAGraph()

@@ -36,7 +36,7 @@ print([name for name in fastpurge.__all__ if not callable(getattr(fastpurge, nam
     assert done.stdout == "[]\n"
 
 
-def test_a_call_in_the_midst_of_its_import_is_a_clear_error() -> None:
+def test_a_call_during_the_import_of_the_package_is_a_clear_error() -> None:
     program = """
 import sys
 class Finder:
@@ -88,9 +88,7 @@ thread.join()
 @pytest.mark.parametrize(
     ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread imported")]
 )
-def test_a_child_that_was_forked_during_an_import_sweeps_or_is_told(
-    takes: float, waits: float, told: str
-) -> None:
+def test_a_child_forked_during_an_import_sweeps_or_raises(takes: float, waits: float, told: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED_DURING_AN_IMPORT, str(takes), str(waits)],
         capture_output=True,

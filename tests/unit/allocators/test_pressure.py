@@ -10,7 +10,7 @@ from fastpurge.allocators.pressure import Mark
 from tests.unit.automatic.watch_helpers import MIB
 
 
-def test_a_share_is_that_of_the_container_if_it_is_closer_to_its_limit(tmp_path: Path) -> None:
+def test_a_percentage_is_of_the_container_limit_if_that_is_closer(tmp_path: Path) -> None:
     membership = tmp_path / "cgroup"
     membership.write_text("4:memory:/elsewhere\n0::/pods/one\n")
     inner = tmp_path / "root" / "pods" / "one"
@@ -38,7 +38,7 @@ def test_a_share_is_that_of_the_container_if_it_is_closer_to_its_limit(tmp_path:
     assert shares() == [0]
 
 
-def test_the_mark_moves_as_it_says() -> None:
+def test_the_threshold_rises_after_a_sweep_without_effect_and_falls_back() -> None:
     mark = Mark(90, 80, most=100)
     assert [mark.is_passed(reading) for reading in (79, 90, 91)] == [False, False, True]
     mark.note_swept(79)

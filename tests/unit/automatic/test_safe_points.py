@@ -42,7 +42,7 @@ def _compute(program: Any, at: int) -> str:
     return digest
 
 
-def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
+def test_no_sweep_interrupts_a_computation(program: Any) -> None:
     program.model = torch.eye(64)
     program.jobs = {}
     expected = [_compute(program, at) for at in range(8)]
@@ -76,7 +76,7 @@ def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
     assert sum(map(is_purged, program.leaks)) > 50
 
 
-def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(program: Any) -> None:
+def test_a_computing_thread_delays_the_sweep_until_it_ends(program: Any) -> None:
     end = threading.Event()
 
     def compute() -> None:
@@ -141,7 +141,7 @@ def test_leaving_a_safe_point_waits_for_the_sweep(program: Any) -> None:
     assert watch.sweeps == 1
 
 
-def test_threads_that_only_pass_wait_for_each_other_if_they_are_asked_to(program: Any) -> None:
+def test_threads_that_pass_a_safe_point_wait_for_each_other_on_request(program: Any) -> None:
     swept = threading.Event()
     errors: list[BaseException] = []
 
@@ -170,7 +170,7 @@ def test_after_an_exception_a_thread_is_no_longer_at_a_safe_point() -> None:
     assert safe_points.outside() == ["MainThread"]
 
 
-def test_a_thread_is_not_at_a_safe_point_that_is_gone() -> None:
+def test_a_thread_is_not_at_a_deleted_safe_point() -> None:
     here = safe_point()  # Ctrl-C can come between the last line of the block and the first of `__exit__`
     here.__enter__()
     assert safe_points.outside() == []
@@ -270,7 +270,7 @@ def test_a_finalizer_in_a_sweep_can_pass_a_safe_point_while_another_sweep_is_due
     assert watch.last_error is None
 
 
-def test_a_safe_point_within_a_sweep_is_no_place_for_another(program: Any) -> None:
+def test_a_safe_point_inside_a_sweep_starts_no_other_sweep(program: Any) -> None:
     class PassesOne:
         def __del__(self) -> None:
             program.leak = mebibytes(100)

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 # When
 
 
-def test_what_is_not_kept_goes_while_a_thread_waits_at_a_safe_point(program: Any) -> None:
+def test_unkept_tensors_are_released_while_a_thread_waits_at_a_safe_point(program: Any) -> None:
     program.model = torch.arange(10.0)
     with watch_above(50, lambda: [program.model], label="the service") as watch:
         program.leak = mebibytes(100)
@@ -52,7 +52,7 @@ def test_what_is_not_kept_goes_while_a_thread_waits_at_a_safe_point(program: Any
     assert watch.last_error is None
 
 
-def test_what_is_due_is_swept_by_the_thread_that_comes_to_a_safe_point(program: Any) -> None:
+def test_a_thread_that_enters_a_safe_point_runs_the_due_sweep(program: Any) -> None:
     threads = []
 
     def keep() -> tuple[()]:
@@ -71,7 +71,7 @@ def test_what_is_due_is_swept_by_the_thread_that_comes_to_a_safe_point(program: 
     assert is_purged(program.leak)
 
 
-def test_nothing_is_swept_below_the_mark(program: Any) -> None:
+def test_nothing_is_swept_below_the_threshold(program: Any) -> None:
     with watch_above(300) as watch:
         program.leak = mebibytes(100)
         with safe_point():
@@ -80,7 +80,7 @@ def test_nothing_is_swept_below_the_mark(program: Any) -> None:
     assert not is_purged(program.leak)
 
 
-def test_what_has_gone_by_itself_meanwhile_is_no_reason_to_sweep(program: Any) -> None:
+def test_a_temporary_peak_triggers_no_sweep(program: Any) -> None:
     program.small = mebibytes(1)
     with watch_above(50) as watch:
         passing = mebibytes(100)
@@ -94,7 +94,7 @@ def test_what_has_gone_by_itself_meanwhile_is_no_reason_to_sweep(program: Any) -
     assert not is_purged(program.small)
 
 
-def test_a_program_without_safe_points_is_never_swept_and_told_so_once(program: Any) -> None:
+def test_a_program_without_safe_points_is_never_swept_and_warned_once(program: Any) -> None:
     vars(safe_points._here).clear()
     program.leak = mebibytes(100)
     line = sys._getframe().f_lineno + 1
@@ -106,7 +106,7 @@ def test_a_program_without_safe_points_is_never_swept_and_told_so_once(program: 
     assert [(one.filename, one.lineno) for one in told] == [(__file__, line)]
 
 
-def test_a_share_is_that_of_the_machine(program: Any) -> None:
+def test_a_percentage_is_of_the_memory_of_the_machine(program: Any) -> None:
     memory = psutil.virtual_memory()
     assert abs(pressure.ram_share() - 100 * (1 - memory.available / memory.total)) < 20
     for above, due in (("0.01%", True), ("99.99%", False)):
@@ -159,7 +159,7 @@ def test_a_sweep_that_frees_nothing_is_not_repeated_until_there_is_more(program:
 # Stopping
 
 
-def test_stop_waits_for_a_sweep_that_is_under_way_and_none_comes_after_it(program: Any) -> None:
+def test_stop_waits_for_the_running_sweep_and_no_other_follows(program: Any) -> None:
     begun, go = threading.Event(), threading.Event()
     order = []
 
@@ -202,7 +202,7 @@ def test_a_watch_can_be_stopped_by_what_it_calls(program: Any, by: str) -> None:
     assert watch.sweeps == 1
 
 
-def test_the_reports_of_the_last_sweeps_are_there_and_no_more(
+def test_only_the_reports_of_the_last_sweeps_are_stored(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "_REPORTS", 2)
@@ -218,7 +218,7 @@ def test_the_reports_of_the_last_sweeps_are_there_and_no_more(
     assert len(watch.reports) == 2
 
 
-def test_several_watches_sweep_each_in_its_own_way(program: Any) -> None:
+def test_several_watches_sweep_with_their_own_options(program: Any) -> None:
     program.small = torch.ones(7)
     program.leak = mebibytes(300)
     with (
@@ -236,7 +236,7 @@ def test_several_watches_sweep_each_in_its_own_way(program: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_alive() -> None:
+def test_a_forked_child_starts_unwatched_and_no_watch_keeps_a_process_alive() -> None:
     program = """
         import os, threading, time, torch, fastpurge
         begun = threading.Event()
@@ -271,7 +271,7 @@ def test_a_forked_child_is_not_watched_and_can_be_and_no_watch_keeps_a_process_a
     assert _run(program) == "7\n"
 
 
-def test_the_interpreter_ends_after_the_sweep_that_is_under_way_however_long_it_takes() -> None:
+def test_the_interpreter_exits_after_the_running_sweep_however_long_it_takes() -> None:
     # Torch aborts the process if a thread is ended in it.
     program = """
         import threading, time, torch, fastpurge, fastpurge.automatic.watch

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 # What can go wrong
 
 
-def test_a_keep_that_raises_is_told_and_nothing_is_swept_and_the_watch_goes_on(program: Any) -> None:
+def test_a_keep_that_raises_warns_once_sweeps_nothing_and_is_tried_again(program: Any) -> None:
     held: list[weakref.ref[Any]] = []
     calls = []
 
@@ -47,7 +47,7 @@ def test_a_keep_that_raises_is_told_and_nothing_is_swept_and_the_watch_goes_on(p
 
 
 @pytest.mark.parametrize("kept", ["model", None, iter(())], ids=["a name", "nothing", "an iterator"])
-def test_a_keep_that_names_nothing_is_told_and_nothing_is_swept(kept: object, program: Any) -> None:
+def test_an_invalid_result_of_keep_warns_and_sweeps_nothing(kept: object, program: Any) -> None:
     program.leak = mebibytes(1)
     watch = watch_above(-50, lambda: kept)
     with pytest.warns(RuntimeWarning, match="nothing was swept: TypeError: keep must"), watch, safe_point():
@@ -56,7 +56,7 @@ def test_a_keep_that_names_nothing_is_told_and_nothing_is_swept(kept: object, pr
     assert not is_purged(program.leak)
 
 
-def test_an_on_sweep_that_raises_is_told_and_the_sweep_counts(program: Any) -> None:
+def test_an_on_sweep_that_raises_warns_and_the_sweep_counts(program: Any) -> None:
     def fail(_: object) -> None:
         raise OSError("the log is full")
 
@@ -67,7 +67,7 @@ def test_an_on_sweep_that_raises_is_told_and_the_sweep_counts(program: Any) -> N
     assert watch.sweeps == len(watch.reports) == 1
 
 
-def test_a_warning_that_is_an_error_harms_nobody(program: Any) -> None:
+def test_a_warning_raised_as_an_error_does_not_stop_the_watch(program: Any) -> None:
     def keep() -> object:
         raise KeyError("no model is loaded")
 
@@ -82,7 +82,7 @@ def test_a_warning_that_is_an_error_harms_nobody(program: Any) -> None:
     assert type(watch.last_error) is KeyError
 
 
-def test_memory_that_cannot_be_read_for_a_moment_is_told_and_read_again(
+def test_a_failing_memory_reading_warns_and_is_repeated(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program.leak = mebibytes(100)

@@ -1,4 +1,4 @@
-"""All ranks of a process group sweep, or none, and each gets all reports. `rank_processes.py` runs the ranks."""
+"""All ranks of a process group sweep, or none, and each gets all reports. The ranks run `rank_processes`."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_every_rank_gets_all_reports_in_rank_order(told: Told) -> None:
         assert "on 4 ranks" in one["text"]
 
 
-def test_a_report_of_any_size_arrives_and_nothing_stays_in_the_store(told: Told) -> None:
+def test_reports_of_any_size_are_exchanged_and_the_store_is_left_empty(told: Told) -> None:
     for scene in told:
         assert scene["a_large_report"]["sizes"] == [9 << 20] * 4
     assert not told[0]["a_large_report"]["left"]
 
 
-def test_a_subgroup_sweeps_alone_and_is_told_by_global_rank(told: Told) -> None:
+def test_a_subgroup_sweeps_alone_and_reports_global_ranks(told: Told) -> None:
     for rank, one in enumerate(scene["a_subgroup"] for scene in told):
         if rank in (1, 3):
             assert one == {"ranks": [1, 3], "released": [[2001], [2003]]}
@@ -61,7 +61,7 @@ def test_a_subgroup_sweeps_alone_and_is_told_by_global_rank(told: Told) -> None:
             assert f"rank {rank}, is not a member" in one["text"]
 
 
-def test_of_a_group_that_was_destroyed_it_says_so(told: Told) -> None:
+def test_a_destroyed_group_is_an_error_that_says_so(told: Told) -> None:
     for scene in told:
         one = scene["a_group_that_was_destroyed"]
         assert one["type"] == "ValueError"
@@ -73,7 +73,7 @@ def test_threads_of_a_rank_sweep_one_after_the_other(told: Told) -> None:
         assert scene["two_threads"] == [[0, 1, 2, 3]] * 2
 
 
-def test_of_a_bad_argument_on_one_rank_all_are_told_and_none_sweeps(told: Told) -> None:
+def test_a_bad_argument_on_one_rank_raises_on_all_and_none_sweeps(told: Told) -> None:
     for rank, one in enumerate(scene["a_bad_argument"] for scene in told):
         assert one["left"] == 3000
         assert "rank 2: " in one["text"]
@@ -103,7 +103,7 @@ def test_a_sweep_that_fails_is_named_on_all_ranks_and_all_others_have_swept(told
         assert "a sweep is under way" in one["failures"]["1"]
 
 
-def test_collectives_in_flight_end_as_without_a_sweep(told: Told) -> None:
+def test_pending_collectives_finish_with_the_same_result(told: Told) -> None:
     for scene in told:
         assert scene["collectives_in_flight"] == {"sums": [[6], [6]], "purged": True, "under_way": True}
 
@@ -114,7 +114,7 @@ def test_training_with_ddp_is_the_same_to_the_bit(told: Told) -> None:
         assert scene["training"] == ways
 
 
-def test_who_does_not_call_is_named_and_nobody_sweeps(told: Told) -> None:
+def test_a_rank_that_does_not_call_is_named_and_none_sweeps(told: Told) -> None:
     for scene in told[:3]:
         one = scene["one_does_not_call"]
         assert list(one["failures"]) == ["3"]
@@ -122,12 +122,12 @@ def test_who_does_not_call_is_named_and_nobody_sweeps(told: Told) -> None:
         assert "no rank has swept\nrank 3: " in one["text"]
 
 
-def test_after_a_call_that_one_rank_missed_all_find_each_other_again(told: Told) -> None:
+def test_after_a_call_that_one_rank_missed_the_next_call_succeeds(told: Told) -> None:
     for scene in told:
         assert scene["and_then_all_call_again"] == [0, 1, 2, 3]
 
 
-def test_who_is_interrupted_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
+def test_a_rank_interrupted_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
     assert told[3]["one_is_interrupted_in_its_sweep"]
     for scene in told[:3]:
         one = scene["one_is_interrupted_in_its_sweep"]
@@ -135,7 +135,7 @@ def test_who_is_interrupted_in_its_sweep_is_named_and_all_others_have_swept(told
         assert one["failures"] == {"3": "KeyboardInterrupt: "}
 
 
-def test_who_is_interrupted_as_it_waits_has_not_called_and_nobody_sweeps(told: Told) -> None:
+def test_a_rank_interrupted_while_waiting_counts_as_silent_and_none_sweeps(told: Told) -> None:
     assert told[3]["one_is_interrupted_as_it_waits"]
     for scene in told[:2]:
         one = scene["one_is_interrupted_as_it_waits"]
@@ -145,14 +145,14 @@ def test_who_is_interrupted_as_it_waits_has_not_called_and_nobody_sweeps(told: T
         assert scene["and_again"] == [0, 1, 2, 3]
 
 
-def test_who_dies_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
+def test_a_rank_that_dies_in_its_sweep_is_named_and_all_others_have_swept(told: Told) -> None:
     for scene in told[:3]:
         one = scene["one_is_killed_in_its_sweep"]
         assert one["swept"] == {"0": [[6000]], "1": [[6001]], "2": [[6002]]}
         assert list(one["failures"]) == ["3"]
 
 
-def test_without_the_process_that_holds_the_store_all_others_are_told_at_once(told: Told) -> None:
+def test_without_the_process_of_the_store_all_others_raise_at_once(told: Told) -> None:
     for rank in (1, 2):
         one = told[rank]["the_one_with_the_store_is_killed"]
         assert "0" in one["failures"]

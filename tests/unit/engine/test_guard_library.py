@@ -185,7 +185,9 @@ class TestLibrary:
         # Clear what is left, so that nothing is found by another test.
         del Class.value  # type: ignore[attr-defined]
 
-    def test_module_and_class_level_state_is_spared_with_all_it_holds(self, library: Any) -> None:
+    def test_globals_and_class_attributes_of_libraries_are_spared_with_their_contents(
+        self, library: Any
+    ) -> None:
         report = fastpurge.sweep(keep=())
         assert library.fastpurge_value.sum() == 10
         assert library.fastpurge_table["k"][0].sum() == 10
@@ -193,7 +195,7 @@ class TestLibrary:
         assert library.FastpurgeClass.value.sum() == 10
         assert report.spared["library"] >= 120
 
-    def test_what_a_library_kept_before_is_looked_for_there_first(
+    def test_library_state_of_the_last_sweep_is_checked_first(
         self, library: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = fastpurge.sweep(keep=())
@@ -208,7 +210,7 @@ class TestLibrary:
         assert second.spared["library"] == first.spared["library"]
         assert library.fastpurge_value.sum() == library.FastpurgeClass.value.sum() == 10
 
-    def test_what_a_library_kept_before_and_keeps_no_more_goes(
+    def test_former_library_state_is_released(
         self, library: Any, program: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fastpurge.sweep(keep=())
@@ -219,7 +221,7 @@ class TestLibrary:
         assert is_purged(program.held)
         assert library.fastpurge_other.sum() == 5
 
-    def test_switched_off_it_goes(self, library: Any) -> None:
+    def test_without_the_guard_library_state_is_released(self, library: Any) -> None:
         fastpurge.sweep(keep=())  # from here on it is known what it keeps
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         assert is_purged(library.fastpurge_value)
@@ -248,7 +250,7 @@ class TestLibrary:
         fastpurge.sweep(keep=())
         assert eval(make).is_nested
 
-    def test_the_program_is_no_library(self, program: Any) -> None:
+    def test_globals_of_the_program_are_no_library_state(self, program: Any) -> None:
         program.tensor = torch.ones(3)
         program.Class = type("Class", (), {"value": torch.ones(3), "__module__": program.__name__})
         fastpurge.sweep(keep=())
@@ -257,7 +259,7 @@ class TestLibrary:
 
     @pytest.mark.parametrize("name", HOOKS)
     @pytest.mark.parametrize("deep", [False, True])
-    def test_what_a_library_will_call_has_all_it_needs(self, name: str, deep: bool) -> None:
+    def test_callbacks_registered_with_a_library_keep_their_values(self, name: str, deep: bool) -> None:
         results: list[float] = []
         table: Any = {"layer": [(torch.ones(3),)]} if deep else torch.ones(3)
 
@@ -282,7 +284,7 @@ class TestLibrary:
                 handle.remove()
 
     @pytest.mark.parametrize("name", CLOSURES)
-    def test_a_hook_has_all_it_needs_of_whatever_kind(self, name: str) -> None:
+    def test_hooks_of_every_kind_keep_their_values(self, name: str) -> None:
         hook = CLOSURES[name](torch.ones(3))
         handle = module.register_module_forward_hook(hook)
         try:
@@ -292,7 +294,7 @@ class TestLibrary:
         finally:
             handle.remove()
 
-    def test_what_a_thread_has_called_is_not_what_a_library_will_call(self, program: Any) -> None:
+    def test_a_call_in_a_running_thread_is_no_registered_callback(self, program: Any) -> None:
         class Server:
             def __init__(self) -> None:
                 self.cache, self.stop = torch.ones(3), threading.Event()
@@ -315,7 +317,7 @@ class TestLibrary:
             stop.set()
             thread.join()
 
-    def test_what_typing_has_cached_is_not_to_be_called(self, program: Any) -> None:
+    def test_entries_of_typing_caches_are_no_callbacks(self, program: Any) -> None:
         def annotate() -> None:
             class Row:
                 table = program.table = torch.ones(3)
@@ -331,7 +333,7 @@ class TestLibrary:
         assert is_purged(program.table)
         assert is_purged(program.value)
 
-    def test_functions_and_coroutines_of_cython_are_of_a_library(self) -> None:
+    def test_functions_and_coroutines_of_cython_belong_to_a_library(self) -> None:
         extension = pytest.importorskip("yaml._yaml")
         # Its `__module__` is what gives each function its own, and it is nobody's callback.
         assert not isinstance(
@@ -341,7 +343,7 @@ class TestLibrary:
         assert not any(type(one) is type(extension.get_version) for one in found)
 
     @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])
-    def test_a_hook_on_all_modules_keeps_what_it_leads_to(self, program: Any, how: str) -> None:
+    def test_a_global_module_hook_keeps_everything_reachable_from_it(self, program: Any, how: str) -> None:
         class Scale:
             def __init__(self) -> None:
                 self.factor = torch.full((3,), 2.0)

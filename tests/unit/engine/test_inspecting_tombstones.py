@@ -86,7 +86,7 @@ TELLING: dict[str, Callable[[Any], str]] = {
 
 
 @pytest.mark.parametrize("ask", TELLING.values(), ids=TELLING)
-def test_what_shows_it_says_that_it_was_purged(ask: Any, zombie: Any) -> None:
+def test_every_display_of_a_tombstone_says_that_it_was_purged(ask: Any, zombie: Any) -> None:
     assert "purged" in ask(zombie)
 
 
@@ -107,11 +107,11 @@ ANSWERING: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("ask", ANSWERING.values(), ids=ANSWERING)
-def test_what_an_inspector_asks_is_answered(ask: Any, zombie: Any) -> None:
+def test_inspectors_can_read_special_attributes_of_tombstones(ask: Any, zombie: Any) -> None:
     assert ask(zombie)
 
 
-def test_what_it_is_not_raises_as_a_use_and_as_a_missing_attribute(zombie: Any) -> None:
+def test_unknown_attributes_raise_purged_error_and_special_ones_also_attribute_error(zombie: Any) -> None:
     with pytest.raises(PurgedError, match="node 7") as raised:
         _ = zombie.__wrapped__
     assert isinstance(raised.value, AttributeError)
@@ -129,7 +129,9 @@ def shell() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("detail", [0, 1])
-def test_ipython_answers(shell: Any, zombie: Any, detail: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ipython_inspects_tombstones(
+    shell: Any, zombie: Any, detail: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     shell.user_ns["z"] = zombie
     assert "purged by fastpurge (node 7)" in shell.object_inspect("z", detail_level=detail)["docstring"]
     assert "purged" in shell.object_inspect_mime("z", detail_level=detail)["text/plain"]
@@ -161,7 +163,7 @@ for one in held:
 """
 
 
-def test_a_debugger_shows_its_variables() -> None:
+def test_a_debugger_shows_tombstones_among_variables() -> None:
     pytest.importorskip("debugpy")
     environment = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     subprocess.run([sys.executable, "-c", DEBUGPY], check=True, env=environment, timeout=120)
@@ -174,7 +176,7 @@ fastpurge.sweep(keep=())
 """
 
 
-def test_a_kernel_answers_shift_tab_and_tab() -> None:
+def test_a_kernel_inspects_and_completes_tombstones() -> None:
     manager: KernelManager
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=120)
     try:

@@ -109,7 +109,7 @@ loss.backward()
 """
 
 
-def test_a_search_ends_although_what_is_read_is_new_each_time() -> None:
+def test_a_search_ends_although_each_reading_creates_new_objects() -> None:
     # With no other thread: then it goes on as long as something new comes to light.
     subprocess.run([sys.executable, "-c", NEW_AT_EACH_READING], check=True, timeout=300)
 
@@ -164,7 +164,7 @@ HOLDERS = {
 
 
 @pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
-def test_kept_means_unchanged(holder: Any, program: Any) -> None:
+def test_everything_reachable_from_keep_is_unchanged(holder: Any, program: Any) -> None:
     program.kept = torch.arange(12.0)
     program.other = torch.arange(12.0)
     fastpurge.sweep(keep=[holder(program.kept)])
@@ -173,7 +173,7 @@ def test_kept_means_unchanged(holder: Any, program: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in HOLDERS if "object array" in name])
-def test_what_an_array_holds_is_kept_by_the_array_and_not_by_chance(name: str, program: Any) -> None:
+def test_contents_of_arrays_are_kept_without_the_guard_of_running_code(name: str, program: Any) -> None:
     # To the collector an array's items are held from nowhere, so the guard of running code has them too.
     program.kept = torch.arange(12.0)
     fastpurge.sweep(keep=[HOLDERS[name](program.kept)], guards=Guard.ALL & ~Guard.RUNNING)
@@ -207,7 +207,7 @@ def test_gradients_are_kept_with_their_tensors(program: Any) -> None:
     assert all(torch.equal(p.grad, g) for p, g in zip(program.model.parameters(), grad, strict=True))
 
 
-def test_a_kept_part_outlives_the_model_around_it(program: Any) -> None:
+def test_a_kept_submodule_survives_the_release_of_its_model(program: Any) -> None:
     program.model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
     kept, program.other = program.model[0], program.model[1]
     x = torch.ones(1, 3)
@@ -253,7 +253,7 @@ def _one_of_several_views() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", [_view_that_autograd_cannot_follow, _one_of_several_views])
-def test_a_kept_view_that_cannot_say_its_graph_is_no_reason_to_fail(
+def test_a_kept_view_without_a_readable_graph_ends_no_sweep(
     program: Any, make: Callable[[], torch.Tensor]
 ) -> None:
     kept = make()
@@ -296,7 +296,7 @@ class Centered(torch.nn.Linear):
         return super().forward(x - self.mean)
 
 
-def test_a_class_of_the_program_has_its_attributes_behind_one_that_torch_derives(program: Any) -> None:
+def test_class_attributes_are_kept_behind_a_parametrized_class(program: Any) -> None:
     Centered.mean = torch.ones(6)
     program.model = Centered(6, 2)
     torch.nn.utils.parametrize.register_parametrization(program.model, "weight", Half())

@@ -38,7 +38,7 @@ SHARERS = {
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("wipe", [False, True])
 @pytest.mark.parametrize("sharer", SHARERS.values(), ids=SHARERS)
-def test_what_shares_memory_with_the_kept_is_spared(sharer: Any, wipe: bool, program: Any) -> None:
+def test_tensors_with_kept_aliases_are_spared(sharer: Any, wipe: bool, program: Any) -> None:
     program.base = torch.arange(12.0)
     program.kept = sharer(program.base)
     report = fastpurge.sweep(keep=[program.kept], wipe=wipe)
@@ -49,7 +49,7 @@ def test_what_shares_memory_with_the_kept_is_spared(sharer: Any, wipe: bool, pro
 @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("wipe", [False, True])
 @pytest.mark.parametrize("sharer", SHARERS.values(), ids=SHARERS)
-def test_sharing_protects_in_the_other_direction_too(sharer: Any, wipe: bool, program: Any) -> None:
+def test_aliases_of_a_kept_tensor_are_spared(sharer: Any, wipe: bool, program: Any) -> None:
     program.kept = torch.arange(12.0)
     program.sharer = sharer(program.kept)
     fastpurge.sweep(keep=[program.kept], wipe=wipe)
@@ -65,7 +65,7 @@ def test_a_tensor_on_a_kept_array_is_spared(program: Any) -> None:
     assert program.array.tolist() == list(range(1000))
 
 
-def test_the_guard_can_be_switched_off(program: Any) -> None:
+def test_the_alias_guard_can_be_switched_off(program: Any) -> None:
     program.base = torch.arange(12.0)
     program.kept = program.base[2:5]
     report = fastpurge.sweep(keep=[program.kept], guards=fastpurge.Guard.NONE, wipe=True)
@@ -75,7 +75,7 @@ def test_the_guard_can_be_switched_off(program: Any) -> None:
     assert program.kept.tolist() == [2, 3, 4]
 
 
-def test_a_base_array_that_only_another_array_holds_is_kept(program: Any) -> None:
+def test_a_base_array_referenced_only_by_another_array_is_kept(program: Any) -> None:
     program.tensor = torch.arange(4.0)
     program.array = program.tensor.numpy()
     fastpurge.sweep(keep=[[program.array[1:].reshape(1, 3)]])
@@ -83,7 +83,7 @@ def test_a_base_array_that_only_another_array_holds_is_kept(program: Any) -> Non
 
 
 @pytest.mark.parametrize("guards", [Guard.ALL, Guard.NONE], ids=["guarded", "unguarded"])
-def test_what_the_tensor_beneath_a_kept_array_leads_to_is_kept(program: Any, guards: Guard) -> None:
+def test_attributes_of_the_base_tensor_of_a_kept_array_are_kept(program: Any, guards: Guard) -> None:
     program.companion = torch.arange(777.0)
     array = torch.arange(776.0).numpy()
     base: Any = array.base
@@ -94,7 +94,7 @@ def test_what_the_tensor_beneath_a_kept_array_leads_to_is_kept(program: Any, gua
     assert not {item.shape for item in report.skipped} & {(776,), (777,)}
 
 
-def test_a_subclass_of_ndarray_is_not_asked(program: Any) -> None:
+def test_no_code_of_an_ndarray_subclass_is_run(program: Any) -> None:
     class Rude(np.ndarray[Any, Any]):
         def __getattribute__(self, name: str) -> Any:
             raise AssertionError(name)
@@ -134,7 +134,7 @@ def _kept_buffers(folder: Path) -> dict[str, tuple[Any, torch.Tensor]]:
     }
 
 
-def test_no_buffer_that_is_kept_changes(program: Any, tmp_path: Path) -> None:
+def test_kept_buffers_do_not_change(program: Any, tmp_path: Path) -> None:
     pairs = _kept_buffers(tmp_path)
     program.tensors = [tensor for _, tensor in pairs.values()]
     buffers = {name: buffer for name, (buffer, _) in pairs.items()}
@@ -145,7 +145,7 @@ def test_no_buffer_that_is_kept_changes(program: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guards", [Guard.ALL, Guard.NONE])
-def test_a_tensor_on_a_buffer_goes_and_the_buffer_stays(program: Any, guards: Guard) -> None:
+def test_a_tensor_on_a_kept_buffer_is_released_and_the_buffer_stays(program: Any, guards: Guard) -> None:
     data = bytearray(b"\x01" * 16)
     program.tensor = torch.frombuffer(data, dtype=torch.uint8)
     fastpurge.sweep(keep=[data], wipe=True, guards=guards)

@@ -80,7 +80,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(("keep", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_names_nothing_is_refused(call: Any, keep: object, message: str, program: Any) -> None:
+def test_a_keep_argument_without_objects_is_refused(
+    call: Any, keep: object, message: str, program: Any
+) -> None:
     program.forgotten = torch.ones(3)
     with pytest.raises(TypeError, match=f"^keep .*{message}"):
         call(keep)
@@ -164,7 +166,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("make", ACCEPTED.values(), ids=ACCEPTED)
-def test_any_other_object_is_kept_with_what_is_in_it(make: Any, program: Any) -> None:
+def test_any_other_object_is_kept_with_its_contents(make: Any, program: Any) -> None:
     program.kept, program.other = torch.ones(3), torch.ones(4)
     fastpurge.plan(keep=make(program.kept)).apply()
     assert program.kept.sum() == 3
@@ -172,7 +174,7 @@ def test_any_other_object_is_kept_with_what_is_in_it(make: Any, program: Any) ->
 
 
 @pytest.mark.parametrize("keep", [(), [], {}, set(), [None], [3, 0.5]], ids=repr)
-def test_nothing_and_numbers_in_a_list_are_no_mistake(keep: object, program: Any) -> None:
+def test_none_and_numbers_in_a_list_are_accepted(keep: object, program: Any) -> None:
     program.other = torch.ones(4)
     fastpurge.sweep(keep=keep)
     assert is_purged(program.other)
@@ -188,7 +190,7 @@ VIEWS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS)
-def test_what_is_in_any_plain_container_is_named(make: Any, program: Any) -> None:
+def test_elements_of_every_plain_container_are_kept(make: Any, program: Any) -> None:
     program.tensor = torch.ones(3)  # a closure stops at modules, unless they are named
     fastpurge.sweep(keep=make(program))
     assert program.tensor.sum() == 3
@@ -204,14 +206,14 @@ POSITIONAL: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("call", "instead"), POSITIONAL.values(), ids=POSITIONAL)
 @pytest.mark.parametrize("more", [{}, {"keep": ()}], ids=["alone", "with keep"])
-def test_what_is_not_named_keep_is_refused(call: Any, instead: str, more: Any, program: Any) -> None:
+def test_positional_objects_are_refused(call: Any, instead: str, more: Any, program: Any) -> None:
     program.model = torch.nn.Linear(2, 2)
     with pytest.raises(TypeError, match=instead):
         call(program.model, **more)
     assert not is_purged(program.model)
 
 
-def test_the_signature_is_that_of_the_call(tmp_path: Path) -> None:
+def test_arguments_are_keyword_only_and_the_label_is_the_line_of_the_caller(tmp_path: Path) -> None:
     import inspect
 
     for call, _ in POSITIONAL.values():

@@ -67,7 +67,7 @@ def into_a_script(program: Any, value: torch.Tensor) -> None:
     program.kept["function"] = torch.jit.trace(lambda x: x + value, torch.ones(SIZE))
 
 
-def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
+def test_a_tensor_moved_from_an_owner_to_a_thread_is_spared(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The reference to itself that its owner gave it is the thread's by the time of the exchange.
@@ -108,7 +108,7 @@ def test_a_tensor_that_was_owned_and_is_in_the_hands_of_a_thread_stays(
 MOVES = (into_a_library, into_a_graph, into_a_gradient, into_a_hook, into_an_array, into_a_script)
 
 
-def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
+def test_a_tensor_moved_from_a_thread_to_a_library_is_spared(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A graph with a hook is kept, so that there is one more look after the last one into libraries.
@@ -141,7 +141,7 @@ def test_what_a_thread_had_at_one_look_and_a_library_at_the_next_is_spared(
 
 @pytest.mark.parametrize("put", MOVES)
 @pytest.mark.parametrize("looked_at", ["extents", "running_code"])
-def test_what_moves_while_a_sweep_looks_is_spared(
+def test_a_tensor_moved_during_a_sweep_is_spared(
     put: Callable[[Any, torch.Tensor], None], looked_at: str, program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program.monkeypatch = monkeypatch

@@ -75,7 +75,7 @@ def test_a_plan_keeps_nothing_alive_that_was_kept(make: Any, program: Any) -> No
     assert is_purged(program.planned)
 
 
-def test_a_plan_in_a_history_keeps_no_tensor_and_no_object_alive(program: Any) -> None:
+def test_a_stored_plan_keeps_no_tensor_and_no_object_alive(program: Any) -> None:
     program.tensor, program.own = torch.ones(3), Own([torch.ones(4)])
     refs = [weakref.ref(program.tensor), weakref.ref(program.own), weakref.ref(program.own.held[0])]
     plan = fastpurge.plan(keep=[program.tensor, {"own": program.own}])
@@ -86,7 +86,7 @@ def test_a_plan_in_a_history_keeps_no_tensor_and_no_object_alive(program: Any) -
 
 
 @pytest.mark.parametrize("make", KEEPS.values(), ids=KEEPS)
-def test_what_the_kept_leads_to_since_the_plan_stays(make: Any, program: Any) -> None:
+def test_objects_reachable_from_kept_ones_after_the_plan_stay(make: Any, program: Any) -> None:
     program.model = Model()
     program.late, program.planned = torch.ones(5), torch.ones(3)
     plan = fastpurge.plan(keep=make(program.model))
@@ -124,7 +124,7 @@ WAYS: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize(("make", "put"), CONTAINERS.values(), ids=CONTAINERS)
-def test_what_is_put_into_something_kept_since_the_plan_stays(
+def test_objects_added_to_a_kept_container_after_the_plan_stay(
     make: Any, put: Any, way: Any, program: Any
 ) -> None:
     program.kept = make()
@@ -146,7 +146,7 @@ def test_options_in_a_dict_make_no_difference(program: Any) -> None:
     assert program.late.sum() == 5
 
 
-def test_a_container_that_is_gone_protects_nothing_by_its_address(program: Any) -> None:
+def test_a_deleted_container_protects_nothing_by_its_address(program: Any) -> None:
     program.planned = torch.ones(3)
     kept = [Model()]
     plan = fastpurge.plan(keep=kept)
@@ -159,7 +159,7 @@ def test_a_container_that_is_gone_protects_nothing_by_its_address(program: Any) 
     assert is_purged(program.planned)
 
 
-def test_a_module_deep_within_is_a_boundary_as_it_was_for_the_plan(program: Any) -> None:
+def test_a_nested_module_is_a_boundary_for_apply_as_for_plan(program: Any) -> None:
     program.planned = torch.ones(3)
     plan = fastpurge.plan(keep=[[[program]]])
     assert (3,) in [item.shape for item in plan.items]
@@ -167,7 +167,7 @@ def test_a_module_deep_within_is_a_boundary_as_it_was_for_the_plan(program: Any)
     assert is_purged(program.planned)
 
 
-def test_a_module_that_is_named_keeps_what_it_is_given_since(program: Any) -> None:
+def test_globals_added_to_a_named_module_after_the_plan_are_kept(program: Any) -> None:
     program.planned = []
     fastpurge.sweep(keep=())
     program.planned.append(torch.ones(3))

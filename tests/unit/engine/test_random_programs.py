@@ -39,7 +39,7 @@ def frozen_heap() -> Iterator[None]:
 
 @pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize("name", sorted(USES))
-def test_what_is_in_use_survives_and_the_rest_goes(name: str) -> None:
+def test_objects_with_owners_in_running_code_survive_and_the_rest_is_released(name: str) -> None:
     check([("leaf", []), ("module", [0]), ("tensor", [])], [], wipe=True, uses=[(name, [0, 1, 2])])
 
 
@@ -49,7 +49,7 @@ def test_what_is_in_use_survives_and_the_rest_goes(name: str) -> None:
 @example(  # an alias of a leaf of the graph of an alias of what an array reads
     steps=[("leaf", []), ("view", [1]), ("product", [0, 1]), ("numpy", [3])], keep=[], wipe=False, uses=[]
 )
-def test_what_must_survive_survives_and_the_rest_goes(
+def test_random_programs_lose_exactly_the_unneeded_objects(
     steps: Steps, keep: list[int], wipe: bool, uses: Steps
 ) -> None:
     check(steps, keep, wipe=wipe, uses=uses)

@@ -99,7 +99,9 @@ def _weakly_held(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("wipe", [False, True])
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_released_or_skipped_with_a_reason(make: Any, wipe: bool, program: Any) -> None:
+def test_every_kind_of_tensor_is_released_or_skipped_with_a_reason(
+    make: Any, wipe: bool, program: Any
+) -> None:
     program.tensor = make()
     was = type(program.tensor)
     report = fastpurge.sweep(keep=(), wipe=wipe)
@@ -115,7 +117,7 @@ def test_released_or_skipped_with_a_reason(make: Any, wipe: bool, program: Any) 
     WEAK.clear()
 
 
-def test_most_kinds_are_released_indeed(program: Any) -> None:
+def test_all_but_two_kinds_are_released(program: Any) -> None:
     # The test above would pass if nothing were ever released.
     program.tensors = {name: make() for name, make in KINDS.items()}
     fastpurge.sweep(keep=())
@@ -124,7 +126,7 @@ def test_most_kinds_are_released_indeed(program: Any) -> None:
     assert left == {"slotted", "C++ weak reference"}
 
 
-def test_what_is_skipped_is_as_before(program: Any) -> None:
+def test_skipped_objects_are_unchanged(program: Any) -> None:
     program.slotted = torch.ones(3).as_subclass(Slotted)
     program.slotted.extra = "here"
     program.weak = _weakly_held(torch.ones(3))
@@ -167,7 +169,7 @@ def test_a_module_whose_parts_are_not_dicts_is_released(program: Any) -> None:
     assert is_purged(program.module)
 
 
-def test_what_autograd_saved_is_intact_after_a_release(program: Any) -> None:
+def test_tensors_saved_by_autograd_are_intact_after_a_release(program: Any) -> None:
     # Promise 1 from below: even with nothing spared, C++ keeps what it holds.
     w = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
     program.hidden = w * w
@@ -177,7 +179,7 @@ def test_what_autograd_saved_is_intact_after_a_release(program: Any) -> None:
     assert torch.equal(w.grad, 4 * w.detach() ** 3)  # type: ignore[arg-type]
 
 
-def test_a_leaf_that_a_graph_still_feeds_is_handed_back_as_it_was(program: Any) -> None:
+def test_a_leaf_read_back_from_a_graph_is_unchanged(program: Any) -> None:
     program.leaf = torch.nn.Parameter(torch.ones(3))
     loss = (program.leaf * 2).sum()
     node = loss.grad_fn.next_functions[0][0].next_functions[0][0]
@@ -210,7 +212,7 @@ def test_a_leaked_loss_frees_its_graph(program: Any) -> None:
     assert freed == [1]
 
 
-def test_what_a_skipped_object_holds_stays_with_it(program: Any) -> None:
+def test_the_contents_of_a_skipped_object_stay(program: Any) -> None:
     program.tensor = torch.ones(3).as_subclass(Slotted)
     program.tensor.extra = torch.ones(3)
     program.wrapper = RudeSize.make()
@@ -240,7 +242,7 @@ class RudeSize(RudeDispatch):
         raise RudeError
 
 
-def test_an_error_that_its_class_holds_on_to_keeps_nothing(program: Any) -> None:
+def test_an_error_stored_by_its_class_keeps_nothing_alive(program: Any) -> None:
     class Remembers(RudeDispatch):
         last: Any = None
 
@@ -256,7 +258,7 @@ def test_an_error_that_its_class_holds_on_to_keeps_nothing(program: Any) -> None
     assert is_purged(program.tensor)
 
 
-def test_an_error_that_cannot_be_printed_ends_no_sweep(program: Any) -> None:
+def test_an_unprintable_error_ends_no_sweep(program: Any) -> None:
     program.wrapper = RudeSize.make()
     [item, _] = fastpurge.sweep(keep=()).skipped
     assert item.reason == "RudeError"
@@ -272,7 +274,7 @@ class RudeMeta(type):
     __hash__ = type.__hash__
 
 
-def test_a_metaclass_is_never_asked_whether_it_is_another(program: Any) -> None:
+def test_a_metaclass_is_never_compared(program: Any) -> None:
     module_class = RudeMeta("Rude", (torch.nn.Module,), {})
     program.module, program.tensor = module_class(), torch.ones(3)
     kept = module_class()
@@ -290,7 +292,7 @@ class RudeName(str):
     __str__ = __repr__ = __format__  # type: ignore[assignment]
 
 
-def test_a_class_with_a_name_of_its_own_kind_is_reported(program: Any) -> None:
+def test_a_class_name_of_a_str_subclass_is_reported(program: Any) -> None:
     cls = type("Named", (torch.nn.Module,), {})
     cls.__qualname__ = RudeName("Named")
     program.module = cls()
@@ -326,7 +328,7 @@ def test_dicts_that_a_released_module_shares_stay_as_they_are(program: Any) -> N
     assert parameters["weight"].shape == (2, 2)
 
 
-def test_the_attributes_of_a_released_tensor_that_somebody_keeps_stay(program: Any) -> None:
+def test_kept_attributes_of_a_released_tensor_stay(program: Any) -> None:
     program.tensor = torch.ones(3)
     program.tensor.note = torch.ones(2)
     attributes = vars(program.tensor)

@@ -52,7 +52,9 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("at", [0, 2, 4])
 @pytest.mark.parametrize("wipe", [False, True])
-def test_one_that_refuses_is_as_before_and_the_rest_is_released(program: Any, at: int, wipe: bool) -> None:
+def test_an_object_that_refuses_is_unchanged_and_the_rest_is_released(
+    program: Any, at: int, wipe: bool
+) -> None:
     program.all = [torch.full((3,), float(number)) for number in range(5)]
     program.all[at].attribute = torch.ones(2)
     # Its implementation is not exchanged while C++ holds it weakly (THPModule_swap_tensor_impl).
@@ -68,7 +70,7 @@ def test_one_that_refuses_is_as_before_and_the_rest_is_released(program: Any, at
 
 
 @pytest.mark.parametrize("error", LOST)
-def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
+def test_a_failed_overwrite_is_reported_and_the_rest_is_overwritten(
     program: Any, filled: list[int], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     note = cast(Any, torch.UntypedStorage).fill_
@@ -98,7 +100,9 @@ def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
         lambda: torch.device("meta"),
     ],
 )
-def test_a_mode_of_the_caller_s_has_no_say(program: Any, filled: list[int], mode: Any) -> None:
+def test_a_torch_mode_of_the_caller_does_not_affect_a_sweep(
+    program: Any, filled: list[int], mode: Any
+) -> None:
     kept = torch.ones(5, requires_grad=True) * 3
     program.all = [torch.ones(10), torch.ones(20, requires_grad=True) * 2]
     program.model = torch.nn.Linear(2, 2)
@@ -110,7 +114,7 @@ def test_a_mode_of_the_caller_s_has_no_say(program: Any, filled: list[int], mode
     assert not any(item.reason for item in report.released)
 
 
-def test_finalizers_that_raise_end_nothing(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalizers_that_raise_do_not_end_a_sweep(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mortal(torch.Tensor):
         def __del__(self) -> None:
             raise ValueError("at the end")

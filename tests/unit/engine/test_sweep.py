@@ -36,7 +36,7 @@ def test_unkept_tensors_and_modules_are_released(program: Any) -> None:
     assert ("module", "ReLU", None, None, None) in released
 
 
-def test_a_tensor_that_only_a_released_module_held_dies(program: Any) -> None:
+def test_a_tensor_referenced_only_by_a_released_module_is_freed(program: Any) -> None:
     program.model = torch.nn.Linear(4, 4)
     ref = weakref.ref(program.model.weight)
     fastpurge.sweep(keep=())
@@ -44,7 +44,7 @@ def test_a_tensor_that_only_a_released_module_held_dies(program: Any) -> None:
     assert ref() is None
 
 
-def test_hooks_are_let_go(program: Any) -> None:
+def test_hooks_of_released_modules_are_dropped(program: Any) -> None:
     class Big:
         pass
 
@@ -110,7 +110,7 @@ def test_a_second_sweep_finds_nothing(program: Any) -> None:
     assert is_purged(program.tensor)
 
 
-def test_a_plan_touches_nothing_and_applies_what_it_says(program: Any) -> None:
+def test_a_plan_changes_nothing_and_apply_releases_what_it_lists(program: Any) -> None:
     program.tensor = torch.ones(1000)
     plan = fastpurge.plan(keep=())
     assert program.tensor.sum() == 1000
@@ -123,7 +123,7 @@ def test_a_plan_touches_nothing_and_applies_what_it_says(program: Any) -> None:
     assert {item.shape for item in report.released} == {item.shape for item in plan.items}
 
 
-def test_what_became_reachable_since_the_plan_stays(program: Any) -> None:
+def test_objects_reachable_from_keep_since_the_plan_stay(program: Any) -> None:
     program.saved, program.lost = torch.ones(10), torch.ones(11)
     keep = {"model": torch.nn.Linear(2, 2)}
     plan = fastpurge.plan(keep=keep)
@@ -194,7 +194,7 @@ def test_collect_auto_collects_only_if_there_is_something_to_free() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
-def test_a_finalizer_of_garbage_meets_what_it_had_also_if_a_variable_leads_to_that() -> None:
+def test_a_finalizer_of_garbage_finds_its_objects_intact() -> None:
     program = """
         import gc, torch, fastpurge
 
@@ -226,7 +226,7 @@ def test_a_finalizer_of_garbage_meets_what_it_had_also_if_a_variable_leads_to_th
         "cache[0].requires_grad_(); garbage.held = (cache[0] ** 2).sum()",
     ],
 )
-def test_what_garbage_alone_makes_look_in_use_gives_its_memory_back(make: str) -> None:
+def test_tensors_referenced_only_by_garbage_free_their_memory(make: str) -> None:
     program = f"""
         import gc, sys, weakref
         from concurrent.futures import Future
@@ -285,7 +285,7 @@ def test_freed_is_measured() -> None:
     assert report["before"]["rss"] - report["after"]["rss"] == report["freed_bytes"]
 
 
-def test_freed_is_not_added_up_from_sizes(program: Any) -> None:
+def test_freed_is_no_sum_of_sizes(program: Any) -> None:
     # 400 MB of address space that was never written to: the storage is large, and nothing is freed.
     program.untouched = torch.empty(100 * MiB)
     report = fastpurge.sweep(keep=())
@@ -322,7 +322,7 @@ def test_tensors_on_numpy_memory_that_no_array_reads_are_released(program: Any) 
     assert is_purged(program.tensor)
 
 
-def test_no_foreign_code_is_run_through_a_whole_sweep(program: Any) -> None:  # noqa: C901
+def test_a_whole_sweep_runs_no_foreign_code(program: Any) -> None:  # noqa: C901
     class Liar:
         asked = 0
 

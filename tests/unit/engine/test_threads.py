@@ -52,7 +52,7 @@ def test_threads_compute_the_same_while_another_sweeps() -> None:
     assert rising(result["series"]) == {}
 
 
-def test_a_leak_does_not_go_unseen() -> None:
+def test_an_added_leak_is_detected() -> None:
     result = _run("--sweeps=60", "--samples=20", "--pause=0.02", "--leak")
     assert set(rising(result["series"])) == {"rss", "objects", "handles"}
 
@@ -67,7 +67,7 @@ def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Deallocating Tensor")
-def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
+def test_a_tensor_owned_again_by_cpp_does_not_end_a_sweep(program: Any) -> None:
     # As when another thread drops what a snapshot has just referred to. Before torch 2.10 the Python object
     # is left without a tensor (`decref` in torch/csrc/PyInterpreter.cpp), and most attributes raise.
     base = torch.ones(3)
@@ -86,7 +86,7 @@ def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
     assert is_purged(program.forgotten)
 
 
-def test_what_another_thread_takes_from_c_after_the_last_look_stays(
+def test_a_tensor_taken_from_cpp_by_another_thread_after_the_scan_stays(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Before torch 2.10 whoever asks for a gradient that only C++ holds takes over the reference that C++ had.
@@ -127,7 +127,7 @@ class Samples(list[Any]):
 
 @pytest.mark.parametrize("of", [list, Samples])
 @pytest.mark.parametrize("at", ["survey", "release"])
-def test_what_is_in_a_list_that_is_being_sorted_stays(
+def test_tensors_in_a_list_being_sorted_stay(
     at: str, of: type[list[Any]], program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sample:

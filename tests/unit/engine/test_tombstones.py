@@ -150,7 +150,7 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("use", BEHIND_TORCH_FUNCTION.values(), ids=BEHIND_TORCH_FUNCTION)
-def test_a_zombie_is_loud_where_torch_function_is_disabled(use: Any, program: Any) -> None:
+def test_a_tombstone_raises_where_torch_function_is_disabled(use: Any, program: Any) -> None:
     # As inside another subclass's __torch_function__, and as for C++ code.
     _bury(program)
     with torch._C.DisableTorchFunctionSubclass(), pytest.raises(PurgedError, match="node 7"):
@@ -158,7 +158,7 @@ def test_a_zombie_is_loud_where_torch_function_is_disabled(use: Any, program: An
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_torchscript_is_loud_too(program: Any) -> None:
+def test_torchscript_raises_on_a_tombstone(program: Any) -> None:
     graph: Any = torch.jit.trace(lambda a, b: a @ b.t(), (x(), x()))
     assert graph(x(), x()).sum() == 12
     _bury(program)
@@ -209,7 +209,7 @@ def test_every_use_of_a_released_module_raises(use: Any, program: Any) -> None:
         use(program.zombie)
 
 
-def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
+def test_a_tombstone_can_be_printed_identified_and_dropped(program: Any) -> None:
     program.tensor = torch.ones(2, 3)
     program.module = torch.nn.Linear(3, 3)
     ref = weakref.ref(program.tensor)
@@ -244,13 +244,13 @@ def test_released_twice_is_a_no_op(program: Any) -> None:
         program.tensor + 1
 
 
-def test_an_error_survives_a_pickle() -> None:
+def test_purged_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(PurgedError("what and why")))
     assert isinstance(error, RuntimeError)
     assert str(error) == "what and why"
 
 
-def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
+def test_no_tensor_takes_the_data_of_a_tombstone(program: Any) -> None:
     # These do not dispatch, so torch itself must refuse: a tombstone is a meta tensor, which has no memory.
     _bury(program)
     zombie = program.zombie
@@ -266,7 +266,7 @@ def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_tensor_without_a_single_shape_says_the_rest_of_what_it_was(program: Any) -> None:
+def test_the_error_of_a_nested_tensor_names_its_dtype_and_device(program: Any) -> None:
     program.nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
     fastpurge.sweep(keep=())
     with pytest.raises(PurgedError, match="this float32 Tensor on cpu was released by fastpurge"):

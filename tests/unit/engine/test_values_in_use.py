@@ -56,7 +56,7 @@ def made(count: int = 3) -> Iterator[torch.Tensor]:
 
 
 class TestTasks:
-    def test_tasks_are_taken_as_they_complete(self) -> None:
+    def test_results_taken_as_tasks_complete_are_kept(self) -> None:
         async def work() -> torch.Tensor:
             await asyncio.sleep(0.001)
             return four()
@@ -66,7 +66,7 @@ class TestTasks:
 
         assert asyncio.run(main()) == [4] * 3
 
-    def test_tasks_that_are_done_wait_in_a_queue(self) -> None:
+    def test_finished_tasks_in_a_queue_keep_their_results(self) -> None:
         async def work() -> torch.Tensor:
             return four()
 
@@ -80,7 +80,7 @@ class TestTasks:
 
         assert asyncio.run(main()) == [4] * 3
 
-    def test_a_result_that_leads_to_results_has_them(self) -> None:
+    def test_nested_task_results_are_kept(self) -> None:
         async def work(before: Any) -> tuple[torch.Tensor, Any]:
             return four(), before
 
@@ -99,7 +99,7 @@ class TestTasks:
 
         assert asyncio.run(main()) == 20
 
-    def test_a_group_of_tasks_has_its_results(self) -> None:
+    def test_a_gathered_group_of_tasks_keeps_its_results(self) -> None:
         async def work(seconds: float) -> torch.Tensor:
             await asyncio.sleep(seconds)
             return four()
@@ -113,7 +113,7 @@ class TestTasks:
 
         assert asyncio.run(main()) == [4] * 3
 
-    def test_a_connection_is_served(self) -> None:
+    def test_an_asyncio_server_answers_a_connection(self) -> None:
         async def serve(reader: Any, writer: Any) -> None:
             local = [four()]
             await reader.readline()
@@ -133,7 +133,7 @@ class TestTasks:
 
         assert asyncio.run(main()) == b"4.0"
 
-    def test_other_loops_go_on(self) -> None:
+    def test_tasks_of_other_event_loops_keep_their_values(self) -> None:
         trio = pytest.importorskip("trio")
         totals = []
 
@@ -156,7 +156,7 @@ class TestTasks:
         trio.run(main)
         assert totals == [8, 8, 4]
 
-    def test_a_greenlet_goes_on(self) -> None:
+    def test_a_suspended_greenlet_keeps_its_values(self) -> None:
         greenlet = pytest.importorskip("greenlet")
 
         def work(value: torch.Tensor) -> float:
@@ -185,7 +185,7 @@ DERIVED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], torch.Tensor]]] =
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_a_container_that_the_program_has_derived_has_all_it_needs(name: str) -> None:
+def test_a_local_of_a_derived_container_class_keeps_its_contents(name: str) -> None:
     module, _, attribute = name.partition(".")
     make, read = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
@@ -197,7 +197,7 @@ def test_a_container_that_the_program_has_derived_has_all_it_needs(name: str) ->
 class TestC:
     """What C code is in the middle of, or will call."""
 
-    def test_values_of_ctypes_are_what_they_were(self) -> None:
+    def test_ctypes_objects_keep_their_values(self) -> None:
         array: Any = ctypes.py_object * 2
         pair = array(four(), four())
         record: Any = type("Record", (ctypes.Structure,), {"_fields_": [("value", ctypes.py_object)]})(four())
@@ -205,7 +205,7 @@ class TestC:
         sweep()
         assert total(pair[1]) == total(record.value) == total(pointer.contents.value) == 4
 
-    def test_a_callback_of_ctypes_is_called(self) -> None:
+    def test_a_ctypes_callback_can_be_called_after_a_sweep(self) -> None:
         def doubled(value: torch.Tensor) -> Any:
             return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.py_object)(
                 lambda given: int(total(value) + total(through(given)[0]))
@@ -231,17 +231,17 @@ class TestC:
             lambda items: functools.reduce(lambda taken, one: [*through(taken), one], items, []),
         ],
     )
-    def test_what_is_taken_from_a_generator_that_sweeps_is_whole(self, take: Callable[..., Any]) -> None:
+    def test_values_from_a_generator_that_sweeps_are_complete(self, take: Callable[..., Any]) -> None:
         items = map(lambda one: one if take is not sorted else _Ordered([one]), made())  # noqa: C417
         assert sum(total(one[0] if take is sorted else one) for one in take(items)) == 12
 
-    def test_what_is_sorted_is_whole(self) -> None:
+    def test_lists_being_sorted_are_complete(self) -> None:
         sizes = [3, 2, 4]
         items = [torch.ones(size) for size in sizes]
         items.sort(key=lambda one: _Ordered([torch.ones(len(one))]))
         assert [total(one) for one in items] == [2, 3, 4]
 
-    def test_what_is_pickled_and_copied_is_whole(self) -> None:
+    def test_objects_being_pickled_or_copied_are_complete(self) -> None:
         loaded: Any = pickle.loads(pickle.dumps((four(), _Sweeps(), four())))
         copied: Any = copy.deepcopy({"a": four(), "b": _Sweeps(), "c": [four()]})
         file = io.BytesIO()
@@ -250,7 +250,7 @@ class TestC:
         read = torch.load(file, weights_only=False)
         assert [total(one) for one in (loaded[0], loaded[2], copied["c"][0], read[0], read[2])] == [4] * 5
 
-    def test_callbacks_of_the_standard_library_have_their_values(self) -> None:
+    def test_callbacks_given_to_the_standard_library_keep_their_values(self) -> None:
         totals = []
 
         def adds(value: torch.Tensor) -> Callable[..., Any]:
@@ -278,7 +278,7 @@ class TestC:
         assert (reference(), totals) == (None, [4] * 3)
         assert (total(call(four())), text, replaced) == (8, "[[1.0, 1.0, 1.0, 1.0]]", "4.04.0")
 
-    def test_a_value_that_a_with_block_in_a_suspended_generator_restores(self, program: Any) -> None:
+    def test_a_with_block_in_a_suspended_generator_restores_its_value(self, program: Any) -> None:
         @contextlib.contextmanager
         def saved() -> Iterator[None]:
             before, program.value = program.value, None
@@ -298,7 +298,7 @@ class TestC:
         assert [*outer] == [-2]
         assert total(program.value) == 4
 
-    def test_a_class_in_the_making_has_its_names(self) -> None:
+    def test_a_class_body_under_execution_keeps_its_names(self) -> None:
         class Made:
             value, values = four(), [four()]
             sweep()
@@ -308,13 +308,13 @@ class TestC:
 
 
 class TestTypesThatAnswerNothing:
-    def test_a_name_that_is_none_is_not_the_end_of_a_sweep(self) -> None:
+    def test_a_module_name_of_another_type_ends_no_sweep(self) -> None:
         names: tuple[Any, ...] = (None, 5, four(), "", "..", "tornado..web\ud800", "a" * 10_000)
         held = [type("Odd", (dict,), {"__module__": name})(x=four()) for name in names]
         sweep()
         assert [total(one["x"]) for one in held] == [4] * len(names)
 
-    def test_a_program_that_forgets_is_freed(self, program: Any) -> None:
+    def test_forgotten_training_objects_are_released_by_another_thread(self, program: Any) -> None:
         program.model = torch.nn.Linear(5, 5)
         program.optimizer = torch.optim.Adam(program.model.parameters())
         program.loss = program.model(torch.ones(1, 5)).sum()
@@ -350,7 +350,7 @@ class _Sweeps:
         return through, (sys.maxsize,)
 
 
-def test_keys_are_asked_while_they_are_compared() -> None:
+def test_keys_under_comparison_are_kept() -> None:
     class Key:
         def __init__(self, value: torch.Tensor) -> None:
             self.value = value
@@ -368,7 +368,7 @@ def test_keys_are_asked_while_they_are_compared() -> None:
     assert total(first) + total(second[0]) + total(third) == 12
 
 
-def test_exceptions_of_a_group_have_what_they_were_raised_with() -> None:
+def test_exceptions_of_a_group_keep_their_arguments() -> None:
     group: Any = vars(builtins).get("ExceptionGroup")
     if group is None:
         pytest.skip("before Python 3.11 there are no groups")
@@ -388,7 +388,7 @@ def test_exceptions_of_a_group_have_what_they_were_raised_with() -> None:
     assert totals == [4, 4]
 
 
-def test_an_object_in_the_making_of_arguments_has_what_was_made_before() -> None:
+def test_arguments_evaluated_before_the_sweep_are_kept() -> None:
     def sums(*values: torch.Tensor, key: torch.Tensor, **named: torch.Tensor) -> float:
         sweep()
         return sum(total(one) for one in (*values, key, *named.values()))

@@ -13,7 +13,7 @@ from fastpurge import is_purged
 pytestmark = pytest.mark.usefixtures("small_heap")
 
 
-def test_wipe_zeroes_what_nobody_holds(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wipe_zeroes_storages_without_other_owners(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     wiped = []
     real = cast(Any, torch.UntypedStorage).fill_
     monkeypatch.setattr(
@@ -33,7 +33,7 @@ def test_wipe_zeroes_what_nobody_holds(program: Any, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("storage_of", [torch.Tensor.untyped_storage, torch.Tensor.storage])
 @pytest.mark.filterwarnings("ignore:TypedStorage")
-def test_wipe_never_writes_to_a_storage_that_somebody_holds(storage_of: Any, program: Any) -> None:
+def test_wipe_never_writes_to_a_storage_in_use(storage_of: Any, program: Any) -> None:
     program.tensors = [torch.ones(4), torch.ones(9)[5:]]
     storages = [storage_of(tensor) for tensor in program.tensors]
     fastpurge.sweep(keep=(), wipe=True)

@@ -12,7 +12,7 @@ import torch
 from tests.unit.exceptions.failing_functions import MiB, alive, big, caught, failed
 
 
-def test_values_of_an_exception_go_and_their_text_stays() -> None:
+def test_values_of_an_exception_are_released_and_its_text_stays() -> None:
     class BadBatchError(Exception):
         pass
 
@@ -36,7 +36,7 @@ def test_values_of_an_exception_go_and_their_text_stays() -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError])
-def test_the_only_value_of_an_exception_goes_and_its_text_stays(kind: type[Exception]) -> None:
+def test_the_only_value_of_an_exception_is_released_and_its_text_stays(kind: type[Exception]) -> None:
     error = kind(big())
     before = format_exception(error)
     assert "tensor([[1., 1., 1.," in "".join(before)
@@ -56,7 +56,7 @@ def test_values_that_are_kept_stay_in_the_exception() -> None:
     assert stop.value is tensor
 
 
-def test_an_exception_that_would_say_something_else_stays_as_it_is() -> None:
+def test_an_exception_whose_text_would_change_is_unchanged() -> None:
     class ShapeError(Exception):
         def __str__(self) -> str:
             return f"unexpected shape {tuple(self.args[0].shape)}"
@@ -90,7 +90,7 @@ def _exc_info(error: BaseException) -> Any:
 
 
 @pytest.mark.parametrize("name", HELD)
-def test_exceptions_in_containers_are_let_go_and_the_containers_stay(name: str) -> None:
+def test_exceptions_in_containers_are_released_and_the_containers_stay(name: str) -> None:
     error = failed()
     error.held = held = HELD[name]()
     before = format_exception(error)
@@ -110,7 +110,7 @@ class Secret:
         raise AssertionError("asked")
 
 
-def test_what_is_not_printed_is_not_asked_what_it_is() -> None:
+def test_values_that_are_not_printed_run_no_code() -> None:
     error = failed()
     error.secret, error.batch = Secret(), {"x": big()}
     gone = fastpurge.let_go(error)
@@ -119,7 +119,7 @@ def test_what_is_not_printed_is_not_asked_what_it_is() -> None:
     assert str(error.secret) == "<Secret, let go>"
 
 
-def test_one_value_that_cannot_say_what_it_is_keeps_no_other() -> None:
+def test_a_value_that_cannot_be_described_does_not_keep_others() -> None:
     error: Any = ValueError("no", Secret())
     error.batch = big(2)
     before = format_exception(error)
@@ -144,7 +144,7 @@ def _with_gradient(gradient: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_is_kept_by_memory_or_by_what_hides_it_stays(name: str) -> None:
+def test_values_kept_through_an_alias_or_a_gradient_stay(name: str) -> None:
     tensor = big()
     error = ValueError("no", tensor)
     fastpurge.let_go(error, keep=[KEPT[name](tensor)])

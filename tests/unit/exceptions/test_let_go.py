@@ -16,7 +16,7 @@ from fastpurge.exceptions.let_go import let_go_of
 from tests.unit.exceptions.failing_functions import MiB, alive, big, caught, failed, run_out_of_memory
 
 
-def test_what_the_functions_of_a_traceback_hold_is_let_go_and_the_text_stays() -> None:
+def test_locals_of_a_traceback_are_released_and_its_text_stays() -> None:
     error = caught(run_out_of_memory)
     assert alive() == 2
     before = format_exception(error)
@@ -33,7 +33,7 @@ def test_what_the_functions_of_a_traceback_hold_is_let_go_and_the_text_stays() -
     assert outer.items[0].shape == (2, MiB // 4)
 
 
-def test_causes_contexts_and_exceptions_held_by_exceptions_are_let_go_too() -> None:
+def test_causes_contexts_and_nested_exceptions_are_released_too() -> None:
     def leaf() -> None:
         local = big()
         raise ValueError(f"leaf {len(local)}")
@@ -63,7 +63,7 @@ def test_causes_contexts_and_exceptions_held_by_exceptions_are_let_go_too() -> N
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
-def test_the_exceptions_of_a_group_are_let_go_too() -> None:
+def test_the_exceptions_of_a_group_are_released_too() -> None:
     def leaf() -> None:
         local = big()
         raise ValueError("leaf", local)
@@ -97,7 +97,7 @@ def test_the_last_exception_that_python_remembers_is_the_default(
     assert format_exception(sys.last_value) == before
 
 
-def test_what_called_the_functions_of_a_traceback_and_has_ended_is_let_go_too() -> None:
+def test_locals_of_finished_callers_of_the_traceback_are_released_too() -> None:
     kept: list[Any] = []
 
     def keeps() -> Any:
@@ -125,7 +125,7 @@ def test_a_function_that_is_still_running_keeps_its_locals() -> None:
     assert "is still running" in str(gone)
 
 
-def test_a_generator_that_will_go_on_keeps_its_locals() -> None:
+def test_a_generator_that_will_resume_keeps_its_locals() -> None:
     errors = []
     ended = []
 
@@ -151,7 +151,7 @@ def test_a_generator_that_will_go_on_keeps_its_locals() -> None:
     assert next(running) == MiB // 4
 
 
-def test_what_a_debugger_has_read_is_let_go_too() -> None:
+def test_locals_read_by_a_debugger_are_released_too() -> None:
     error = caught(run_out_of_memory)
     step = error.__traceback__
     while step is not None:
@@ -161,7 +161,7 @@ def test_what_a_debugger_has_read_is_let_go_too() -> None:
     assert alive() == 0
 
 
-def test_what_python_suggests_is_still_in_the_text() -> None:
+def test_suggestions_of_python_stay_in_the_text() -> None:
     def misspelt_name() -> None:
         activations = big()
         assert activatoins is activations  # type: ignore[name-defined]  # noqa: F821
@@ -180,14 +180,14 @@ def test_what_python_suggests_is_still_in_the_text() -> None:
         assert format_exception(error) == before
 
 
-def test_what_is_no_exception_is_refused_by_name() -> None:
+def test_an_argument_that_is_no_exception_is_refused() -> None:
     with pytest.raises(TypeError, match=r"error must be an exception or None \(the last one\), not str"):
         fastpurge.let_go("OutOfMemoryError")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="not type"):
         fastpurge.let_go(ValueError)  # type: ignore[arg-type]
 
 
-def test_what_gc_freeze_has_put_out_of_sight_goes_on() -> None:
+def test_a_generator_hidden_by_gc_freeze_can_resume() -> None:
     def work() -> Iterator[int]:
         local = big()
         yield len(local)
@@ -206,7 +206,7 @@ def test_what_gc_freeze_has_put_out_of_sight_goes_on() -> None:
     assert next(running) == 2
 
 
-def test_a_suggestion_is_kept_and_so_is_the_name_that_was_missing() -> None:
+def test_the_suggestion_of_a_misspelt_name_is_unchanged() -> None:
     def misspells() -> None:
         weight = big()
         print(len(weight), wieght)  # type: ignore[name-defined]  # noqa: F821, T201
@@ -223,7 +223,7 @@ class SealedError(NameError):
         raise AssertionError("asked")
 
 
-def test_an_exception_that_lets_nothing_be_set_is_let_go_all_the_same() -> None:
+def test_an_exception_with_read_only_attributes_is_released() -> None:
     def fails() -> None:
         local = big()
         raise SealedError(f"name 'lcoal' is not defined {len(local)}", name="lcoal")

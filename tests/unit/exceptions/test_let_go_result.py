@@ -12,7 +12,7 @@ import torch
 from tests.unit.exceptions.failing_functions import MiB, alive, big, caught, run_out_of_memory
 
 
-def test_memory_counts_once_and_only_if_nothing_alive_stands_on_it(program: Any) -> None:
+def test_memory_counts_once_and_not_if_it_is_still_in_use(program: Any) -> None:
     program.tensor = big(2)
 
     def fail() -> None:
@@ -25,7 +25,7 @@ def test_memory_counts_once_and_only_if_nothing_alive_stands_on_it(program: Any)
     assert len(gone.held[0].items) == 4
 
 
-def test_what_dies_only_when_garbage_is_collected_is_told_as_well() -> None:
+def test_objects_freed_by_garbage_collection_are_reported() -> None:
     def fail() -> None:
         module = torch.nn.Linear(MiB // 4, 1)
         module.itself = [module]  # type: ignore[assignment]
@@ -38,14 +38,14 @@ def test_what_dies_only_when_garbage_is_collected_is_told_as_well() -> None:
     assert held.nbytes == MiB + 4
 
 
-def test_what_was_garbage_before_is_not_told() -> None:
+def test_earlier_garbage_is_not_reported() -> None:
     node: dict[str, Any] = {"tensor": big()}
     node["itself"] = node
     del node
     assert fastpurge.let_go(caught(run_out_of_memory)).nbytes == 5 * MiB
 
 
-def test_a_tensor_that_cannot_say_what_it_is_dies_like_any_other() -> None:
+def test_a_tensor_that_cannot_be_described_is_released() -> None:
     class Secret(torch.Tensor):
         @classmethod
         def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ def test_a_tensor_that_cannot_say_what_it_is_dies_like_any_other() -> None:
     assert held.nbytes == 0
 
 
-def test_what_was_let_go_reads_well_and_goes_through_json() -> None:
+def test_the_result_can_be_printed_and_stored_as_json() -> None:
     gone = fastpurge.let_go(caught(run_out_of_memory))
     text = str(gone)
     assert "fastpurge let go of 5.0M" in text
@@ -74,7 +74,7 @@ def test_what_was_let_go_reads_well_and_goes_through_json() -> None:
     assert data["remains"] == []
 
 
-def test_with_too_little_memory_to_tell_it_lets_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locals_are_released_even_without_memory_for_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: object) -> None:
         raise MemoryError
 

@@ -88,7 +88,7 @@ def tensors_of(size: int) -> int:
     return sum(one.shape == (size, MiB // 4) for one in found if not fastpurge.is_purged(one))
 
 
-def test_what_is_kept_by_name_stays_and_the_rest_goes(session: Session) -> None:
+def test_named_variables_stay_and_the_rest_is_released(session: Session) -> None:
     session.run("model, x, junk = torch.nn.Linear(3, 4), torch.ones(1, 3), torch.ones(5)")
     expected = session.names["model"](session.names["x"]).tolist()
     shown = session.run("%sweep keep model, x")
@@ -107,7 +107,7 @@ def test_a_report_is_a_value_and_can_be_silenced(session: Session) -> None:
     assert session.run("%sweep keep ();") == ""
 
 
-def test_any_expression_can_say_what_to_keep(session: Session) -> None:
+def test_keep_accepts_any_expression(session: Session) -> None:
     session.run("things = {'a b': torch.ones(3), 'c': torch.ones(4)}; more = [torch.ones(6)]")
     session.run("%sweep keep things['a b'], *more, {n: torch.ones(n) for n in (1, 2)}")
     purged = [fastpurge.is_purged(one) for one in (*session.names["things"].values(), *session.names["more"])]
@@ -126,7 +126,7 @@ def test_options_are_those_of_a_sweep(session: Session) -> None:
     assert "nothing released" in shown
 
 
-def test_a_plan_only_looks(session: Session) -> None:
+def test_the_plan_magic_changes_nothing(session: Session) -> None:
     session.run("junk = torch.ones(5)")
     shown = session.run("plan = %sweep --plan keep ()\nplan")
     assert "fastpurge would release" in shown
@@ -165,7 +165,7 @@ def test_a_plan_in_the_history_keeps_nothing_alive(session: Session) -> None:
         ("--plan --exception keep junk", "--plan only looks"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_touched(session: Session, line: str, message: str) -> None:
+def test_wrong_arguments_are_named_and_nothing_is_released(session: Session, line: str, message: str) -> None:
     session.run("junk = torch.ones(5); torch.ones(6)")
     session.run("torch.ones(6)")
     assert message in session.fail(f"%sweep {line}")
@@ -179,7 +179,7 @@ def test_an_expression_that_raises_leaves_nothing_alive(session: Session) -> Non
     assert tensors_of(7) == 0
 
 
-def test_what_the_last_exception_holds_is_let_go_on_request(session: Session) -> None:
+def test_locals_of_the_last_exception_are_released_on_request(session: Session) -> None:
     session.run("model, x = torch.nn.Linear(3, 4), torch.ones(1, 3)")
     assert "you tried to allocate" in session.fail(RUN_OUT)
     before = format_exception(sys.last_value)
@@ -193,13 +193,13 @@ def test_what_the_last_exception_holds_is_let_go_on_request(session: Session) ->
     assert session.names["model"](session.names["x"]).shape == (1, 4)
 
 
-def test_what_a_mistyped_line_made_ipython_forget_is_found_all_the_same(session: Session) -> None:
+def test_the_last_exception_is_found_after_a_mistyped_line(session: Session) -> None:
     session.fail(RUN_OUT)
     session.fail("%sweep")  # now this is the last exception
     assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
 
 
-def test_the_traceback_can_still_be_looked_at(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_can_still_be_printed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session.fail(RUN_OUT)
     commands = iter(["up", "list", "p sorted(locals())", "quit"] * 2)
     monkeypatch.setattr("builtins.input", lambda *_: next(commands))
@@ -213,7 +213,7 @@ def test_the_traceback_can_still_be_looked_at(session: Session, monkeypatch: pyt
     assert "torch.empty(1 << 60)" in session._capture.readouterr().out
 
 
-def test_without_the_request_what_an_exception_holds_becomes_tombstones(session: Session) -> None:
+def test_without_the_request_locals_of_an_exception_become_tombstones(session: Session) -> None:
     session.fail(RUN_OUT)
     session.run("report = %sweep keep ()")
     assert sorted(item.shape for item in session.names["report"].released if item.shape) == [
@@ -222,7 +222,7 @@ def test_without_the_request_what_an_exception_holds_becomes_tombstones(session:
     ]
 
 
-def test_history_that_leads_to_what_is_not_kept_is_dropped_on_request(session: Session) -> None:
+def test_history_entries_with_unkept_objects_are_dropped_on_request(session: Session) -> None:
     session.run("torch.ones(2, 1 << 18)")  # 3
     session.run("kept = {'deep': [torch.ones(3, 1 << 18)]}; kept['deep']")  # 4
     session.run("(torch.ones(4, 1 << 18), 'and text')")  # 5
@@ -244,7 +244,7 @@ def test_history_that_leads_to_what_is_not_kept_is_dropped_on_request(session: S
     assert session.names["_i5"] == session.names["In"][5]
 
 
-def test_history_that_alone_holds_what_is_kept_stays(session: Session) -> None:
+def test_history_entries_that_alone_refer_to_kept_objects_stay(session: Session) -> None:
     session.run("[torch.ones(2, 1 << 18), torch.ones(3, 1 << 18)]")
     session.run("%sweep --history keep Out[3][0]")
     kept, unkept = session.names["Out"][3]
@@ -252,7 +252,7 @@ def test_history_that_alone_holds_what_is_kept_stays(session: Session) -> None:
     assert unkept.sum() == 3 * MiB // 4  # it goes with the entry, which stays
 
 
-def test_history_goes_on_after_something_was_dropped(session: Session) -> None:
+def test_history_continues_after_entries_were_dropped(session: Session) -> None:
     session.run("torch.ones(2, 1 << 18)")
     assert "let go of 2.0M" in session.run("%sweep --history keep ();")
     assert tensors_of(2) == 0
@@ -269,7 +269,7 @@ def test_without_the_request_history_is_spared(session: Session) -> None:
     assert session.names["Out"][3].sum() == 2 * MiB // 4
 
 
-def test_a_line_says_why_something_is_alive(session: Session) -> None:
+def test_the_why_magic_prints_a_referrer_path(session: Session) -> None:
     session.run("cache = {'old': [torch.ones(3)]}\ntorch.ones(4)")
     shown = session.run("%why cache['old'][0]")
     assert "held by __main__.cache['old'][0]" in shown
@@ -287,7 +287,7 @@ def test_a_line_says_why_something_is_alive(session: Session) -> None:
     assert "why: cahce raised NameError" in session.fail("%why cahce")
 
 
-def test_a_line_says_who_holds_the_memory(session: Session) -> None:
+def test_the_census_magic_lists_owners_of_memory(session: Session) -> None:
     session.run("cache = {'old': torch.ones(9, 1 << 18), 'older': torch.ones(8, 1 << 18)}")
     shown = session.run("%census")
     assert "live tensors and arrays" in shown
@@ -337,7 +337,7 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     assert text[0].data["text/plain"] == "True"
 
 
-def test_a_notebook_stops_at_a_line_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_magic_line_stops_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     cells = ["%load_ext fastpurge", "%sweep keep modle"]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

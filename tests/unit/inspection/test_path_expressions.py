@@ -133,7 +133,7 @@ SPELLED = {
 
 
 @pytest.mark.parametrize("name", SPELLED)
-def test_a_path_is_code_that_leads_there(name: str, program: Any) -> None:
+def test_a_path_evaluates_to_the_object(name: str, program: Any) -> None:
     holder, code = SPELLED[name]
     held = torch.ones(3)
     program.root = holder(held)
@@ -159,7 +159,7 @@ class _Key:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_where_there_is_no_code_for_it_the_path_can_be_read(name: str, program: Any) -> None:
+def test_a_step_without_code_is_described_in_the_path(name: str, program: Any) -> None:
     holder, words = READ[name]
     held = torch.ones(3)
     program.root = holder(held)
@@ -176,7 +176,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_part_of_a_module_is_called_what_code_can_call_it(name: str, program: Any) -> None:
+def test_the_path_of_a_submodule_is_valid_code(name: str, program: Any) -> None:
     of, key, code = NAMED[name]
     program.root = of()
     program.root.add_module(key, torch.nn.Linear(2, 2))
@@ -186,11 +186,11 @@ def test_a_part_of_a_module_is_called_what_code_can_call_it(name: str, program: 
     assert eval(found.path, {program.__name__: program}) is held
 
 
-def test_a_namespace_is_held_by_its_module(program: Any) -> None:
+def test_the_path_of_a_namespace_is_the_dict_of_its_module(program: Any) -> None:
     assert why(vars(program)).path == f"{program.__name__}.__dict__"
 
 
-def test_no_object_is_asked_anything(program: Any) -> None:
+def test_why_runs_no_code_of_objects(program: Any) -> None:
     held = torch.ones(3)
     program.root = _hostile([held])
     assert why(held).path == f"{program.__name__}.root.held[0]"
@@ -210,7 +210,7 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-def test_what_torch_and_numpy_hide_is_found(name: str, program: Any) -> None:
+def test_references_hidden_by_torch_and_numpy_are_found(name: str, program: Any) -> None:
     program.w = torch.nn.Parameter(torch.ones(3))
     (program.w * 2).sum().backward()
     program.view = torch.ones(5)[1:]
@@ -225,7 +225,7 @@ def test_what_torch_and_numpy_hide_is_found(name: str, program: Any) -> None:
     assert why(get(program)).path == f"{program.__name__}{code}"
 
 
-def test_what_was_saved_for_backward_is_found(program: Any) -> None:
+def test_tensors_saved_for_backward_are_found(program: Any) -> None:
     saved = torch.ones(3)
     program.loss = (torch.ones(3, requires_grad=True) * saved).sum()
     gone = weakref.ref(saved)
@@ -237,7 +237,7 @@ def test_what_was_saved_for_backward_is_found(program: Any) -> None:
     assert found.path == f"{program.__name__}.loss.grad_fn.next_functions[0][0] (saved for backward)"
 
 
-def test_a_path_longer_than_any_limit_is_found(program: Any) -> None:
+def test_a_path_of_thousands_of_steps_is_found(program: Any) -> None:
     held = torch.ones(3)
     chain: Any = held
     for _ in range(5_000):
@@ -249,7 +249,7 @@ def test_a_path_longer_than_any_limit_is_found(program: Any) -> None:
         chain = chain[0]
 
 
-def test_a_path_leads_through_arrays_in_each_other(program: Any) -> None:
+def test_a_path_contains_nested_arrays(program: Any) -> None:
     class Node:
         def __init__(self, child: Any) -> None:
             self.children = np.empty(1, dtype=object)

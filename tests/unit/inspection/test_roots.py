@@ -11,7 +11,7 @@ def _run(program: str) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
-def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
+def test_a_thread_with_a_replaced_id_is_identified_by_its_frame() -> None:
     # As gevent does, to give greenlets an id each.
     _run("""
         import threading
@@ -31,7 +31,7 @@ def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
     """)
 
 
-def test_a_class_body_that_is_being_executed_stays_whole() -> None:
+def test_a_class_body_under_execution_is_a_root() -> None:
     _run("""
         import torch, fastpurge
 
@@ -63,7 +63,7 @@ def test_a_class_body_that_is_being_executed_stays_whole() -> None:
     """)
 
 
-def test_what_c_code_calls_with_no_python_code_beneath_it() -> None:
+def test_calls_from_c_code_without_a_python_frame_work() -> None:
     _run("""
         import _thread, atexit, functools, itertools, sys, time, torch, fastpurge
 

@@ -58,9 +58,7 @@ def _see_all(program: Any) -> fastpurge.SweepReport:
 
 
 @pytest.mark.parametrize("what", ["module", "key", "thread", "error", "tensor", "nothing"])
-def test_no_root_is_asked_anything_and_none_costs_a_sweep(
-    what: str, program: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_code_of_roots_is_run(what: str, program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
     thread = _RudeThread(target=done.wait) if what == "thread" else threading.Thread(target=done.wait)
     thread.start()
@@ -90,7 +88,7 @@ class _Mapping(dict[str, Any]):
         raise AssertionError("asked")
 
 
-def test_a_caller_may_have_its_variables_anywhere(program: Any) -> None:
+def test_the_caller_may_store_its_variables_in_any_mapping(program: Any) -> None:
     program.make, program.why = (lambda: torch.ones(3)), why
     code = "held = make(); found = why(held)"
     exec(code, {"make": program.make, "why": why}, vars(program))
@@ -103,18 +101,18 @@ def test_a_caller_may_have_its_variables_anywhere(program: Any) -> None:
     assert "held" in str(chained["found"].path)
 
 
-def test_the_variable_of_the_caller_counts_last(program: Any) -> None:
+def test_a_local_of_the_caller_is_reported_last(program: Any) -> None:
     mine = torch.ones(3)
     found = why(mine)
     assert found.path == "mine"
-    assert found.where.startswith("test_the_variable_of_the_caller_counts_last() at ")
+    assert found.where.startswith("test_a_local_of_the_caller_is_reported_last() at ")
     assert found.where.endswith("thread MainThread")
     assert found.reason == "nothing else that can be reached holds it"
     program.cache = [mine]
     assert why(mine).path == f"{program.__name__}.cache[0]"
 
 
-def test_the_variable_of_a_module_that_asks_counts_last(program: Any) -> None:
+def test_a_global_of_the_calling_module_is_reported_last(program: Any) -> None:
     code = "held = make(); first = why(held); cache = {'k': held}; second = why(held)"
     program.make, program.why = (lambda: torch.ones(3)), why
     exec(code, vars(program))
@@ -122,14 +120,14 @@ def test_the_variable_of_a_module_that_asks_counts_last(program: Any) -> None:
     assert program.second.path == f"{program.__name__}.cache['k']"
 
 
-def test_what_a_function_holds_in_a_container_is_found_in_its_frame() -> None:
+def test_contents_of_local_containers_are_found_in_their_frame() -> None:
     batch = {"images": [torch.ones(3)]}
     found = why(batch["images"][0])
     assert found.path == "batch['images'][0]"
-    assert found.where.startswith("test_what_a_function_holds")
+    assert found.where.startswith("test_contents_of_local_containers_are_found")
 
 
-def test_what_another_thread_holds_is_found_in_its_frame() -> None:
+def test_locals_of_another_thread_are_found_in_their_frame() -> None:
     ready, done = threading.Event(), threading.Event()
     held: list[weakref.ref[torch.Tensor]] = []
 
@@ -152,7 +150,7 @@ def test_what_another_thread_holds_is_found_in_its_frame() -> None:
     assert found.where.endswith("thread sampler")
 
 
-def test_a_frame_holds_no_more_after_it_was_read() -> None:
+def test_reading_a_frame_adds_no_references_to_it() -> None:
     def function() -> bool:
         latent = torch.ones(3)
         gone = weakref.ref(latent)
@@ -191,7 +189,7 @@ def test_the_same_object_twice_is_explained_twice(program: Any) -> None:
     assert first == second
 
 
-def test_the_graph_of_what_another_thread_computes_on_is_not_read() -> None:
+def test_the_graph_of_a_computation_in_another_thread_is_not_read() -> None:
     ready, done = threading.Event(), threading.Event()
     leaves: list[weakref.ref[torch.Tensor]] = []
 
@@ -224,7 +222,7 @@ def _cycle() -> weakref.ref[torch.Tensor]:
     return weakref.ref(held)
 
 
-def test_garbage_in_a_cycle_has_no_path_and_says_so() -> None:
+def test_cyclic_garbage_has_no_path_and_a_reason() -> None:
     found = why(_cycle()())
     assert found.path is None
     assert found.reason is not None
@@ -235,7 +233,7 @@ def test_garbage_in_a_cycle_has_no_path_and_says_so() -> None:
     assert found.reason.endswith("[0]")
 
 
-def test_what_only_its_caller_hands_over_has_no_path_and_says_so() -> None:
+def test_an_object_referenced_only_by_the_call_has_no_path_and_a_reason() -> None:
     found = why(torch.ones(3))
     assert found.path is None
     expected = ["nothing holds it but what it was handed over in"]
@@ -244,7 +242,7 @@ def test_what_only_its_caller_hands_over_has_no_path_and_says_so() -> None:
     assert any(found.reason is not None and found.reason.startswith(one) for one in expected)
 
 
-def test_what_is_held_where_the_heap_does_not_show_it_says_so() -> None:
+def test_an_object_with_external_references_has_no_path_and_a_reason() -> None:
     on_the_stack = [torch.ones(4)]
     gone = weakref.ref(on_the_stack[0])
 
@@ -259,7 +257,7 @@ def test_what_is_held_where_the_heap_does_not_show_it_says_so() -> None:
     assert str(found.reason).startswith("held from where the heap does not show it")
 
 
-def test_anything_may_be_asked_about(program: Any) -> None:
+def test_objects_of_any_type_are_explained(program: Any) -> None:
     program.root = {"text": "a" * 60, "number": 10**40, "module": torch.nn.Linear, "function": print}
     for found in why(*program.root.values()):
         assert found.path is not None
@@ -267,13 +265,13 @@ def test_anything_may_be_asked_about(program: Any) -> None:
     assert why(program.root["number"]).what == f"int {10**39}..."
 
 
-def test_an_object_that_says_nothing_is_described_by_its_type(program: Any) -> None:
+def test_an_object_without_a_description_is_described_by_its_type(program: Any) -> None:
     program.root = [torch.ones(2).to_sparse()]
     assert why(program.root[0]).what.startswith("float32 Tensor of shape (2,)")
     assert why(program.root).what == "list"
 
 
-def test_called_without_an_object_it_says_what_it_needs() -> None:
+def test_a_call_without_an_object_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="at least one object"):
         why()  # type: ignore[call-overload]
 

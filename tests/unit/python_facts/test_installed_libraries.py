@@ -81,7 +81,7 @@ def pip(*arguments: str, python: str = sys.executable) -> list[str]:
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_what_is_installed_into_a_target_is_a_library(installer: str, tmp_path: Path) -> None:
+def test_a_package_installed_with_target_is_a_library(installer: str, tmp_path: Path) -> None:
     path, name = wheel(tmp_path)
     target = tmp_path / "target"
     options = ["install", "--no-deps", "--no-index", "--target", str(target), str(path)]

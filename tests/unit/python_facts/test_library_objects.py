@@ -64,7 +64,7 @@ HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_a_local_variable_has_all_it_needs(name: str) -> None:
+def test_a_library_object_in_a_local_keeps_its_contents(name: str) -> None:
     make, read = HOLDERS[name]
     held = make()
     fastpurge.sweep(keep=())
@@ -72,7 +72,7 @@ def test_a_local_variable_has_all_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_a_local_variable_of_another_thread_has_all_it_needs(name: str) -> None:
+def test_a_library_object_in_a_local_of_another_thread_keeps_its_contents(name: str) -> None:
     make, read = HOLDERS[name]
     ready, swept = threading.Event(), threading.Event()
     sums: list[float] = []
@@ -93,7 +93,7 @@ def test_a_local_variable_of_another_thread_has_all_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_a_value_on_the_stack_has_all_it_needs(name: str) -> None:
+def test_a_library_object_on_the_stack_keeps_its_contents(name: str) -> None:
     make, read = HOLDERS[name]
 
     def sweep(held: Any) -> float:
@@ -104,20 +104,20 @@ def test_a_value_on_the_stack_has_all_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(HOLDERS))
-def test_a_forgotten_one_keeps_nothing(name: str, program: Any) -> None:
+def test_a_forgotten_library_object_keeps_nothing(name: str, program: Any) -> None:
     program.held = torch.ones(7)
     program.forgotten = collections.UserDict(x=program.held)
     fastpurge.sweep(keep=())
     assert is_purged(program.held)
 
 
-def test_an_object_of_the_program_is_not_looked_into(program: Any) -> None:
+def test_an_object_of_the_program_is_not_traversed(program: Any) -> None:
     record = Record()
     fastpurge.sweep(keep=())
     assert is_purged(record.value)
 
 
-def test_a_loop_over_a_progress_bar_goes_on() -> None:
+def test_a_loop_over_a_progress_bar_continues() -> None:
     tqdm = pytest.importorskip("tqdm")
     batches = [torch.ones(4) for _ in range(3)]
     bar = tqdm.tqdm(batches, disable=None, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
@@ -138,7 +138,7 @@ def test_a_tokenized_batch_is_in_use() -> None:
     assert batch["input_ids"].sum() == 8
 
 
-def test_generation_goes_on_beside_a_sweep() -> None:
+def test_text_generation_continues_beside_a_sweep() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         vocab_size=32,
@@ -180,7 +180,7 @@ DERIVED = {
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_a_part_of_the_computation_that_the_program_has_derived_is_in_use(name: str) -> None:
+def test_instances_of_derived_torch_classes_are_in_use(name: str) -> None:
     module, attribute = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
     derived: Any = type("Derived", (base,), {"__module__": __name__})
@@ -204,7 +204,7 @@ def test_a_model_of_the_program_that_runs_is_in_use_whether_models_are_asked_for
     assert Model()(torch.ones(4)).sum() == 4
 
 
-def test_a_class_that_a_function_has_made_belongs_to_what_that_function_returned() -> None:
+def test_a_class_created_by_a_function_belongs_to_the_result_of_that_function() -> None:
     from torch._functorch.aot_autograd import aot_function, make_boxed_func  # type: ignore[attr-defined]
 
     # The graphs are in the closures of functions that are attributes of an `autograd.Function`, which
@@ -219,7 +219,7 @@ def test_a_class_that_a_function_has_made_belongs_to_what_that_function_returned
     assert compiled(x).tolist() == expected
 
 
-def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
+def test_a_first_compilation_succeeds_beside_a_sweep() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     compiled = torch.compile(model, backend="aot_eager")
     x, results = torch.ones(2, 4), []
@@ -262,7 +262,7 @@ fastpurge.sweep(keep=(), guards=fastpurge.Guard.RUNNING)
         assert shell.user_ns["is_out"]
         InteractiveShell.clear_instance()
 
-    def test_what_a_shell_has_shown_is_not_what_it_will_call(self) -> None:
+    def test_output_of_a_shell_is_no_scheduled_callback(self) -> None:
         pytest.importorskip("IPython")
         from IPython.core.interactiveshell import InteractiveShell
 
@@ -283,7 +283,7 @@ pipe
         finally:
             InteractiveShell.clear_instance()
 
-    def test_a_logger_does_not_keep_what_handlers_hold(self, program: Any) -> None:
+    def test_a_logger_does_not_keep_the_contents_of_its_handlers(self, program: Any) -> None:
         import logging
 
         program.held = torch.ones(4)
@@ -294,7 +294,7 @@ pipe
         logger.handlers.clear()
         assert is_purged(program.held)
 
-    def test_an_event_loop_does_not_keep_what_is_on_it(self, program: Any) -> None:
+    def test_an_event_loop_does_not_keep_its_attributes(self, program: Any) -> None:
         import asyncio
 
         async def main() -> bool:
@@ -306,7 +306,7 @@ pipe
         assert asyncio.run(main())
 
 
-def test_a_module_whose_attributes_are_untracked_is_planned_as_it_is_released(program: Any) -> None:
+def test_a_plan_lists_modules_with_untracked_attributes_as_a_sweep_releases_them(program: Any) -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             self.flag = True

@@ -36,7 +36,7 @@ class Repeat(threading.Timer):
             self.function(*self.args, **self.kwargs)
 
 
-def test_a_timer_of_the_program_has_its_arguments(program: Any) -> None:
+def test_a_timer_class_of_the_program_keeps_its_arguments(program: Any) -> None:
     told: list[bool] = []
     called = threading.Event()
 
@@ -58,7 +58,7 @@ def test_a_timer_of_the_program_has_its_arguments(program: Any) -> None:
     assert set(told) == {False}
 
 
-def test_a_thread_of_the_program_has_its_arguments_before_it_starts(program: Any) -> None:
+def test_a_thread_keeps_its_arguments_before_it_starts(program: Any) -> None:
     class Worker(threading.Thread):
         pass
 
@@ -70,7 +70,7 @@ def test_a_thread_of_the_program_has_its_arguments_before_it_starts(program: Any
     assert told == [False]
 
 
-def test_what_tornado_calls_over_and_over(program: Any) -> None:
+def test_periodic_callbacks_of_tornado_keep_their_values(program: Any) -> None:
     ioloop = pytest.importorskip("tornado.ioloop")
     told: list[bool] = []
 
@@ -86,7 +86,7 @@ def test_what_tornado_calls_over_and_over(program: Any) -> None:
     assert set(told) == {False}
 
 
-def test_what_tornado_serves_requests_with(program: Any) -> None:
+def test_request_handlers_of_tornado_keep_their_values(program: Any) -> None:
     web, testing = pytest.importorskip("tornado.web"), pytest.importorskip("tornado.testing")
     told: list[bool] = []
 
@@ -119,7 +119,7 @@ def test_what_tornado_serves_requests_with(program: Any) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
-def test_what_uvloop_will_call(program: Any) -> None:
+def test_scheduled_callbacks_of_uvloop_keep_their_values(program: Any) -> None:
     uvloop = pytest.importorskip("uvloop")
     told: list[bool] = []
 
@@ -136,7 +136,7 @@ def test_what_uvloop_will_call(program: Any) -> None:
     assert told == [False] * 4
 
 
-def test_what_a_widget_calls_when_it_is_used(program: Any) -> None:
+def test_callbacks_of_a_widget_keep_their_values(program: Any) -> None:
     ipywidgets = pytest.importorskip("ipywidgets")
     told: list[bool] = []
 
@@ -177,5 +177,5 @@ def suspended(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("suspended")
-def test_a_fixture_is_torn_down_with_what_it_has(program: Any) -> None:
+def test_a_pytest_fixture_keeps_its_values_until_teardown(program: Any) -> None:
     sweep(program)

@@ -35,7 +35,7 @@ def test_a_generator_that_is_a_context_manager_restores() -> None:
     assert model.weight.tolist() == expected
 
 
-def test_a_functional_call_gives_a_kept_model_its_weights_back() -> None:
+def test_functional_call_restores_the_weights_of_a_kept_model() -> None:
     class Model(torch.nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             fastpurge.sweep(keep=[model])
@@ -56,7 +56,7 @@ def test_an_exit_stack_restores() -> None:
     assert values["x"].sum() == 4
 
 
-def test_an_exit_stack_that_no_variable_names_restores(program: Any) -> None:
+def test_an_exit_stack_without_a_variable_restores(program: Any) -> None:
     program.values = {}
 
     def enter() -> contextlib.ExitStack:
@@ -83,7 +83,7 @@ def test_a_patch_restores(program: Any) -> None:
     assert program.table.sum() == 4
 
 
-def test_an_object_of_the_program_restores(program: Any) -> None:
+def test_a_context_manager_class_of_the_program_restores(program: Any) -> None:
     class Average:
         def __enter__(self) -> None:
             self.saved = [parameter.detach().clone() for parameter in program.model.parameters()]
@@ -102,7 +102,7 @@ def test_an_object_of_the_program_restores(program: Any) -> None:
     assert program.model.weight.tolist() == expected
 
 
-def test_a_store_of_the_program_restores(program: Any) -> None:
+def test_a_context_manager_of_the_program_restores_from_its_store(program: Any) -> None:
     class Average:
         @contextlib.contextmanager
         def applied(self) -> Iterator[None]:
@@ -154,7 +154,7 @@ def test_an_asynchronous_manager_of_a_task_that_waits_restores() -> None:
     assert asyncio.run(main()) == 4
 
 
-def test_a_block_that_is_over_keeps_nothing(program: Any) -> None:
+def test_a_finished_with_block_keeps_nothing(program: Any) -> None:
     @contextlib.contextmanager
     def saving() -> Iterator[None]:
         program.saved = torch.ones(4)

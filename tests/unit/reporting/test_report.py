@@ -14,7 +14,7 @@ MiB = 2**20
 
 
 @pytest.mark.imports_much
-def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
+def test_a_report_can_be_printed_and_stored_as_json(program: Any) -> None:
     program.tensor = torch.ones(1234)  # 4.8K: no number of pages, so no part of the resident set
     program.view = np.asarray(torch.ones(5))
     report = fastpurge.sweep(keep=(), label="the report test")
@@ -49,7 +49,7 @@ def test_the_label_is_the_callers_line(program: Any) -> None:
         program.tensor + 1
 
 
-def test_the_largest_that_were_released_are_named_by_who_held_them(program: Any) -> None:
+def test_the_largest_released_items_are_listed_with_their_owners(program: Any) -> None:
     program.cache = {"old": [torch.ones(1000, 1000)], "small": torch.ones(3)}
     program.model = torch.nn.Linear(1000, 2000)
     report = fastpurge.sweep(keep=())
@@ -59,7 +59,7 @@ def test_the_largest_that_were_released_are_named_by_who_held_them(program: Any)
     assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
 
 
-def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
+def test_the_owner_of_an_object_in_a_running_function_is_reported() -> None:
     class Trainer:
         history: torch.Tensor
 
@@ -70,7 +70,7 @@ def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
     assert held.startswith("trainer.history, in test_who_held_it_is_told")
 
 
-def test_a_name_is_no_markup(program: Any) -> None:
+def test_names_are_escaped_in_html(program: Any) -> None:
     program.tensor = torch.ones(1234).as_subclass(type("Model[/b][int]", (torch.Tensor,), {}))
     report = fastpurge.sweep(keep=())
     assert "Model[/b][int]" in str(report)

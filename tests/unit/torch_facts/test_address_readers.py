@@ -57,7 +57,7 @@ def _to_numba(tensor: torch.Tensor) -> tuple[Any, Callable[[Any], float]]:
         pytest.param("cuda", _to_numba, id="numba", marks=[gpu, needs_cuda]),
     ],
 )
-def test_an_array_of_another_library_reads_on(
+def test_an_array_of_another_library_keeps_its_memory(
     guards: Guard, device: str, convert: Callable[[Any], Any], program: Any
 ) -> None:
     program.tensor = torch.ones(SIZE, device=device)
@@ -91,7 +91,7 @@ def record(program: Any, x: torch.Tensor) -> Any:
 @needs_cuda
 @pytest.mark.parametrize("pinned", [False, True], ids=["device memory", "pinned memory"])
 @pytest.mark.parametrize("holder", ["kept", "forgotten"])
-def test_a_graph_replays_what_it_has_recorded(holder: str, pinned: bool, program: Any) -> None:
+def test_a_cuda_graph_replays_its_capture(holder: str, pinned: bool, program: Any) -> None:
     program.x = torch.ones(SIZE, pin_memory=True) if pinned else torch.ones(SIZE, device="cuda")
     program.owner = Owner()
     program.owner.graph = record(program, program.x)
@@ -109,7 +109,7 @@ def test_a_graph_replays_what_it_has_recorded(holder: str, pinned: bool, program
 @pytest.mark.parametrize(
     "end", [lambda owner: owner.graph.reset(), lambda owner: setattr(owner, "graph", None)]
 )
-def test_without_a_graph_to_replay_memory_goes(end: Callable[[Owner], None], program: Any) -> None:
+def test_without_a_cuda_graph_memory_is_released(end: Callable[[Owner], None], program: Any) -> None:
     program.x = torch.ones(SIZE, device="cuda")
     program.owner = Owner()
     program.owner.graph = record(program, program.x)
@@ -122,7 +122,7 @@ def test_without_a_graph_to_replay_memory_goes(end: Callable[[Owner], None], pro
 
 @gpu
 @needs_cuda
-def test_graphs_of_the_compiler_are_not_in_the_way(program: Any) -> None:
+def test_cuda_graphs_of_the_compiler_block_no_sweep(program: Any) -> None:
     torch.manual_seed(0)
     program.model = torch.nn.Sequential(
         torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 8)
@@ -149,7 +149,7 @@ def test_graphs_of_the_compiler_are_not_in_the_way(program: Any) -> None:
 @gpu
 @needs_cuda
 @pytest.mark.parametrize("where", ["here", "in another thread"])
-def test_a_recording_goes_on_after_a_sweep(where: str, program: Any) -> None:
+def test_a_cuda_graph_capture_continues_after_a_sweep(where: str, program: Any) -> None:
     x = torch.ones(SIZE, device="cuda")
     program.leak = torch.ones(SIZE, device="cuda")
     torch.cuda.synchronize()
@@ -187,7 +187,7 @@ def test_a_recording_goes_on_after_a_sweep(where: str, program: Any) -> None:
 
 @gpu
 @needs_cuda
-def test_work_under_way_on_another_stream_ends_as_it_began(program: Any) -> None:
+def test_pending_work_on_another_stream_gives_the_same_result(program: Any) -> None:
     stream = torch.cuda.Stream()
     # In one segment of the allocator's: it is not given to the driver, which would wait for the device.
     program.segment = [torch.ones(1 << 17, device="cuda") for _ in range(8)]

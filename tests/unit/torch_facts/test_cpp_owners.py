@@ -109,7 +109,9 @@ def _held() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", HOOKS)
-def test_what_a_hook_leads_to_is_in_the_hands_of_autograd(make: Callable[[Any], None], program: Any) -> None:
+def test_the_owner_of_objects_reachable_from_a_hook_is_autograd(
+    make: Callable[[Any], None], program: Any
+) -> None:
     program.remove = lambda: None
     make(program)
     plan = fastpurge.plan(keep=())
@@ -123,7 +125,7 @@ def test_what_a_hook_leads_to_is_in_the_hands_of_autograd(make: Callable[[Any], 
     program.remove()
 
 
-def test_the_handler_of_a_signal_is_held_by_the_interpreter() -> None:
+def test_the_owner_of_a_signal_handler_is_the_interpreter() -> None:
     before = signal.signal(signal.SIGINT, _hook())
     try:
         found = why(_held())
@@ -133,7 +135,7 @@ def test_the_handler_of_a_signal_is_held_by_the_interpreter() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_census_says_that_autograd_holds_it(program: Any) -> None:
+def test_the_census_reports_autograd_as_owner(program: Any) -> None:
     after_a_node(program)
     shares = {share.name: share.nbytes for share in fastpurge.census().by_holder}
     assert shares["autograd hooks"] >= 4 * SIZE
@@ -186,13 +188,13 @@ def play(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [scene.__name__ for scene in SCENES])
-def test_what_torch_keeps_for_good_is_said_to_be_in_its_hands(name: str) -> None:
+def test_the_owner_of_permanent_torch_state_is_torch(name: str) -> None:
     command = [sys.executable, __file__, name]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_an_array_stands_on_is_held_by_numpy(program: Any) -> None:
+def test_the_owner_of_the_base_of_an_array_is_numpy(program: Any) -> None:
     program.array = torch.ones(SIZE).numpy()
     assert fastpurge.plan(keep=()).spared["numpy"] >= 4 * SIZE
 

@@ -70,7 +70,7 @@ class NoModule:
     ],
     ids=["empty", "not initialised", "lazy", "with __getattr__", "no module", "None"],
 )
-def test_modules_that_another_thread_is_importing_do_not_end_a_sweep(
+def test_modules_under_import_in_another_thread_end_no_sweep(
     make: Any, program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program.kept, program.leak = torch.ones(4), [torch.ones(100)]
@@ -123,7 +123,7 @@ def test_a_library_can_be_imported_beside_plans(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [RecursiveScriptModule, DistributedDataParallel, torch.nn.Module])
-def test_a_module_that_another_thread_is_making_does_not_end_a_sweep(kind: Any, program: Any) -> None:
+def test_a_module_under_construction_in_another_thread_ends_no_sweep(kind: Any, program: Any) -> None:
     program.leak = torch.ones(100)
     program.half_made = [kind.__new__(kind), kind.__new__(kind)]
     fastpurge.plan(keep=program.half_made[0])
@@ -134,7 +134,9 @@ def test_a_module_that_another_thread_is_making_does_not_end_a_sweep(kind: Any, 
     assert not is_purged(program.half_made[0])
 
 
-def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_that_cannot_be_read_is_spared_with_a_reason(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # As a torch would that is made otherwise than those that are known here.
     def contents(*_: object) -> Any:
         raise AttributeError("no such accessor")
@@ -153,7 +155,7 @@ def test_what_cannot_be_read_spares_and_says_why(program: Any, monkeypatch: pyte
     assert is_purged(program.leak)
 
 
-def test_a_module_without_a_namespace_has_nothing() -> None:
+def test_a_module_without_a_namespace_has_no_globals() -> None:
     assert imported_modules.namespace(types.ModuleType.__new__(types.ModuleType)) == {}
     assert imported_modules.attribute("no.such.module", "anything") is None
     assert imported_modules.types_in({"torch": ("Tensor", "ones", "no_such_type")}) == (torch.Tensor,)
@@ -191,7 +193,7 @@ print("looked")
 """
 
 
-def test_modules_may_come_and_go_while_libraries_are_looked_for() -> None:
+def test_modules_may_be_added_and_removed_during_the_search_for_libraries() -> None:
     done = subprocess.run(
         [sys.executable, "-c", MODULES_COME_AND_GO], capture_output=True, text=True, check=False
     )

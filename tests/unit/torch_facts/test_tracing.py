@@ -150,7 +150,7 @@ def test_a_compiled_function_calls_a_sweep_as_it_is() -> None:
     run(PROGRAM, compiled, calls, "assert results['nothing'] == expected")
 
 
-def test_sweeps_go_on_after_one_in_a_compiled_function() -> None:
+def test_sweeps_work_after_one_in_a_compiled_function() -> None:
     after = """
     import fastpurge
 
@@ -178,7 +178,7 @@ def test_a_plan_does_not_import_the_compiler() -> None:
     run("import sys, fastpurge", "fastpurge.plan(keep=())", "assert 'torch._dynamo' not in sys.modules")
 
 
-def test_tracing_goes_on_whatever_is_raised() -> None:
+def test_tracing_continues_after_any_exception() -> None:
     raising = """
     from fastpurge.torch_facts.recorders import Unrecorded
 

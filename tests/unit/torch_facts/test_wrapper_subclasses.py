@@ -19,7 +19,7 @@ SHARDED = Path(__file__).with_name("dtensor_rank.py")
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_of_dtensors_and_sharded_models_the_memory_goes(ranks: int, tmp_path: Path) -> None:
+def test_dtensors_and_sharded_models_are_released(ranks: int, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     started = [
         subprocess.Popen(
@@ -68,7 +68,7 @@ class Owner(torch.Tensor):
         raise AssertionError("foreign code was run")
 
 
-def test_what_a_wrapper_with_a_layout_of_its_own_wraps_is_released(program: Any) -> None:
+def test_tensors_inside_a_wrapper_with_its_own_layout_are_released(program: Any) -> None:
     program.wrapper = Traceable(torch.ones(1000))
     report = fastpurge.sweep(keep=())
     assert report.skipped == ()
@@ -80,7 +80,7 @@ def test_what_a_wrapper_with_a_layout_of_its_own_wraps_is_released(program: Any)
     assert fastpurge.sweep(keep=()).skipped == ()
 
 
-def test_a_wrapper_that_does_not_say_what_it_wraps_is_skipped_whole(program: Any) -> None:
+def test_a_wrapper_with_unknown_inner_tensors_is_skipped_with_its_contents(program: Any) -> None:
     program.wrapper = Wrapper(torch.ones(1000))
     report = fastpurge.sweep(keep=())
     reasons = {item.type_name: item.reason for item in report.skipped}
@@ -91,7 +91,7 @@ def test_a_wrapper_that_does_not_say_what_it_wraps_is_skipped_whole(program: Any
     assert (program.wrapper + 1).sum() == 2000
 
 
-def test_memory_of_its_own_is_not_left_in_a_layout_of_its_own_unsaid(program: Any) -> None:
+def test_a_subclass_with_slots_and_its_own_memory_is_reported_as_skipped(program: Any) -> None:
     program.owner = torch.ones(1000).as_subclass(Owner)
     report = fastpurge.sweep(keep=())
     assert [item.reason for item in report.skipped] == ["the class Owner has a layout of its own (__slots__)"]
@@ -104,7 +104,7 @@ def test_a_kept_wrapper_keeps_what_it_wraps(program: Any) -> None:
     assert (program.wrapper + 1).sum() == 2000
 
 
-def test_what_is_wrapped_twice_and_kept_once_stays(program: Any) -> None:
+def test_a_tensor_in_two_wrappers_of_which_one_is_kept_stays(program: Any) -> None:
     program.wrapper, program.kept = Traceable(torch.ones(1000)), None
     program.kept = Traceable(program.wrapper.inner)
     fastpurge.sweep(keep=program.kept)
@@ -139,7 +139,7 @@ WRAPPERS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_a_wrapper_without_a_layout_of_its_own_becomes_a_tombstone(name: str, program: Any) -> None:
+def test_a_wrapper_without_its_own_layout_becomes_a_tombstone(name: str, program: Any) -> None:
     make, nbytes = WRAPPERS[name]
     program.wrapper = make()
     report = fastpurge.sweep(keep=())
