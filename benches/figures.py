@@ -1,4 +1,4 @@
-"""What the benchmarks share: the size of the heap as an argument, figures as a table and as JSON."""
+"""Command line and output of the benchmarks: the size of the heap, figures as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Figures = dict[str, float]
 
 
 def run(about: str | None, measure: Callable[[int], Figures], ratios: Callable[[Figures], Figures]) -> None:
-    """Measure on a heap of the size that the command line gives, in milliseconds, and say the ratios."""
+    """Measure on a heap of the size on the command line; print milliseconds and ratios."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--objects", type=int, default=1_000_000, help="size of the heap")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
@@ -34,7 +34,7 @@ def run(about: str | None, measure: Callable[[int], Figures], ratios: Callable[[
 
 
 def show(objects: int, times: Figures, ratios: Figures) -> None:
-    """Print what was measured on a heap of so many objects, in milliseconds, and the ratios."""
+    """Print the times in milliseconds and the ratios, measured on a heap of ``objects`` objects."""
     console = Console()
     console.print(
         f"Python {platform.python_version()}, torch {torch.__version__}, {objects:,} objects, "

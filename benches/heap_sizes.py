@@ -1,4 +1,4 @@
-"""Heaps of several sizes, each in a process of its own: a table of ratios for one, and a plot of all.
+"""Heaps of several sizes, each in a process of its own: a table of ratios for each, and one plot.
 
 Run by ``make bench`` on each interpreter. Writes ``docs/growth-3.x.svg`` and ``.json`` beside it.
 """

@@ -1,6 +1,6 @@
-"""An idle sweep on the heap of a program, whose objects lie scattered: transformers, and a model in use.
+"""An idle sweep on the scattered heap of a real program: transformers, with a model in use.
 
-Beside plain Python and the interpreter's own floor, in one run: ``python -m benches.idle_sweep``.
+Compared with plain Python and with `gc.get_objects`, in one run: ``python -m benches.idle_sweep``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benches.ratios import best
 
 
 def measure() -> Figures:
-    """Milliseconds of each thing. The collector is off, so that it disturbs none of them."""
+    """Milliseconds of each call. The garbage collector is off, so that it disturbs none of them."""
     model, tokens = make_model()
     keep = [model, tokens, compute(model, tokens)]
     fastpurge.sweep(keep=keep)

@@ -1,4 +1,4 @@
-"""`why` and `census` beside objgraph, Pympler and Guppy, on one heap, in one run.
+"""`why` and `census` compared with objgraph, Pympler and Guppy, on one heap, in one run.
 
 ``python -m benches.inspection --objects 1000000``. Times are processor time. The other tools do not know
 storages: they count what `sys.getsizeof` reports. The benchmark compares the walks over the heap.
@@ -23,18 +23,18 @@ from rich.console import Console
 from benches.figures import run
 from benches.ratios import best, build_heap
 
-LIMIT = 20  # at which `find_backref_chain` stops, unless it is told otherwise
+LIMIT = 20  # the default depth of `find_backref_chain`
 CACHE: dict[str, Any] = {}
 
 
 class Entry:
-    """What a program keeps a model in."""
+    """An object of a program that refers to a model."""
 
     model: torch.nn.Module
 
 
 def fill() -> None:
-    """Put a model where people put models, and something at the end of a long list of lists."""
+    """Put a model into a cache, and an object at the end of 40 nested lists."""
     CACHE["sdxl"] = [Entry()]
     CACHE["sdxl"][0].model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
     far: Any = torch.ones(3)
@@ -44,7 +44,7 @@ def fill() -> None:
 
 
 def far_end() -> torch.Tensor:
-    """What the long list of lists ends at."""
+    """The object in the innermost list."""
     at: Any = CACHE["far"]
     while isinstance(at, list):
         at = at[0]
@@ -53,7 +53,7 @@ def far_end() -> torch.Tensor:
 
 
 def bury(heap: list[object], depth: int) -> weakref.ref[torch.Tensor]:
-    """Put something into the heap that is farther from every root than the rest of it."""
+    """Put an object into the heap that is farther from every root than all others."""
     tensor = torch.ones(5)
     at: Any = tensor
     for _ in range(depth):
@@ -63,20 +63,20 @@ def bury(heap: list[object], depth: int) -> weakref.ref[torch.Tensor]:
 
 
 def once(action: Any) -> float:
-    """One run, in milliseconds, of what takes seconds."""
+    """Milliseconds of one run, for calls that take seconds."""
     started = process_time()
     action()
     return (process_time() - started) * 1e3
 
 
 def measure(objects: int) -> dict[str, float]:
-    """Everything, on a heap of so many objects."""
-    warnings.simplefilter("ignore")  # of what torch wants nobody to look at
+    """Milliseconds of each call, on a heap of ``objects`` objects."""
+    warnings.simplefilter("ignore")  # of deprecated attributes of torch
     fill()
     heap = build_heap(objects)
     gc.collect()
     gc.disable()
-    # Weak, or what asks would be what holds it.
+    # Weak, or the benchmark itself would be the owner.
     weight, far = weakref.ref(CACHE["sdxl"][0].model[1].weight), weakref.ref(far_end())
     last = bury(heap, depth=12)
     times = {
@@ -113,7 +113,7 @@ def expect(found: object, expected: object) -> None:
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    """The ratios that count."""
+    """The ratios to report."""
     return {
         "objgraph / why, a weight in a cache": times["objgraph.find_backref_chain(the weight)"]
         / times["why(a weight in a cache)"],

@@ -1,8 +1,8 @@
-"""Thousands of sweeps beside threads that compute: a series of what the process holds, its plot, a judgement.
+"""Thousands of sweeps beside computing threads: samples of memory, objects, files and threads, as a plot.
 
 ``python -m benches.soak --sweeps 10000 --plot docs/soak.svg`` writes the figures beside the plot. The exit
-status is 1 if a result was wrong or something rose. ``--prompts FILE`` draws the series of ComfyUI's prompts
-beside it, which tests/comfyui/test_endurance.py writes.
+status is 1 if a result was wrong or a quantity grew. ``--prompts FILE`` adds the samples of ComfyUI prompts,
+as tests/comfyui/test_endurance.py writes them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def soak(sweeps: int, pause: float, *options: str) -> dict[str, Any]:
 
 
 def draw(runs: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """A column for each run, a row for each quantity, each from nought."""
+    """A column for each run, a row for each quantity, with axes from zero."""
     with rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(runs), 5.2), layout="constrained", facecolor="none")
         grid = figure.subplots(len(LABELS), len(runs), squeeze=False, sharex="col")

@@ -1,4 +1,4 @@
-"""Whether what a process holds stays flat over a series of samples."""
+"""Whether memory, objects, files and threads of a process grow over a series of samples."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from statistics import median
 
 MiB = 2**20
 
-# How much more at the end than at the beginning is no growth: allocators keep some memory in hand, and
-# threads that compute hold now more objects and now fewer.
+# Allowed differences between the end and the beginning: allocators cache memory, and the number of
+# objects of computing threads varies.
 ALLOWED = {"rss": 24 * MiB, "objects": 400, "handles": 1, "threads": 0}
 
 
 def rising(
     series: Sequence[Mapping[str, float]], allowed: Mapping[str, float] = ALLOWED, *, per_step: float = 0
 ) -> dict[str, float]:
-    """By how much the median of the last third of a series lies above that of the second fifth.
+    """The growth of each quantity that grew by more than is allowed, by name.
 
-    Says it of what rose by more than is allowed; ``per_step`` objects more are, for each step from sample to
-    sample. The first fifth is warming up: allocators and caches fill.
+    Growth is the median of the last third of the series less that of the second fifth. ``per_step`` more
+    objects are allowed for each step of a sample's ``at``. The first fifth is warm-up: caches fill.
     """
     fifth = len(series) // 5
     early, late = series[fifth : 2 * fifth + 1], series[-(len(series) // 3) :]

@@ -1,7 +1,7 @@
-"""Random programs, and a plain model of what must survive a sweep of them and what must go.
+"""Random programs, and a model that says which of their objects must survive a sweep.
 
-A program is built from steps, each a kind of object and what it is made from, and is in the middle of uses
-of some of them (see `tests.owners`). `check` sweeps it.
+A program is built from steps: each names a kind of object and the objects that it is made from. Running
+code refers to some of them (see `tests.owners`). `check` builds a program and sweeps it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import fastpurge
 import torch
 from fastpurge import is_purged
 
-from tests.owners import USES
-from tests.owners.owner import Use, Values, values_of
+from tests.owners import OWNERS
+from tests.owners.owner import Owner, Values, values_of
 
 SHARERS = ("view", "detach", "as_strided", "dtype view", "set_", "numpy", "storage")
 CONTAINERS = (
@@ -34,54 +34,54 @@ CONTAINERS = (
     "generator",
     "own class",
 )
-HOLDERS_OF_NOTHING = ("weak reference", "weak dict")
+WEAK_CONTAINERS = ("weak reference", "weak dict")
 Steps = Sequence[tuple[str, list[int]]]
-KINDS = ("tensor", "leaf", "product", "module", "cycle", *SHARERS, *CONTAINERS, *HOLDERS_OF_NOTHING)
+KINDS = ("tensor", "leaf", "product", "module", "cycle", *SHARERS, *CONTAINERS, *WEAK_CONTAINERS)
 
 
 class Slotted:
-    __slots__ = ("held",)
+    __slots__ = ("contents",)
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, contents: object) -> None:
+        self.contents = contents
 
     def method(self) -> None: ...
 
 
 class Instance:
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, contents: object) -> None:
+        self.contents = contents
 
 
 @dataclass
 class Node:
-    """What the model knows of one object of the program; it never looks at the object."""
+    """One object of the program in the model, which never reads the object itself."""
 
     kind: str
-    holds: set[int] = field(default_factory=set)
+    references: set[int] = field(default_factory=set)
     storage: int | None = None
-    lent: bool = False  # a NumPy array reads the storage
+    lent: bool = False  # a NumPy array is an alias of the storage
     floats: bool = True
     requires_grad: bool = False
     is_leaf: bool = True
-    graph: set[int] = field(default_factory=set)  # what backward needs
+    graph: set[int] = field(default_factory=set)  # what backward reads
 
     @property
     def is_tensor(self) -> bool:
         return self.storage is not None and self.kind not in ("numpy", "storage")
 
-    def is_accepted_by(self, use: Use) -> bool:
-        """Whether a use can hold this."""
+    def is_accepted_by(self, owner: Owner) -> bool:
+        """Whether an owner can refer to this object."""
         return {
             "anything": self.is_tensor or self.kind == "module",
             "tensors": self.is_tensor,
             "floats": self.is_tensor and self.floats,
             "leaves": self.is_tensor and self.is_leaf,
-        }[use.accepts]
+        }[owner.accepts]
 
 
 class Model:
-    """Says what must survive, from how the program was built."""
+    """Computes from the steps which objects must survive."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -96,14 +96,14 @@ class Model:
                 continue
             alive.add(at)
             node = self.nodes[at]
-            pending += node.holds | node.graph
+            pending += node.references | node.graph
             if node.storage is not None:
                 pending += [i for i, n in enumerate(self.nodes) if n.storage == node.storage]
         return alive
 
 
 def build(steps: Steps, objects: list[Any], model: Model) -> None:
-    """Build a program: its objects, in a list that is not a local variable here, and its model."""
+    """Build a program: append its objects to a list that is no local variable here, and build the model."""
     for kind, indices in [("tensor", []), *steps]:
         at = [i % len(objects) for i in indices] if objects else []
         node = Node(kind)
@@ -130,7 +130,7 @@ def _add_tensor(kind: str, tensors: list[int], objects: list[Any], model: Model,
 
 
 def _add_product(a: int, b: int, objects: list[Any], model: Model, node: Node) -> None:
-    # The derivative of a product to one factor is the other one: that is what autograd saves.
+    # Autograd saves each factor of a product: it is the derivative to the other one.
     if a == b:
         node.kind = "tensor"
         objects.append(objects[a].detach().clone())
@@ -167,46 +167,46 @@ def _add_sharer(kind: str, base: int, objects: list[Any], model: Model, node: No
 def _add_module(tensors: list[int], objects: list[Any], node: Node) -> None:
     objects.append(torch.nn.Linear(2, 2))
     for number, i in enumerate(tensors):
-        # Past `register_buffer`, which takes no non-leaf: a module may hold anything.
-        objects[-1].__dict__[f"held{number}"] = objects[i]
-        node.holds.add(i)
+        # Not by `register_buffer`, which refuses non-leaves: attributes of a module may be anything.
+        objects[-1].__dict__[f"contents{number}"] = objects[i]
+        node.references.add(i)
 
 
 def _add_container(kind: str, at: list[int], objects: list[Any], model: Model, node: Node) -> None:
-    node.holds = set() if kind in HOLDERS_OF_NOTHING else set(at)
+    node.references = set() if kind in WEAK_CONTAINERS else set(at)
     if kind == "cycle" and model.nodes and model.nodes[-1].kind in ("list", "cycle"):
-        model.nodes[-1].holds.add(len(objects))
-        node.holds.add(len(objects) - 1)
+        model.nodes[-1].references.add(len(objects))
+        node.references.add(len(objects) - 1)
         objects.append([objects[i] for i in at] + [objects[-1]])
         objects[-2].append(objects[-1])
     else:
         objects.append(_container(kind, [objects[i] for i in at]))
 
 
-def _container(kind: str, held: list[Any]) -> Any:
+def _container(kind: str, contents: list[Any]) -> Any:
     makers: dict[str, Any] = {
         "tuple": tuple,
-        "dict": lambda held: dict(enumerate(held)),
+        "dict": lambda contents: dict(enumerate(contents)),
         "slots": Slotted,
         "instance": Instance,
-        "closure": lambda held: lambda: held,
-        "partial": lambda held: functools.partial(print, *held),
-        "method": lambda held: Slotted(held).method,
+        "closure": lambda contents: lambda: contents,
+        "partial": lambda contents: functools.partial(print, *contents),
+        "method": lambda contents: Slotted(contents).method,
         "generator": _suspended,
-        "weak reference": lambda held: [weakref.ref(one) for one in held if _can_be_weak(one)],
-        "weak dict": lambda held: weakref.WeakValueDictionary(enumerate(filter(_can_be_weak, held))),
-        "own class": lambda held: type("Own", (), {"held": held}),
+        "weak reference": lambda contents: [weakref.ref(one) for one in contents if _can_be_weak(one)],
+        "weak dict": lambda contents: weakref.WeakValueDictionary(enumerate(filter(_can_be_weak, contents))),
+        "own class": lambda contents: type("Own", (), {"contents": contents}),
     }
-    return makers.get(kind, list)(held)
+    return makers.get(kind, list)(contents)
 
 
 def _can_be_weak(obj: Any) -> bool:
     return isinstance(obj, torch.Tensor | torch.nn.Module | Instance)
 
 
-def _suspended(held: list[Any]) -> Any:
+def _suspended(contents: list[Any]) -> Any:
     def generator() -> Any:
-        local = list(held)
+        local = list(contents)
         yield
         yield local
 
@@ -215,55 +215,57 @@ def _suspended(held: list[Any]) -> Any:
     return started
 
 
-def check(steps: Steps, keep: list[int], *, wipe: bool, uses: Steps = ()) -> None:
-    """Build a program, sweep it while it uses some objects, and compare to the bit with what must be left."""
+def check(steps: Steps, keep: list[int], *, wipe: bool, owners: Steps = ()) -> None:
+    """Build a program, sweep it while owners refer to some objects, and compare with the model."""
     program: Any = types.ModuleType("random_program")
     program.objects = []
     sys.modules["random_program"] = program
     model = Model()
     build(steps, program.objects, model)
     expected = _values(program.objects, model)
-    used = [(USES[name], _accepted(USES[name], indices, model)) for name, indices in uses]
-    survivors = model.survivors([*keep, *(i for use, at in used if use.holds == "them" for i in at)])
+    owned = [(OWNERS[name], _accepted(OWNERS[name], indices, model)) for name, indices in owners]
+    survivors = model.survivors([*keep, *(i for owner, at in owned if owner.owns == "them" for i in at)])
 
     def sweep() -> None:
         report = fastpurge.sweep(keep=[program.objects[i % len(program.objects)] for i in keep], wipe=wipe)
         assert report.skipped == ()
 
-    _use(used, sweep, expected)
+    _run_owners(owned, sweep, expected)
 
     releasable = [i for i, n in enumerate(model.nodes) if n.is_tensor or n.kind == "module"]
     purged = {i for i in releasable if is_purged(program.objects[i])}
     assert purged == {i for i in releasable if i not in survivors}
     for i in releasable:
         if i in purged:
-            _check_loud(program.objects[i], model.nodes[i])
+            _check_raises(program.objects[i], model.nodes[i])
         else:
             assert values_of(program.objects[i]) == expected[i]
             _check_backward(program.objects[i], model.nodes[i])
     program.objects.clear()
 
 
-def _accepted(use: Use, indices: list[int], model: Model) -> list[int]:
+def _accepted(owner: Owner, indices: list[int], model: Model) -> list[int]:
     at = [i % len(model.nodes) for i in indices]
-    return [i for i in at if model.nodes[i].is_accepted_by(use)]
+    return [i for i in at if model.nodes[i].is_accepted_by(owner)]
 
 
-def _use(used: list[tuple[Use, list[int]]], sweep: Callable[[], None], expected: list[Values | None]) -> None:
-    """Use objects in one way inside of the other, and sweep in the innermost."""
-    if not used:
+def _run_owners(
+    owned: list[tuple[Owner, list[int]]], sweep: Callable[[], None], expected: list[Values | None]
+) -> None:
+    """Nest the owners, each in the body of the one before, and sweep in the innermost body."""
+    if not owned:
         sweep()
         return
-    (use, indices), *others = used
-    results = use.run(
-        functools.partial(_objects_at, indices), functools.partial(_use, others, sweep, expected)
+    (owner, indices), *others = owned
+    results = owner.run(
+        functools.partial(_objects_at, indices), functools.partial(_run_owners, others, sweep, expected)
     )
     found = [one if isinstance(one, list) else values_of(one) for one in results]
-    assert found == ([] if use.holds == "nothing" else [expected[i] for i in indices])
+    assert found == ([] if owner.owns == "nothing" else [expected[i] for i in indices])
 
 
 def _objects_at(indices: list[int]) -> list[Any]:
-    # Found by way of the module, since a local variable would hold all of them.
+    # Read from the module: a local variable would refer to all of them.
     objects: list[Any] = cast(Any, sys.modules["random_program"]).objects
     return [objects[i] for i in indices]
 
@@ -280,11 +282,11 @@ def _check_backward(tensor: torch.Tensor, node: Node) -> None:
         tensor.sum().backward(retain_graph=True)
 
 
-def _check_loud(tombstone: Any, node: Node) -> None:
+def _check_raises(tombstone: Any, node: Node) -> None:
     uses: tuple[Callable[[Any], Any], ...] = (lambda x: x + 1, lambda x: x.state_dict(), bool)
     for use in uses:
         try:
             use(tombstone)
         except fastpurge.PurgedError:
             continue
-        raise AssertionError(f"the tombstone of a {node.kind} was of use")
+        raise AssertionError(f"the tombstone of a {node.kind} raised no error")

@@ -1,7 +1,7 @@
-"""What was run on which versions: `docs/versions.json`, and the table of `docs/versions.md` made from it.
+"""Test results by version: `docs/versions.json`, and the table of `docs/versions.md` made from it.
 
 python tests/versions.py record RESULTS.xml   # of pytest --junitxml, by the interpreter that ran the tests
-python tests/versions.py check                # the page is what the results give; run by `make lint`
+python tests/versions.py check                # fails if the page is out of date; run by `make lint`
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ run to its end.
 
 
 def summaries(results: Path) -> list[dict[str, Any]]:
-    """What a junit file of pytest says of each folder of tests, which this interpreter ran."""
+    """The results of each folder of tests, from a junit file of pytest that this interpreter wrote."""
     cases: dict[str, list[ElementTree.Element]] = {}
     for case in ElementTree.parse(results).getroot().iter("testcase"):
         cases.setdefault(str(case.get("classname")).split(".")[1], []).append(case)
@@ -71,7 +71,7 @@ def _summary(folder: str, cases: list[ElementTree.Element]) -> dict[str, Any]:
 
 
 def with_run(runs: list[dict[str, Any]], run: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs with one more, in place of an earlier one of the same versions; the newest versions first."""
+    """The runs and a new one, which replaces that of the same versions; the newest versions first."""
     others = [other for other in runs if _versions(other) != _versions(run)]
     return sorted([*others, run], key=_versions, reverse=True)
 
@@ -82,7 +82,7 @@ def _versions(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def render(runs: list[dict[str, Any]]) -> str:
-    """The page."""
+    """The text of the page."""
     rows = [COLUMNS, ("---",) * len(COLUMNS), *([run[of] for of in COLUMNS] for run in runs)]
     table = "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
     failed = [

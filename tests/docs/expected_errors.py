@@ -1,4 +1,4 @@
-"""What the script of a page calls. Holds nothing of the page's, which a sweep in it would spare."""
+"""Functions that the script of a page calls. They refer to no object of it, or sweeps would spare that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class raises:  # noqa: N801 - reads as in pytest
-    """Expect an error by the name of its class; does not need to import it."""
+    """Expect an error by the name of its class, without an import."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -24,5 +24,5 @@ class raises:  # noqa: N801 - reads as in pytest
 
 
 def end() -> None:
-    """Mark in the output where a block has ended."""
+    """Mark the end of a block in the output."""
     sys.stdout.write("\x1e")

@@ -1,6 +1,6 @@
-"""Running the Python blocks of a page: as one script, or as one notebook if there are magics in it.
+"""Run the Python blocks of a page as one script, or as one notebook if they contain magics.
 
-In a process of its own: a sweep acts on all of a process.
+They run in a process of their own, because a sweep affects the whole process.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from tests.docs.blocks import ROOT, Block
 
 _RAISES = re.compile(r"#\s*(\w+Error)\b")
 END = "\x1e"
-# What the script of a page begins with, in the line of the page's title.
+# First line of the script of a page, in place of the title.
 PRELUDE = "from tests.docs.expected_errors import end as _end, raises as _raises"
 _CHECKER = doctest.OutputChecker()
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def outputs(blocks: list[Block], folder: Path) -> list[str]:
-    """What each block printed; an error that the page does not name is one here."""
+    """The output of each block. An error that the page does not name fails the test."""
     if any(block.has_magics for block in blocks):
         return _outputs_of_cells(blocks, folder)
     return run_script(as_script(blocks), folder)
 
 
 def run_script(code: str, folder: Path) -> list[str]:
-    """What a script has printed, up to each end of a block."""
+    """The output of a script, split at the ends of blocks."""
     script = folder / "script.py"
     script.write_text(code)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -55,7 +55,7 @@ def run_script(code: str, folder: Path) -> list[str]:
 
 
 def as_script(blocks: list[Block]) -> str:
-    """The blocks at the lines that they have in the page, so that messages name these."""
+    """A script with the blocks at their lines of the page, so that messages name these lines."""
     assert blocks[0].line > 1, "a page begins with its title"
     lines = [PRELUDE]
     for block in blocks:
@@ -73,7 +73,7 @@ def _expecting_errors(block: Block) -> list[str]:
 
 
 def _raising(code: str) -> Iterator[tuple[ast.stmt, str]]:
-    """The statements behind which a comment names the error that they raise."""
+    """Statements that are followed by a comment with the error that they raise, and its name."""
     simple = {
         node.end_lineno: node
         for node in ast.walk(ast.parse(code))
@@ -96,7 +96,7 @@ def _outputs_of_cells(blocks: list[Block], folder: Path) -> list[str]:
 
 
 def _cells_of(block: Block) -> list[Any]:
-    """A block is a cell; one with magics is one for each of its paragraphs, since a magic shows one thing."""
+    """The cells of a block: one, or with magics one for each paragraph, since a magic shows one value."""
     sources = re.split(r"\n\n+", block.text.strip()) if block.has_magics else [block.text]
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Values that nobody would pass, and that a program passes all the same one day."""
+"""Invalid argument values of many kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .choices import Choices
 
 
 class ForeignCodeError(Exception):
-    """What the values here raise when their own code is run."""
+    """Raised by the values of this module when their code is run."""
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -27,12 +27,12 @@ _REFUSALS: dict[str, Any] = {**dict.fromkeys(_ASKED.split(), _refuse), "__class_
 
 
 def _refusing(name: str, base: type, *arguments: object) -> Any:
-    """An instance of a subclass that answers no question."""
+    """An instance of a subclass whose special methods raise."""
     return type(name, (base,), dict(_REFUSALS))(*arguments)
 
 
 class Liar:
-    """Says that it is a str."""
+    """An object whose `__class__` is str."""
 
     __class__ = str  # type: ignore[assignment]
 

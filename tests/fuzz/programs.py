@@ -1,4 +1,4 @@
-"""Programs by bytes: what is kept stays to the bit, the rest goes, and what went is loud.
+"""Random programs from bytes: a sweep releases exactly what the model says, and tombstones raise errors.
 
 `check` takes the bytes of one input.
 """
@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from tests import random_programs
-from tests.owners import USES
+from tests.owners import OWNERS
 
 from .choices import Choices
 
 
 def check(data: bytes) -> None:
-    """Build a program, sweep it, and compare with the model."""
+    """Build a program, sweep it, and compare the result with the model."""
     choices = Choices(data)
     wipe = choices.one_of([False, True])
     keep = choices.several(3, lambda: choices.number(100))
@@ -20,7 +20,7 @@ def check(data: bytes) -> None:
         25,
         lambda: (choices.one_of(random_programs.KINDS), choices.several(3, lambda: choices.number(100))),
     )
-    uses = choices.several(
-        3, lambda: (choices.one_of(sorted(USES)), choices.several(3, lambda: choices.number(100)))
+    owners = choices.several(
+        3, lambda: (choices.one_of(sorted(OWNERS)), choices.several(3, lambda: choices.number(100)))
     )
-    random_programs.check(steps, keep, wipe=wipe, uses=uses)
+    random_programs.check(steps, keep, wipe=wipe, owners=owners)

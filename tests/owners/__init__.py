@@ -1,17 +1,17 @@
-"""What running code may hold objects in: each of `USES` takes some, runs a body, and gives back what it has.
+"""Ways in which running code refers to objects: each of `OWNERS` takes some, runs a body, and returns them.
 
-A body sweeps. Nothing but what a use is named after refers to the objects meanwhile: no local variable of
-its function is one, or a plain container of them, unless that is the use.
+The body sweeps. During it, only the owner refers to the objects: no local variable of its function is one
+of them or a plain container of them, unless the owner is that variable.
 """
 
 from __future__ import annotations
 
 from . import containers, context_variables, waiting_work, with_blocks
-from .owner import Use
+from .owner import Owner
 
-USES: dict[str, Use] = {
-    **with_blocks.USES.made,
-    **containers.USES.made,
-    **waiting_work.USES.made,
-    **context_variables.USES.made,
+OWNERS: dict[str, Owner] = {
+    **with_blocks.OWNERS.by_name,
+    **containers.OWNERS.by_name,
+    **waiting_work.OWNERS.by_name,
+    **context_variables.OWNERS.by_name,
 }

@@ -1,4 +1,4 @@
-"""Objects of libraries' classes in local variables, and of what they lead to."""
+"""Local variables that are instances of library classes and refer to the objects."""
 
 from __future__ import annotations
 
@@ -20,55 +20,75 @@ import torch
 from rich.table import Column
 from torch.utils import data
 
-from .owner import Body, Own, Take, Uses
+from .owner import Body, OwnerTable, ProgramObject, Take
 
 try:
     tqdm: Any = importlib.import_module("tqdm").tqdm
-except ImportError:  # not everywhere where the tests run
+except ImportError:  # not installed in every environment of the tests
     tqdm = None
 
-USES = Uses()
+OWNERS = OwnerTable()
 
 
 def _numbered(take: Take) -> dict[Any, Any]:
     return dict(enumerate(take()))
 
 
-USES.local("UserDict", lambda take: collections.UserDict(_numbered(take)), lambda it: it.values())
-USES.local("UserList", lambda take: collections.UserList(take()), list)
-USES.local("ChainMap", lambda take: collections.ChainMap({}, _numbered(take)), lambda it: it.values())
-USES.local("OrderedDict", lambda take: collections.OrderedDict(_numbered(take)), lambda it: it.values())
-USES.local("Counter", lambda take: collections.Counter(_numbered(take)), lambda it: it.values())
-USES.local("defaultdict", lambda take: collections.defaultdict(list, {0: take()}), lambda it: it[0])
-USES.local("deque", lambda take: collections.deque(take()), list)
-USES.local("view of a UserDict", lambda take: collections.UserDict(_numbered(take)).values(), list)
-USES.local("iterator of a UserList", lambda take: iter(collections.UserList(take())), list)
-USES.local("SimpleNamespace", lambda take: types.SimpleNamespace(held=take()), lambda it: it.held)
-USES.local("Namespace", lambda take: argparse.Namespace(held=take()), lambda it: it.held)
-USES.local("MappingProxyType", lambda take: types.MappingProxyType(_numbered(take)), lambda it: it.values())
-USES.local("dataclass of a library", lambda take: Column(_cells=take()), lambda it: it._cells)
-USES.local("slice", lambda take: slice(take()), lambda it: it.stop)
-USES.local("partial", lambda take: functools.partial(list, take()), lambda it: it())
-USES.local("partialmethod", lambda take: functools.partialmethod(list, take()), lambda it: it.args[0])
-USES.local("property", lambda take: property(functools.partial(_second, take())), lambda it: it.fget(None))
-USES.local(
+OWNERS.local_variable("UserDict", lambda take: collections.UserDict(_numbered(take)), lambda it: it.values())
+OWNERS.local_variable("UserList", lambda take: collections.UserList(take()), list)
+OWNERS.local_variable(
+    "ChainMap", lambda take: collections.ChainMap({}, _numbered(take)), lambda it: it.values()
+)
+OWNERS.local_variable(
+    "OrderedDict", lambda take: collections.OrderedDict(_numbered(take)), lambda it: it.values()
+)
+OWNERS.local_variable("Counter", lambda take: collections.Counter(_numbered(take)), lambda it: it.values())
+OWNERS.local_variable(
+    "defaultdict", lambda take: collections.defaultdict(list, {0: take()}), lambda it: it[0]
+)
+OWNERS.local_variable("deque", lambda take: collections.deque(take()), list)
+OWNERS.local_variable("view of a UserDict", lambda take: collections.UserDict(_numbered(take)).values(), list)
+OWNERS.local_variable("iterator of a UserList", lambda take: iter(collections.UserList(take())), list)
+OWNERS.local_variable(
+    "SimpleNamespace", lambda take: types.SimpleNamespace(owned=take()), lambda it: it.owned
+)
+OWNERS.local_variable("Namespace", lambda take: argparse.Namespace(owned=take()), lambda it: it.owned)
+OWNERS.local_variable(
+    "MappingProxyType", lambda take: types.MappingProxyType(_numbered(take)), lambda it: it.values()
+)
+OWNERS.local_variable("dataclass of a library", lambda take: Column(_cells=take()), lambda it: it._cells)
+OWNERS.local_variable("slice", lambda take: slice(take()), lambda it: it.stop)
+OWNERS.local_variable("partial", lambda take: functools.partial(list, take()), lambda it: it())
+OWNERS.local_variable(
+    "partialmethod", lambda take: functools.partialmethod(list, take()), lambda it: it.args[0]
+)
+OWNERS.local_variable(
+    "property", lambda take: property(functools.partial(_second, take())), lambda it: it.fget(None)
+)
+OWNERS.local_variable(
     "cached_property",
     lambda take: functools.cached_property(functools.partial(_second, take())),
     lambda it: it.func(None),
 )
-USES.local("methodcaller", lambda take: operator.methodcaller("__add__", take()), lambda it: it([]))
-USES.local("bound arguments", lambda take: inspect.signature(len).bind(take()), lambda it: it.args[0])
-USES.local("argument of a mock", lambda take: _called(mock.Mock(), take()), lambda it: it.call_args.args[0])
-USES.local("exception", lambda take: ValueError(take()), lambda it: it.args[0])
-USES.local("result of a future", lambda take: _future(take()), lambda it: it.result())
+OWNERS.local_variable(
+    "methodcaller", lambda take: operator.methodcaller("__add__", take()), lambda it: it([])
+)
+OWNERS.local_variable(
+    "bound arguments", lambda take: inspect.signature(len).bind(take()), lambda it: it.args[0]
+)
+OWNERS.local_variable(
+    "argument of a mock", lambda take: _called(mock.Mock(), take()), lambda it: it.call_args.args[0]
+)
+OWNERS.local_variable("exception", lambda take: ValueError(take()), lambda it: it.args[0])
+OWNERS.local_variable("result of a future", lambda take: _future(take()), lambda it: it.result())
 
 
-def _second(held: list[Any], _: object) -> list[Any]:
-    return held
+def _second(owned: list[Any], _: object) -> list[Any]:
+    return owned
 
 
-def _called(called: Any, held: list[Any]) -> Any:
-    called(held)
+def _called(called: Any, owned: list[Any]) -> Any:
+    called(owned)
     return called
 
 
@@ -78,7 +98,7 @@ def _future(result: list[Any]) -> concurrent.futures.Future[list[Any]]:
     return future
 
 
-@USES("results of a cached function")
+@OWNERS("results of a cached function")
 def results_of_a_cached_function(take: Take, body: Body) -> list[Any]:
     cached = functools.lru_cache(take)
     cached()
@@ -86,35 +106,39 @@ def results_of_a_cached_function(take: Take, body: Body) -> list[Any]:
     return cached()
 
 
-@USES("weak keys")
+@OWNERS("weak keys")
 def weak_keys(take: Take, body: Body) -> list[Any]:
-    key = Own([])
+    key = ProgramObject([])
     mapping = weakref.WeakKeyDictionary({key: take()})
     body()
     return mapping[key]
 
 
-@USES("thread local")
+@OWNERS("thread local")
 def thread_local(take: Take, body: Body) -> list[Any]:
     local = threading.local()
-    local.held = take()
+    local.owned = take()
     body()
-    return [*local.held]
+    return [*local.owned]
 
 
-@USES("attribute of an own object", holds="nothing")
+@OWNERS("attribute of an own object", owns="nothing")
 def attribute_of_an_own_object(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     body()
-    assert own.held is not None
+    assert own.owned is not None
     return []
 
 
-USES.local("subset", lambda take: data.Subset(take(), range(len(take()))), list)
-USES.local("datasets in a row", lambda take: data.ConcatDataset([take(), take()]), lambda it: it.datasets[0])
-USES.local("sampler", lambda take: data.SubsetRandomSampler(take()), lambda it: it.indices)
-USES.local("sequential sampler", lambda take: data.SequentialSampler(take()), lambda it: it.data_source)
-USES.local(
+OWNERS.local_variable("subset", lambda take: data.Subset(take(), range(len(take()))), list)
+OWNERS.local_variable(
+    "datasets in a row", lambda take: data.ConcatDataset([take(), take()]), lambda it: it.datasets[0]
+)
+OWNERS.local_variable("sampler", lambda take: data.SubsetRandomSampler(take()), lambda it: it.indices)
+OWNERS.local_variable(
+    "sequential sampler", lambda take: data.SequentialSampler(take()), lambda it: it.data_source
+)
+OWNERS.local_variable(
     "sampler of batches",
     lambda take: data.BatchSampler(data.SubsetRandomSampler(take()), 2, drop_last=False),
     lambda it: it.sampler.indices,
@@ -122,7 +146,7 @@ USES.local(
 
 
 def _loader(take: Take) -> data.DataLoader[Any]:
-    dataset: Any = take() or [torch.zeros(1)]  # it takes no empty one
+    dataset: Any = take() or [torch.zeros(1)]  # an empty dataset is an error
     return data.DataLoader(dataset, batch_size=None)
 
 
@@ -130,14 +154,14 @@ def _loaded(loader: Any, take: Take) -> list[Any]:
     return [*loader][: len(take())]
 
 
-@USES("loader", accepts="tensors")
+@OWNERS("loader", accepts="tensors")
 def loader_of_data(take: Take, body: Body) -> list[Any]:
     loader = _loader(take)
     body()
     return _loaded(loader, take)
 
 
-@USES("loader between two batches", accepts="tensors")
+@OWNERS("loader between two batches", accepts="tensors")
 def loader_between_two_batches(take: Take, body: Body) -> list[Any]:
     batches = iter(_loader(lambda: [torch.zeros(1), *take()]))
     next(batches)
@@ -153,10 +177,10 @@ def _means(distributions: Any) -> list[Any]:
     return [one.mean for one in distributions]
 
 
-USES.local("distributions", _normals, _means, accepts="floats")
+OWNERS.local_variable("distributions", _normals, _means, accepts="floats")
 
 
-@USES("distribution of a distribution", accepts="floats")
+@OWNERS("distribution of a distribution", accepts="floats")
 def distribution_of_a_distribution(take: Take, body: Body) -> list[Any]:
     normals = collections.UserList([torch.distributions.Independent(one, 0) for one in _normals(take)])
     body()
@@ -165,7 +189,9 @@ def distribution_of_a_distribution(take: Take, body: Body) -> list[Any]:
 
 def _optimizer(take: Take) -> torch.optim.Optimizer:
     unique = {id(one): one for one in take()}
-    groups: Any = [{"params": [one]} for one in unique.values()] or [torch.zeros(1)]  # it takes no empty list
+    groups: Any = [{"params": [one]} for one in unique.values()] or [
+        torch.zeros(1)
+    ]  # an empty list is an error
     return torch.optim.SGD(groups)
 
 
@@ -174,14 +200,14 @@ def _parameters(optimizer: Any, take: Take) -> list[Any]:
     return [known[id(one)] for one in take()]
 
 
-@USES("optimizer", accepts="leaves")
+@OWNERS("optimizer", accepts="leaves")
 def optimizer_of_leaves(take: Take, body: Body) -> list[Any]:
     optimizer = _optimizer(take)
     body()
     return _parameters(optimizer, take)
 
 
-@USES("schedule of learning rates", accepts="leaves")
+@OWNERS("schedule of learning rates", accepts="leaves")
 def schedule_of_learning_rates(take: Take, body: Body) -> list[Any]:
     schedule = torch.optim.lr_scheduler.LambdaLR(_optimizer(take), float)
     body()
@@ -190,9 +216,9 @@ def schedule_of_learning_rates(take: Take, body: Body) -> list[Any]:
 
 if tqdm is not None:
 
-    @USES("progress bar between two epochs")
+    @OWNERS("progress bar between two epochs")
     def progress_bar_between_two_epochs(take: Take, body: Body) -> list[Any]:
-        # No thread of its own, which would outlive the program.
+        # Without the monitor thread, which would outlive the program.
         with mock.patch.object(tqdm, "monitor_interval", 0):
             bar = tqdm(take(), file=io.StringIO())
         assert len([*bar]) == len(bar)

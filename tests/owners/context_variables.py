@@ -1,4 +1,4 @@
-"""Context variables: of the running code, of copies of its context, of waiting tasks and of other threads."""
+"""Context variables of running code, of copied contexts, of waiting tasks and of other threads."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .owner import Body, Own, Take, Uses, in_another_thread
+from .owner import Body, OwnerTable, ProgramObject, Take, in_another_thread
 from .waiting_work import event_loop
 
-USES = Uses()
+OWNERS = OwnerTable()
 _variable: contextvars.ContextVar[list[Any]] = contextvars.ContextVar("_variable")
 
 
-@USES("context variable")
+@OWNERS("context variable")
 def context_variable(take: Take, body: Body) -> list[Any]:
     token = _variable.set(take())
     body()
-    held = _variable.get()
+    owned = _variable.get()
     _variable.reset(token)
-    return held
+    return owned
 
 
-@USES("token of a context variable")
+@OWNERS("token of a context variable")
 def token_of_a_context_variable(take: Take, body: Body) -> list[Any]:
     outer = _variable.set(take())
     token = _variable.set([])
     body()
     _variable.reset(token)
-    held = _variable.get()
+    owned = _variable.get()
     _variable.reset(outer)
-    return held
+    return owned
 
 
-@USES("copied context")
+@OWNERS("copied context")
 def copied_context(take: Take, body: Body) -> list[Any]:
     context = contextvars.copy_context()
     context.run(lambda: _variable.set(take()) and None)
@@ -43,7 +43,7 @@ def copied_context(take: Take, body: Body) -> list[Any]:
     return context[_variable]
 
 
-@USES("entered context")
+@OWNERS("entered context")
 def entered_context(take: Take, body: Body) -> list[Any]:
     def run() -> list[Any]:
         _variable.set(take())
@@ -53,7 +53,7 @@ def entered_context(take: Take, body: Body) -> list[Any]:
     return contextvars.copy_context().run(run)
 
 
-@USES("context around the entered one")
+@OWNERS("context around the entered one")
 def context_around_the_entered_one(take: Take, body: Body) -> list[Any]:
     def run() -> list[Any]:
         _variable.set(take())
@@ -63,22 +63,22 @@ def context_around_the_entered_one(take: Take, body: Body) -> list[Any]:
     return contextvars.copy_context().run(run)
 
 
-@USES("context variable of another thread")
+@OWNERS("context variable of another thread")
 def context_variable_of_another_thread(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
 
     def work(ready: threading.Event, may_go_on: threading.Event) -> None:
         _variable.set(take())
         ready.set()
         may_go_on.wait(60)
-        own.held = _variable.get()
+        own.owned = _variable.get()
 
     with in_another_thread(work):
         body()
-    return own.held
+    return own.owned
 
 
-@USES("context of an item of a pool")
+@OWNERS("context of an item of a pool")
 def context_of_an_item_of_a_pool(take: Take, body: Body) -> list[Any]:
     may_go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -97,7 +97,7 @@ def _in_a_context(value: list[Any]) -> contextvars.Context:
     return context
 
 
-@USES("context variable of a task that waits")
+@OWNERS("context variable of a task that waits")
 def context_variable_of_a_task_that_waits(take: Take, body: Body) -> list[Any]:
     async def work(event: asyncio.Event) -> list[Any]:
         _variable.set(take())
@@ -113,19 +113,19 @@ def context_variable_of_a_task_that_waits(take: Take, body: Body) -> list[Any]:
         return loop.run_until_complete(task)
 
 
-@USES("context of a callback that waits")
+@OWNERS("context of a callback that waits")
 def context_of_a_callback_that_waits(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
     with event_loop() as loop:
         context = {"context": _in_a_context(take())}
-        loop.call_later(0, lambda: setattr(own, "held", _variable.get()), **context)
+        loop.call_later(0, lambda: setattr(own, "owned", _variable.get()), **context)
         del context
         body()
         loop.run_until_complete(asyncio.sleep(0.001))
-    return own.held
+    return own.owned
 
 
-@USES("context variable of a running task")
+@OWNERS("context variable of a running task")
 def context_variable_of_a_running_task(take: Take, body: Body) -> list[Any]:
     async def main() -> list[Any]:
         _variable.set(take())

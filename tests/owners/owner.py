@@ -1,4 +1,4 @@
-"""What a use is, and what several kinds of them need."""
+"""An owner of objects in running code, and helpers for several kinds of owners."""
 
 from __future__ import annotations
 
@@ -12,67 +12,70 @@ from typing import Any, Literal
 import torch
 
 Take = Callable[[], list[Any]]
-"""Gives the objects; they are not in the hands of what calls it before."""
+"""Returns the objects. Before the call, the owner has no reference to them."""
 
 Body = Callable[[], None]
 Run = Callable[[Take, Body], list[Any]]
 
 
 @dataclass(frozen=True)
-class Use:
-    """A way in which running code may hold objects.
+class Owner:
+    """One way in which running code refers to objects.
 
     Attributes:
-        run: holds what it takes while the body runs, and gives back what it has after that.
-        accepts: what it can hold.
-        holds: whether it holds what it is given; copies, that are in nothing else; or, although it
-            refers to it, nothing: its objects are the program's own.
+        run: takes the objects, refers to them while it runs the body, and returns them afterwards.
+        accepts: which objects it can refer to.
+        owns: `them`, the objects that it was given; `copies` of them, that nothing else refers to; or
+            `nothing`, because its reference is in an object of the program, which no guard follows.
 
     """
 
     run: Run
     accepts: Literal["anything", "tensors", "floats", "leaves"] = "anything"
-    holds: Literal["them", "copies", "nothing"] = "them"
+    owns: Literal["them", "copies", "nothing"] = "them"
 
 
 @dataclass
-class Uses:
-    """A collection of uses by name."""
+class OwnerTable:
+    """Owners by name. A call of the table decorates the `run` function of a new owner."""
 
-    made: dict[str, Use] = field(default_factory=dict)
+    by_name: dict[str, Owner] = field(default_factory=dict)
 
     def __call__(self, name: str, **options: Any) -> Callable[[Run], Run]:
         def add(run: Run) -> Run:
-            self.made[name] = Use(run, **options)
+            self.by_name[name] = Owner(run, **options)
             return run
 
         return add
 
-    def local(
+    def local_variable(
         self, name: str, make: Callable[[Any], Any], values: Callable[[Any], Any], **options: Any
     ) -> None:
-        """Add one: an object in a local variable, and nothing else."""
+        """Add an owner that is an object in a local variable.
+
+        ``make`` gets `take` and returns the object; ``values`` returns the objects that it contains.
+        """
 
         def run(take: Take, body: Body) -> list[Any]:
             local = make(take)
             body()
             return [*values(local)]
 
-        self.made[name] = Use(run, **options)
+        self.by_name[name] = Owner(run, **options)
 
 
-class Own:
-    """An object of a class of the program's own."""
+class ProgramObject:
+    """An instance of a class of the program."""
 
-    def __init__(self, held: list[Any]) -> None:
-        self.held = held
+    def __init__(self, owned: list[Any]) -> None:
+        self.owned = owned
 
 
 @contextmanager
 def in_another_thread(
     prepare: Callable[[threading.Event, threading.Event], None],
 ) -> Iterator[threading.Event]:
-    """Let something run in another thread: it says that it is ready, and waits until it may go on."""
+    """Run a function in another thread: it sets the first event when ready and waits for the second."""
     ready, may_go_on = threading.Event(), threading.Event()
     thread = threading.Thread(target=prepare, args=(ready, may_go_on), daemon=True)
     thread.start()
@@ -85,7 +88,7 @@ def in_another_thread(
 
 
 def complete(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """Run a coroutine that waits for nothing, without an event loop."""
+    """Run a coroutine that never suspends, without an event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -94,18 +97,18 @@ def complete(coroutine: Coroutine[Any, Any, list[Any]]) -> list[Any]:
     raise AssertionError("the coroutine waits")
 
 
-def copy_of(held: list[Any]) -> list[Any]:
-    """Tensors with the values of others, on memory of their own."""
-    return [one.detach().clone() for one in held]
+def copy_of(owned: list[Any]) -> list[Any]:
+    """Copies of tensors, on their own memory."""
+    return [one.detach().clone() for one in owned]
 
 
 FORKS = sys.platform == "linux"
-"""Whether a process that has computed with torch may fork."""
+"""Whether a process may fork after it has computed with torch."""
 
 Values = list[float]
 
 
 def values_of(obj: Any) -> Values:
-    """The values of a tensor or module, which are compared with what they would be without a sweep."""
-    told: Values = (obj.weight if type(obj) is torch.nn.Linear else obj).reshape(-1).tolist()
-    return told
+    """The values of a tensor or of the weight of a module, to compare with those without a sweep."""
+    values: Values = (obj.weight if type(obj) is torch.nn.Linear else obj).reshape(-1).tolist()
+    return values

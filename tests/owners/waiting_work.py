@@ -1,4 +1,4 @@
-"""Work that waits to be done, or whose results wait to be fetched."""
+"""Work that is scheduled, and results that were not fetched yet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
-from .owner import FORKS, Body, Own, Take, Uses, copy_of, in_another_thread, values_of
+from .owner import FORKS, Body, OwnerTable, ProgramObject, Take, copy_of, in_another_thread, values_of
 
-USES = Uses()
+OWNERS = OwnerTable()
 
 
-@USES("the rest in another thread")
+@OWNERS("the rest in another thread")
 def the_rest_in_another_thread(take: Take, body: Body) -> list[Any]:
     local = take()
     with ThreadPoolExecutor(1) as pool:
@@ -27,7 +27,7 @@ def the_rest_in_another_thread(take: Take, body: Body) -> list[Any]:
     return local
 
 
-@USES("local of another thread")
+@OWNERS("local of another thread")
 def local_of_another_thread(take: Take, body: Body) -> list[Any]:
     results: list[Any] = []
 
@@ -42,7 +42,7 @@ def local_of_another_thread(take: Take, body: Body) -> list[Any]:
     return results
 
 
-@USES("item of a pool of threads")
+@OWNERS("item of a pool of threads")
 def item_of_a_pool_of_threads(take: Take, body: Body) -> list[Any]:
     may_go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -55,7 +55,7 @@ def item_of_a_pool_of_threads(take: Take, body: Body) -> list[Any]:
         return waiting.result()
 
 
-@USES("results of a map over a pool of threads")
+@OWNERS("results of a map over a pool of threads")
 def results_of_a_map_over_a_pool_of_threads(take: Take, body: Body) -> list[Any]:
     may_go_on = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -72,11 +72,11 @@ if FORKS:
 
     @contextlib.contextmanager
     def _busy_pool() -> Iterator[ProcessPoolExecutor]:
-        """A pool whose only process and whose queue to it have enough to do until a body has run."""
+        """A pool of one process that is busy until the with-block ends, with a full queue of calls."""
         context = multiprocessing.get_context("fork")
         may_go_on = context.Event()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
             with ProcessPoolExecutor(1, mp_context=context, initializer=_wait, initargs=(may_go_on,)) as pool:
                 for _ in range(3):
                     pool.submit(len, ())
@@ -88,7 +88,7 @@ if FORKS:
     def _wait(event: Any) -> None:
         event.wait(60)
 
-    @USES("item of a pool of processes", accepts="tensors", holds="copies")
+    @OWNERS("item of a pool of processes", accepts="tensors", owns="copies")
     def item_of_a_pool_of_processes(take: Take, body: Body) -> list[Any]:
         with _busy_pool() as pool:
             waiting = [pool.submit(values_of, one) for one in copy_of(take())]
@@ -96,7 +96,7 @@ if FORKS:
         return [one.result() for one in waiting]
 
 
-@USES("result of a pool that is not fetched")
+@OWNERS("result of a pool that is not fetched")
 def result_of_a_pool_that_is_not_fetched(take: Take, body: Body) -> list[Any]:
     with multiprocessing.pool.ThreadPool(1) as pool:
         result = pool.apply_async(take)
@@ -105,11 +105,11 @@ def result_of_a_pool_that_is_not_fetched(take: Take, body: Body) -> list[Any]:
         return result.get()
 
 
-def _same(held: list[Any]) -> list[Any]:
-    return held
+def _same(owned: list[Any]) -> list[Any]:
+    return owned
 
 
-@USES("task of a pool that waits")
+@OWNERS("task of a pool that waits")
 def task_of_a_pool_that_waits(take: Take, body: Body) -> list[Any]:
     may_go_on = threading.Event()
     with multiprocessing.pool.ThreadPool(1) as pool:
@@ -123,13 +123,13 @@ def task_of_a_pool_that_waits(take: Take, body: Body) -> list[Any]:
 
 
 def _add_queue(name: str, make: Any) -> None:
-    @USES(name)
+    @OWNERS(name)
     def run(take: Take, body: Body) -> list[Any]:
         waiting = make()
         waiting.put((0, take()))
         body()
-        held: list[Any] = waiting.get(timeout=60)[1]
-        return held
+        owned: list[Any] = waiting.get(timeout=60)[1]
+        return owned
 
 
 _add_queue("queue", queue.Queue)
@@ -137,7 +137,7 @@ _add_queue("queue in C", queue.SimpleQueue)
 _add_queue("queue by priority", queue.PriorityQueue)
 
 
-@USES("timer")
+@OWNERS("timer")
 def timer(take: Take, body: Body) -> list[Any]:
     waiting: Any = threading.Timer(3600, list, (take(),))
     waiting.start()
@@ -148,10 +148,10 @@ def timer(take: Take, body: Body) -> list[Any]:
     return [*waiting.args[0]]
 
 
-@USES("timer that nobody has")
+@OWNERS("timer that nobody has")
 def timer_that_nobody_has(take: Take, body: Body) -> list[Any]:
-    own = Own([])
-    threading.Timer(3600, setattr, (own, "held", take())).start()
+    own = ProgramObject([])
+    threading.Timer(3600, setattr, (own, "owned", take())).start()
     try:
         body()
     finally:
@@ -160,21 +160,21 @@ def timer_that_nobody_has(take: Take, body: Body) -> list[Any]:
             if thread.args[:1] == (own,):
                 thread.function(*thread.args)
                 thread.cancel()
-    return own.held
+    return own.owned
 
 
-@USES("arguments of a finalizer")
+@OWNERS("arguments of a finalizer")
 def arguments_of_a_finalizer(take: Take, body: Body) -> list[Any]:
-    own, other = Own([]), Own([])
-    weakref.finalize(other, setattr, own, "held", take())
+    own, other = ProgramObject([]), ProgramObject([])
+    weakref.finalize(other, setattr, own, "owned", take())
     body()
     del other
-    return own.held
+    return own.owned
 
 
 @contextlib.contextmanager
 def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that runs when it is told to: others may be inside it, or around it."""
+    """An event loop that the owner runs explicitly. Loops may be nested."""
     outer = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     loop = asyncio.new_event_loop()
@@ -185,7 +185,7 @@ def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
         asyncio._set_running_loop(outer)
 
 
-@USES("task that waits")
+@OWNERS("task that waits")
 def task_that_waits(take: Take, body: Body) -> list[Any]:
     async def work(event: asyncio.Event) -> list[Any]:
         local = take()
@@ -201,11 +201,11 @@ def task_that_waits(take: Take, body: Body) -> list[Any]:
         return loop.run_until_complete(task)
 
 
-@USES("task that waits in a running loop")
+@OWNERS("task that waits in a running loop")
 def task_that_waits_in_a_running_loop(take: Take, body: Body) -> list[Any]:
     async def work(event: asyncio.Event) -> list[Any]:
-        own = Own(take())
-        local, own.held = own.held, []
+        own = ProgramObject(take())
+        local, own.owned = own.owned, []
         await event.wait()
         return local
 
@@ -221,7 +221,7 @@ def task_that_waits_in_a_running_loop(take: Take, body: Body) -> list[Any]:
         return loop.run_until_complete(main())
 
 
-@USES("result of a task")
+@OWNERS("result of a task")
 def result_of_a_task(take: Take, body: Body) -> list[Any]:
     async def work() -> list[Any]:
         return take()
@@ -233,7 +233,7 @@ def result_of_a_task(take: Take, body: Body) -> list[Any]:
         return task.result()
 
 
-@USES("result of a future of a loop")
+@OWNERS("result of a future of a loop")
 def result_of_a_future_of_a_loop(take: Take, body: Body) -> list[Any]:
     with event_loop() as loop:
         future = loop.create_future()
@@ -243,7 +243,7 @@ def result_of_a_future_of_a_loop(take: Take, body: Body) -> list[Any]:
         return result
 
 
-@USES("queue of a loop")
+@OWNERS("queue of a loop")
 def queue_of_a_loop(take: Take, body: Body) -> list[Any]:
     waiting: asyncio.Queue[list[Any]] = asyncio.Queue()
     waiting.put_nowait(take())
@@ -251,32 +251,32 @@ def queue_of_a_loop(take: Take, body: Body) -> list[Any]:
     return waiting.get_nowait()
 
 
-@USES("callback that is soon called")
+@OWNERS("callback that is soon called")
 def callback_that_is_soon_called(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
     with event_loop() as loop:
-        loop.call_soon(setattr, own, "held", take())
+        loop.call_soon(setattr, own, "owned", take())
         body()
         loop.run_until_complete(asyncio.sleep(0))
-    return own.held
+    return own.owned
 
 
-@USES("callback that is called later")
+@OWNERS("callback that is called later")
 def callback_that_is_called_later(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
     with event_loop() as loop:
-        loop.call_later(0, setattr, own, "held", take())
+        loop.call_later(0, setattr, own, "owned", take())
         body()
         loop.run_until_complete(asyncio.sleep(0.001))
-    return own.held
+    return own.owned
 
 
-@USES("callback of a future")
+@OWNERS("callback of a future")
 def callback_of_a_future(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
 
-    def put(held: list[Any]) -> Any:
-        return lambda _: setattr(own, "held", held)
+    def put(owned: list[Any]) -> Any:
+        return lambda _: setattr(own, "owned", owned)
 
     with event_loop() as loop:
         future = loop.create_future()
@@ -284,4 +284,4 @@ def callback_of_a_future(take: Take, body: Body) -> list[Any]:
         body()
         future.set_result(None)
         loop.run_until_complete(asyncio.sleep(0))
-    return own.held
+    return own.owned

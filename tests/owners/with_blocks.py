@@ -1,4 +1,4 @@
-"""With-blocks that restore on their way out what they have saved, and decorators made of them."""
+"""With-blocks that restore saved objects when they exit, and decorators made from them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from unittest import mock
 import torch
 from torch.nn.utils import parametrize, stateless
 
-from .owner import Body, Own, Take, Uses, complete, copy_of
+from .owner import Body, OwnerTable, ProgramObject, Take, complete, copy_of
 
-USES = Uses()
+OWNERS = OwnerTable()
 
 
 @contextlib.contextmanager
-def _emptied(own: Own) -> Iterator[None]:
-    saved, own.held = own.held, []
+def _emptied(own: ProgramObject) -> Iterator[None]:
+    saved, own.owned = own.owned, []
     try:
         yield
     finally:
-        own.held = saved
+        own.owned = saved
 
 
 @contextlib.asynccontextmanager
-async def _emptied_async(own: Own) -> AsyncIterator[None]:
+async def _emptied_async(own: ProgramObject) -> AsyncIterator[None]:
     with _emptied(own):
         yield
 
@@ -41,17 +41,17 @@ def _zeroed(module: torch.nn.Module) -> Iterator[None]:
 
 
 class _Emptied:
-    """Stores and restores in methods of its own, as weights averaged over training do."""
+    """A context manager class that stores and restores objects, as for averaged weights."""
 
-    def __init__(self, own: Own) -> None:
+    def __init__(self, own: ProgramObject) -> None:
         self.own = own
         self.saved: list[Any] = []
 
     def __enter__(self) -> None:
-        self.saved, self.own.held = self.own.held, []
+        self.saved, self.own.owned = self.own.owned, []
 
     def __exit__(self, *_: object) -> None:
-        self.own.held = self.saved
+        self.own.owned = self.saved
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -61,13 +61,13 @@ class _Emptied:
 
 
 class _Returning:
-    """Gives what it holds to others when it is closed."""
+    """Assigns its objects to another object when it is closed."""
 
-    def __init__(self, own: Own, held: list[Any]) -> None:
-        self.own, self.held = own, held
+    def __init__(self, own: ProgramObject, owned: list[Any]) -> None:
+        self.own, self.owned = own, owned
 
     def close(self) -> None:
-        self.own.held = self.held
+        self.own.owned = self.owned
 
     async def aclose(self) -> None:
         self.close()
@@ -75,20 +75,20 @@ class _Returning:
 
 def _module(buffers: list[Any]) -> Any:
     module = torch.nn.Module()
-    # Past `register_buffer`, which takes no non-leaf.
+    # Not by `register_buffer`, which refuses non-leaves.
     module._buffers.update({f"of{at}": one for at, one in enumerate(buffers)})
     return module
 
 
-@USES("context manager")
+@OWNERS("context manager")
 def context_manager(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     with _emptied(own):
         body()
-    return own.held
+    return own.owned
 
 
-@USES("context manager that copies", accepts="tensors", holds="copies")
+@OWNERS("context manager that copies", accepts="tensors", owns="copies")
 def context_manager_that_copies(take: Take, body: Body) -> list[Any]:
     module = _module(copy_of(take()))
     with _zeroed(module):
@@ -96,9 +96,9 @@ def context_manager_that_copies(take: Take, body: Body) -> list[Any]:
     return [*module.buffers()]
 
 
-@USES("context managers in each other")
+@OWNERS("context managers in each other")
 def context_managers_in_each_other(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
 
     @contextlib.contextmanager
     def outer() -> Iterator[None]:
@@ -107,54 +107,54 @@ def context_managers_in_each_other(take: Take, body: Body) -> list[Any]:
 
     with contextlib.nullcontext(), outer():
         body()
-    return own.held
+    return own.owned
 
 
-@USES("decorator")
+@OWNERS("decorator")
 def decorator(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     _emptied(own)(body)()
-    return own.held
+    return own.owned
 
 
-@USES("exit stack")
+@OWNERS("exit stack")
 def exit_stack(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     with contextlib.ExitStack() as stack:
         stack.enter_context(_emptied(own))
         body()
-    return own.held
+    return own.owned
 
 
-@USES("callback of an exit stack")
+@OWNERS("callback of an exit stack")
 def callback_of_an_exit_stack(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
     with contextlib.ExitStack() as stack:
-        stack.callback(setattr, own, "held", take())
+        stack.callback(setattr, own, "owned", take())
         body()
-    return own.held
+    return own.owned
 
 
-@USES("exit stack that is taken over")
+@OWNERS("exit stack that is taken over")
 def exit_stack_that_is_taken_over(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     with contextlib.ExitStack() as stack:
         stack.enter_context(_emptied(own))
         taken_over = stack.pop_all()
     body()
     taken_over.close()
-    return own.held
+    return own.owned
 
 
-@USES("closing")
+@OWNERS("closing")
 def closing(take: Take, body: Body) -> list[Any]:
-    own = Own([])
+    own = ProgramObject([])
     with contextlib.closing(_Returning(own, take())):
         body()
-    return own.held
+    return own.owned
 
 
-@USES("null context")
+@OWNERS("null context")
 def null_context(take: Take, body: Body) -> list[Any]:
     entered = contextlib.nullcontext(take())
     with entered:
@@ -162,26 +162,26 @@ def null_context(take: Take, body: Body) -> list[Any]:
     return entered.enter_result
 
 
-@USES("own class")
+@OWNERS("own class")
 def own_class(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     with _Emptied(own):
         body()
-    return own.held
+    return own.owned
 
 
-@USES("own class in an exit stack")
+@OWNERS("own class in an exit stack")
 def own_class_in_an_exit_stack(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
     with contextlib.ExitStack() as stack:
         stack.enter_context(_Emptied(own))
         body()
-    return own.held
+    return own.owned
 
 
-@USES("suspended with-block")
+@OWNERS("suspended with-block")
 def suspended_with_block(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
+    own = ProgramObject(take())
 
     def steps() -> Iterator[None]:
         with _Emptied(own):
@@ -191,71 +191,71 @@ def suspended_with_block(take: Take, body: Body) -> list[Any]:
     next(going)
     body()
     next(going, None)
-    return own.held
+    return own.owned
 
 
-@USES("async context manager")
+@OWNERS("async context manager")
 def async_context_manager(take: Take, body: Body) -> list[Any]:
     async def run() -> list[Any]:
-        own = Own(take())
+        own = ProgramObject(take())
         async with _emptied_async(own):
             body()
-        return own.held
+        return own.owned
 
     return complete(run())
 
 
-@USES("async exit stack")
+@OWNERS("async exit stack")
 def async_exit_stack(take: Take, body: Body) -> list[Any]:
     async def run() -> list[Any]:
-        own, other = Own(take()), Own([])
+        own, other = ProgramObject(take()), ProgramObject([])
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(_emptied_async(own))
-            stack.callback(setattr, other, "held", take())
+            stack.callback(setattr, other, "owned", take())
             body()
-        return own.held or other.held
+        return own.owned or other.owned
 
     return complete(run())
 
 
-@USES("async own class")
+@OWNERS("async own class")
 def async_own_class(take: Take, body: Body) -> list[Any]:
     async def run() -> list[Any]:
-        own = Own(take())
+        own = ProgramObject(take())
         async with _Emptied(own):
             body()
-        return own.held
+        return own.owned
 
     return complete(run())
 
 
-@USES("async closing")
+@OWNERS("async closing")
 def async_closing(take: Take, body: Body) -> list[Any]:
     async def run() -> list[Any]:
-        own = Own([])
+        own = ProgramObject([])
         async with contextlib.aclosing(_Returning(own, take())):
             body()
-        return own.held
+        return own.owned
 
     return complete(run())
 
 
-@USES("patched attribute")
+@OWNERS("patched attribute")
 def patched_attribute(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
-    with mock.patch.object(own, "held", None):
+    own = ProgramObject(take())
+    with mock.patch.object(own, "owned", None):
         body()
-    return own.held
+    return own.owned
 
 
-@USES("patched attributes")
+@OWNERS("patched attributes")
 def patched_attributes(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
-    mock.patch.multiple(own, held=None)(body)()
-    return own.held
+    own = ProgramObject(take())
+    mock.patch.multiple(own, owned=None)(body)()
+    return own.owned
 
 
-@USES("patched dict")
+@OWNERS("patched dict")
 def patched_dict(take: Take, body: Body) -> list[Any]:
     patched = dict(enumerate(take()))
     with mock.patch.dict(patched, clear=True):
@@ -263,17 +263,17 @@ def patched_dict(take: Take, body: Body) -> list[Any]:
     return [*patched.values()]
 
 
-@USES("started patch")
+@OWNERS("started patch")
 def started_patch(take: Take, body: Body) -> list[Any]:
-    own = Own(take())
-    patcher = mock.patch.object(own, "held", None)
+    own = ProgramObject(take())
+    patcher = mock.patch.object(own, "owned", None)
     patcher.start()
     body()
     patcher.stop()
-    return own.held
+    return own.owned
 
 
-@USES("functional call", accepts="tensors")
+@OWNERS("functional call", accepts="tensors")
 def functional_call(take: Take, body: Body) -> list[Any]:
     class Calls(torch.nn.Module):
         def forward(self) -> None:
@@ -286,7 +286,7 @@ def functional_call(take: Take, body: Body) -> list[Any]:
     return [*module._buffers.values()]
 
 
-@USES("reparametrized module", accepts="tensors")
+@OWNERS("reparametrized module", accepts="tensors")
 def reparametrized_module(take: Take, body: Body) -> list[Any]:
     module = _module(take())
     other = {name: torch.zeros(()) for name in module._buffers}
@@ -296,15 +296,15 @@ def reparametrized_module(take: Take, body: Body) -> list[Any]:
 
 
 class _Adds(torch.nn.Module):
-    def __init__(self, held: list[Any]) -> None:
+    def __init__(self, owned: list[Any]) -> None:
         super().__init__()
-        self.held = tuple(held)
+        self.owned = tuple(owned)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + len(self.held)
+        return weight + len(self.owned)
 
 
-@USES("cached parametrization")
+@OWNERS("cached parametrization")
 def cached_parametrization(take: Take, body: Body) -> list[Any]:
     module = torch.nn.Linear(2, 2)
     parametrize.register_parametrization(module, "weight", _Adds(take()))
@@ -313,4 +313,4 @@ def cached_parametrization(take: Take, body: Body) -> list[Any]:
         body()
         assert module.weight.tolist() == before
     parametrizations: Any = module.parametrizations
-    return [*parametrizations.weight[0].held]
+    return [*parametrizations.weight[0].owned]

@@ -1,13 +1,13 @@
-"""A plugin for pytest that sweeps or plans beside tests that know nothing of it. Loaded by `run.py`.
+"""A pytest plugin that sweeps or plans beside the tests of other projects. Loaded by `run.py`.
 
---purging=none    leaves the tests alone, but for the seeds
+--purging=none    only sets the random seeds
 --purging=sweep   sweeps after each of the three phases of every test: setup, call, teardown
---purging=plan    another thread plans all the while
---purging=thread  another thread sweeps all the while
+--purging=plan    another thread plans continuously
+--purging=thread  another thread sweeps continuously
 
-What is kept is what belongs to the tests: their modules, and pytest's session, which leads to every item
-and to the values of its fixtures. Everything else that a test works with has to be spared unnamed. Each
-sweep must release a tensor that was forgotten for it, and each plan must list it.
+Kept are the modules of the tests, and the pytest session, from which every item
+and the values of its fixtures are reachable. The guards must spare everything else that a test uses. Each
+sweep must release a tensor that the plugin forgot before it, and each plan must list it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import torch
 
-SHAPE = (2, 3, 5, 7, 11)  # of what is forgotten; nothing else has it
+SHAPE = (2, 3, 5, 7, 11)  # of the forgotten tensor, and of no other
 PATIENCE = 60  # seconds
 
 
@@ -36,30 +36,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def kept(session: pytest.Session) -> list[object]:
-    """The session, and the modules of the tests: named, a module's globals are kept."""
+    """The session, and the modules of the tests, whose globals are kept with them."""
     tests = str(session.config.rootpath)
     modules = [one for one in sys.modules.copy().values() if type(one) is ModuleType]
     return [session, *(one for one in modules if str(vars(one).get("__file__")).startswith(tests))]
 
 
 def forget() -> weakref.ref[torch.Tensor]:
-    """Leave a tensor that only garbage refers to."""
+    """Create a tensor that only garbage refers to."""
     tensor = torch.empty(SHAPE, device="cpu", dtype=torch.uint8)
     garbage: list[Any] = [tensor]
     garbage.append(garbage)
-    gc.collect(1)  # moves it into the generation that is seldom collected
+    gc.collect(1)  # moves it into the generation that is collected last
     return weakref.ref(tensor)
 
 
 def sweep(session: pytest.Session) -> bool:
-    """Whether it has released what was forgotten: while a thread is inside a backward, none does."""
+    """Whether a sweep releases the forgotten tensor: while a thread is inside a backward, none does."""
     forgotten = forget()
     fastpurge.sweep(keep=kept(session), collect=False)
     return fastpurge.is_purged(forgotten())
 
 
 def plan(session: pytest.Session) -> bool:
-    """Whether it lists what was forgotten."""
+    """Whether a plan lists the forgotten tensor."""
     forget()
     return any(item.shape == SHAPE for item in fastpurge.plan(keep=kept(session), collect=False).items)
 
@@ -74,24 +74,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Many tests draw what they compute with, and some draw what they cannot compute with."""
+    """Seed the generators: many tests use random values, and some values make them fail."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
 
 
 class AfterEachTest:
-    """Sweeps where the test has just left off, and its fixtures are to be torn down yet."""
+    """Sweeps after the call of a test, before the teardown of its fixtures."""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         yield
-        # The collector may be faster, with one.
+        # The collector may be faster than one of the sweeps.
         assert any(sweep(item.session) for _ in range(3)), "what was forgotten was not released"
 
 
 class AllTheWhile:
-    """Does something over and over in another thread while a test runs, and at least once for each."""
+    """Repeats an action in another thread while a test runs, at least once for each test."""
 
     def __init__(self, act: Callable[[pytest.Session], bool]) -> None:
         self._act = act
@@ -101,11 +101,11 @@ class AllTheWhile:
         self._session: pytest.Session | None = None  # while a test runs
 
     def pytest_collection_finish(self) -> None:
-        # What was imported is out of the collector's sight then: a third of the time. Held by it counts as
-        # held by C code, which spares more; in the other mode it does not.
+        # `gc.freeze` hides imported objects from the collector: a third of the time. Their references are
+        # external, so that more is spared; the mode `sweep` has no such limit.
         gc.collect()
         gc.freeze()
-        sys.setswitchinterval(0.0005)  # or a short test is over before the other thread has its turn
+        sys.setswitchinterval(0.0005)  # or a short test ends before the other thread runs
         threading.Thread(target=self._run, name="purging", daemon=True).start()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -135,9 +135,7 @@ class AllTheWhile:
                 self._tell(error=error)
             else:
                 self._tell(done=done)
-            sleep(
-                perf_counter() - began
-            )  # or every operation that gives the GIL away waits for a whole sweep
+            sleep(perf_counter() - began)  # or every operation that releases the GIL waits for a whole sweep
 
     def _tell(self, *, done: bool = False, error: BaseException | None = None) -> None:
         with self._changed:

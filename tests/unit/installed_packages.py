@@ -1,4 +1,4 @@
-"""Packages as they lie in a folder of libraries; what they hold is one tensor."""
+"""Packages installed into a folder, each with one tensor in its globals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NUMBERS = itertools.count()
 
 
 def package(folder: Path, *, metadata: str | None = "{}-1.0.dist-info") -> str:
-    """Write a package of a name of its own, as if it was installed there; its name."""
+    """Write a package with a new name, as an installer does; return the name."""
     name = f"somelib{next(NUMBERS)}"
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(SOURCE)

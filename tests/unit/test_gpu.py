@@ -1,4 +1,4 @@
-"""The promises on a real device: what is kept gives the same bits, what is not goes back to the driver."""
+"""The promises on a real device: kept tensors are bit-for-bit unchanged, other memory is freed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 class Training:
-    """A model in training, all that a step needs, and the loss of the last step."""
+    """A model in training, the inputs of a step, and the loss of the last step."""
 
     model: Any
     optimizer: Any
@@ -38,7 +38,7 @@ def leak_and_sweep(program: Any, kept: object) -> None:
 
 
 def in_a_process(code: str, **env: str) -> str:
-    """Run code in a process that begins without a device in use."""
+    """Run code in a new process, in which no device is in use yet."""
     start = """
         import sys, types, torch, fastpurge
         program = sys.modules["program"] = types.ModuleType("program")
@@ -54,7 +54,7 @@ def in_a_process(code: str, **env: str) -> str:
     return done.stdout
 
 
-# Kept means bit-for-bit unchanged
+# Kept objects are unchanged
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
@@ -303,7 +303,7 @@ def test_a_sweep_of_the_host_starts_no_device() -> None:
     assert said.strip() == "False"
 
 
-# Zombies are loud
+# Tombstones raise errors
 
 
 def _made_on_a_device() -> dict[str, torch.Tensor]:
@@ -336,7 +336,7 @@ def test_every_kind_of_device_tensor_is_released_and_raises(program: Any) -> Non
 
 
 def test_wipe_overwrites_device_memory_before_it_goes(program: Any) -> None:
-    pool = torch.cuda.MemPool()  # keeps the memory, so that it can be looked at
+    pool = torch.cuda.MemPool()  # keeps the memory alive, so that the test can read it
     with torch.cuda.use_mem_pool(pool):
         program.secret = torch.full((MIB,), 7.0, device="cuda")
     address = program.secret.data_ptr()
@@ -347,7 +347,7 @@ def test_wipe_overwrites_device_memory_before_it_goes(program: Any) -> None:
     assert again.abs().sum() == 0
 
 
-# Seeing
+# Inspection
 
 
 def test_a_census_separates_live_memory_from_the_cache(program: Any) -> None:

@@ -1,4 +1,4 @@
-"""`import fastpurge` costs nothing, and the public names are those of the documentation."""
+"""`import fastpurge` is fast, and the public names are those of the documentation."""
 
 from __future__ import annotations
 

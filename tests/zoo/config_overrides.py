@@ -1,4 +1,4 @@
-"""What shrinking by names cannot know: fields that must fit one another, by model type."""
+"""Fields by model type that must fit one another, which `small_configs` cannot derive from names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Fields = dict[str, Any]
 _IMAGE_ROPE: Fields = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
 }
-# Only the fourth layer attends in full, and the cache wants one that does.
+# Only the fourth layer has full attention, and the cache needs one such layer.
 _HYBRID: Fields = {"num_hidden_layers": 4}
 _MAMBA: Fields = {"mamba_n_heads": 4, "mamba_d_head": 16}
 _RESNET: Fields = {
@@ -41,7 +41,7 @@ OVERRIDES: dict[str, Fields] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": _HYBRID,
     "lilt": {"hidden_size": 48},
-    # It pads whatever it is given to a multiple of the window.
+    # It pads its input to a multiple of the window.
     "longformer": {"attention_window": 8},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "mask2former": _DETR | {"feature_size": 32, "mask_feature_size": 32, "decoder_layers": 3},
@@ -70,7 +70,7 @@ OVERRIDES: dict[str, Fields] = {
         "local_attn_chunk_length": 4,
         "lsh_attn_chunk_length": 4,
         "num_buckets": 4,
-        # Without a seed of its own it draws one from the operating system.
+        # Without this seed it takes one from the operating system.
         "hash_seed": 0,
         "hidden_dropout_prob": 0.0,
         "local_attention_probs_dropout_prob": 0.0,

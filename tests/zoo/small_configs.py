@@ -1,4 +1,4 @@
-"""Makes any configuration of transformers tiny, by the names of its fields."""
+"""Shrink any configuration of transformers, by the names of its fields."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from zlib import crc32
 from .config_overrides import OVERRIDES
 
 VOCABULARY = 128
-# Inputs are drawn from below; special tokens that do not fit in the vocabulary move above.
+# Inputs are random tokens below; special tokens outside of the vocabulary move above.
 FIRST_SPECIAL_TOKEN = 64
 _WIDEST = 64
 
-# The first pattern that matches the whole name says how large the number may be.
+# The first pattern that matches the whole name gives the limit of the number.
 _LIMITS = {
     re.compile(pattern): limit
     for pattern, limit in {

@@ -1,4 +1,4 @@
-"""Readings and trims, of the memory that is really there."""
+"""Readings and trims of real memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safe points: no sweep comes in the middle of a computation, and none waits for ever."""
+"""Safe points: a sweep starts only between computations, and never waits forever."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 
 
 class Job:
-    """What a thread works with, out of the sight of the guard of running code."""
+    """The objects of a thread, which the guard of running code does not protect."""
 
 
 def _compute(program: Any, at: int) -> str:
-    """Several steps, with all that is between them in an object that only a global leads to."""
+    """A computation in steps. Only a global refers to the object with the intermediate results."""
     job = program.jobs[at] = Job()
     job.state = torch.full((256, 64), float(at))  # type: ignore[attr-defined]
     for step in range(20):
@@ -54,7 +54,7 @@ def test_no_sweep_interrupts_a_computation(program: Any) -> None:
         try:
             while not enough.is_set():
                 with safe_point(wait=30 if at % 2 else 0):
-                    time.sleep(0.01 * (at % 4))  # the next job comes
+                    time.sleep(0.01 * (at % 4))  # until the next job arrives
                 assert _compute(program, at) == expected[at]
                 program.leak = mebibytes(4)
                 program.leaks.append(program.leak)
@@ -98,7 +98,7 @@ def test_a_computing_thread_delays_the_sweep_until_it_ends(program: Any) -> None
 
 
 def test_a_thread_that_ends_at_a_safe_point_is_not_waited_for(program: Any) -> None:
-    own = threading.local()  # goes with its thread
+    own = threading.local()  # its thread ends with it
 
     def enter() -> None:
         own.here = safe_point()
@@ -171,7 +171,7 @@ def test_after_an_exception_a_thread_is_no_longer_at_a_safe_point() -> None:
 
 
 def test_a_thread_is_not_at_a_deleted_safe_point() -> None:
-    here = safe_point()  # Ctrl-C can come between the last line of the block and the first of `__exit__`
+    here = safe_point()  # Ctrl-C can arrive between the last line of the block and the first of `__exit__`
     here.__enter__()
     assert safe_points.outside() == []
     del here

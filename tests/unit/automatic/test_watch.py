@@ -1,4 +1,4 @@
-"""Sweeps by themselves: when memory is too full, and never over and over for nothing."""
+"""Automatic sweeps run above a threshold of memory, and are not repeated without effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.unit.automatic.watch_helpers import (
 pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 
 
-# When
+# Conditions
 
 
 def test_unkept_tensors_are_released_while_a_thread_waits_at_a_safe_point(program: Any) -> None:
@@ -85,7 +85,7 @@ def test_a_temporary_peak_triggers_no_sweep(program: Any) -> None:
     with watch_above(50) as watch:
         passing = mebibytes(100)
         until(lambda: is_due(watch))
-        watch._every = 3600  # it does not see for itself
+        watch._every = 3600  # no reading of its own follows
         readings(watch, 1)
         del passing
         with safe_point():
@@ -150,7 +150,7 @@ def test_a_sweep_that_frees_nothing_is_not_repeated_until_there_is_more(program:
         assert sweeps_after(leak=50) == 1
         assert sweeps_after(more=100) == 2
         assert is_purged(program.leak)
-        assert sweeps_after(kept=0) == 2  # far below: from here on the mark counts again
+        assert sweeps_after(kept=0) == 2  # far below: the threshold is back at its first value
         assert sweeps_after(leak=350) == 3
         assert sweeps_after(leak=350) == 4
     assert [type(one) for one in watch.reports] == [fastpurge.SweepReport] * 4
@@ -207,7 +207,7 @@ def test_only_the_reports_of_the_last_sweeps_are_stored(
 ) -> None:
     monkeypatch.setattr(watch_module, "_REPORTS", 2)
     held = resident()
-    # A default tenth below, of a gigabyte held, moves the mark up by more than what is leaked.
+    # The default for `below`, nine tenths, would raise the threshold by more than the leak.
     above, below = held + 20 * MIB, held + 10 * MIB
     with fastpurge.watch(above=above, below=below, keep=tuple, every=SOON) as watch:
         for sweeps in range(1, 4):
@@ -272,7 +272,7 @@ def test_a_forked_child_starts_unwatched_and_no_watch_keeps_a_process_alive() ->
 
 
 def test_the_interpreter_exits_after_the_running_sweep_however_long_it_takes() -> None:
-    # Torch aborts the process if a thread is ended in it.
+    # torch aborts the process if a thread ends while it runs code of torch.
     program = """
         import threading, time, torch, fastpurge, fastpurge.automatic.watch
         fastpurge.automatic.watch._PATIENCE = 0.01
@@ -293,7 +293,7 @@ def test_the_interpreter_exits_after_the_running_sweep_however_long_it_takes() -
 
 
 def _run(program: str) -> str:
-    """What a program prints that ends well and complains of nothing."""
+    """Run a program that must exit with status 0 and an empty stderr; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
         capture_output=True,

@@ -18,7 +18,7 @@ from tests.unit.automatic.watch_helpers import MIB, is_due, mebibytes, until, wa
 pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 
 
-# What can go wrong
+# Errors
 
 
 def test_a_keep_that_raises_warns_once_sweeps_nothing_and_is_tried_again(program: Any) -> None:
@@ -43,7 +43,7 @@ def test_a_keep_that_raises_warns_once_sweeps_nothing_and_is_tried_again(program
     assert purged == [False] * 3
     assert is_purged(program.leak)
     assert type(watch.last_error) is KeyError
-    assert [reference() for reference in held] == [None, None]  # the error does not hold what keep had
+    assert [reference() for reference in held] == [None, None]  # the error keeps no local of `keep` alive
 
 
 @pytest.mark.parametrize("kept", ["model", None, iter(())], ids=["a name", "nothing", "an iterator"])

@@ -1,4 +1,4 @@
-"""What the tests of watches and of safe points share."""
+"""Helpers of the tests of watches and of safe points."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def readings(watch: Watch, count: int) -> None:
-    """Wait until memory has been read so often."""
+    """Wait until the watch has read the memory ``count`` times."""
     gauge = watch._gauge
     left = [None] * count
 
@@ -60,12 +60,12 @@ def start(target: Callable[[], object], name: str = "worker") -> threading.Threa
 
 
 def leak_elsewhere(program: Any) -> None:
-    """Fill memory in a thread that takes no part, while others stand at a safe point."""
+    """Fill memory in a thread without safe points, while other threads wait at one."""
     start(lambda: setattr(program, "leak", mebibytes(100))).join()
 
 
 def watch_above(more: int, keep: Callable[[], object] = tuple, **options: Any) -> Watch:
-    """Watch for so many more mebibytes than there are now."""
+    """Start a watch whose threshold is ``more`` MiB above the resident set."""
     gc.collect()
     options = {"every": SOON, **options}
     return fastpurge.watch(above=resident() + more * MIB, keep=keep, **options)

@@ -1,7 +1,7 @@
 """Four ranks of a gloo group, in processes of their own, that sweep together. Run by test_sweep_all_ranks.py.
 
-Each rank goes through all the scenes and writes what came of each to a file, a line at a time: some of them
-are killed on the way. They are forks of one process that has imported what they need, which takes time.
+Each rank runs all scenes and writes the result of each as a line of a file, because some scenes
+kill it. The ranks are forks of one process, because the imports take time.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 
 import fastpurge
 import torch
-import torch._dynamo  # what DistributedDataParallel imports
+import torch._dynamo  # imported by DistributedDataParallel
 import torch.distributed as dist
-import torch.distributed.tensor  # and this as well
+import torch.distributed.tensor  # likewise
 from fastpurge.distributed import DistributedSweepError, sweep
 from fastpurge.distributed.store_gather import meeting_of
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power_sgd
 from torch.nn.parallel import DistributedDataParallel
 
-_TCPStore: Any = vars(dist)["TCPStore"]  # which torch's types do not name
+_TCPStore: Any = vars(dist)["TCPStore"]  # missing in the type stubs of torch
 RANKS = 4
-SHORT = 2.0  # seconds to wait for those who do not come
-LONG = 180  # for those who come: on a machine that does much else, late
+SHORT = 2.0  # seconds to wait for ranks that do not call
+LONG = 180  # seconds to wait for ranks that call, on a busy machine
 program: Any = types.ModuleType("forgetful_program")
 sys.modules[program.__name__] = program
 
@@ -94,7 +94,7 @@ def a_group_that_was_destroyed(rank: int) -> Any:
 
 
 def two_threads(rank: int) -> Any:
-    """Both threads of every rank sweep, in whatever order they come to it."""
+    """Both threads of every rank sweep, in any order."""
     both = threading.Barrier(2)
 
     def act() -> Any:
@@ -120,7 +120,7 @@ def bad_arguments_of_its_own(rank: int) -> Any:
 
 
 class _WhenReleased:
-    """Does something in the midst of a sweep."""
+    """An object whose finalizer acts in the middle of a sweep."""
 
     def __init__(self, do: Callable[[], None]) -> None:
         self.do = do
@@ -140,7 +140,7 @@ def a_sweep_fails(rank: int) -> Any:
         return _error(lambda: sweep(keep=(), timeout=LONG))
     errors = []
     _plant(lambda: errors.append(_error(lambda: sweep(keep=(), timeout=LONG))))
-    fastpurge.sweep(keep=())  # and in it the other, which must not be
+    fastpurge.sweep(keep=())  # and in it the other, which must raise
     return errors[0]
 
 
@@ -148,7 +148,7 @@ def collectives_in_flight(rank: int) -> Any:
     named, unnamed = torch.full((100_000,), float(rank)), torch.full((100_000,), float(rank))
     program.unnamed, program.forgotten = unnamed, torch.ones(10)
     del unnamed
-    if rank == 3:  # the others cannot have theirs without it
+    if rank == 3:  # the others cannot finish theirs without it
         sweep(keep=[named, program.unnamed], timeout=LONG)
     works = [dist.all_reduce(tensor, async_op=True) for tensor in (named, program.unnamed)]
     if rank != 3:
@@ -208,7 +208,7 @@ def training(rank: int) -> Any:
 def one_does_not_call(rank: int) -> Any:
     program.forgotten = torch.ones(5000)
     store = dist.distributed_c10d._get_default_store()
-    if rank == 3:  # its next call would do for this one
+    if rank == 3:  # its next call would count for this one
         while store.add("gave up", 0) < 3:
             time.sleep(0.01)
         return {}
@@ -245,7 +245,7 @@ def one_is_interrupted_in_its_sweep(rank: int) -> Any:
     if rank != 3:
         return _error(lambda: sweep(keep=(), timeout=LONG))
     signal.signal(signal.SIGALRM, _interrupt)
-    gc.disable()  # what waits for the collector of the sweep, which goes on then and looks at the whole heap
+    gc.disable()  # garbage for the collection of the sweep, which then walks the whole heap
     cycle: list[Any] = [_WhenReleased(_interrupt_soon)]
     cycle.append(cycle)
     del cycle
@@ -257,7 +257,7 @@ def one_is_interrupted_in_its_sweep(rank: int) -> Any:
 def one_is_interrupted_as_it_waits(rank: int) -> Any:
     program.forgotten = torch.ones(7000)
     store = dist.distributed_c10d._get_default_store()
-    if rank == 2:  # which the others wait for
+    if rank == 2:  # the others wait for it
         while not store.add("interrupted", 0):
             time.sleep(0.01)
         return {}
@@ -313,7 +313,7 @@ IN_A_GROUP = (
 
 
 def _store(rank: int, folder: Path) -> Any:
-    """A store that rank 0 holds, at a port that the system gives it."""
+    """A store in the process of rank 0, at a port that the system chooses."""
     at = folder / "port"
     if rank == 0:
         store = _TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
@@ -339,7 +339,7 @@ def _act(rank: int, folder: Path) -> None:
 
 
 def main() -> None:
-    """Fork the ranks, and print how each of them ended."""
+    """Fork the ranks, and print the exit status of each."""
     children = []
     for rank in range(RANKS):
         if (child := os.fork()) == 0:

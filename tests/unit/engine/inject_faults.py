@@ -1,10 +1,10 @@
-"""A sweep that something goes wrong in the middle of. A program, run by `test_fault_injection.py`.
+"""Inject faults into a sweep. A program, run by `test_fault_injection.py`.
 
     python tests/unit/engine/inject_faults.py memory 1 2 3
 
-The first argument is what goes wrong, the others say where; of `interrupt` the second says how
-many lines of the sweep lie between one place and the next. Prints one line of JSON: how often each
-outcome came.
+The first argument is the kind of fault, the others are places. For `interrupt` the second argument is
+the number of lines between two interrupts. Prints one line of JSON: the count of each
+outcome.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGE = str(Path(fastpurge.__file__).parent)
 
 
 class Program:
-    """What a program keeps and what it forgets, and whether all of it is whole or a tombstone."""
+    """Kept and forgotten objects of a program, and a check that each is unchanged or a tombstone."""
 
     def __init__(self) -> None:
         module: Any = types.ModuleType("forgetful_program")
@@ -56,7 +56,7 @@ class Program:
         assert gc.isenabled()
 
     def check_next(self) -> None:
-        """The next sweep works, and leaves nothing."""
+        """The next sweep works and releases everything forgotten."""
         fastpurge.sweep(keep=self.keep(), collect=False)
         self.check()
         assert all(map(is_purged, [*self.module.cache["tensors"], self.module.cache["model"]]))
@@ -72,7 +72,7 @@ def calls(program: Program) -> dict[str, Callable[[], Any]]:
 
 
 def nth_allocation(program: Program, number: int) -> str:
-    """Every allocation of the interpreter from the given one on fails, a hundred of them."""
+    """A hundred allocations of the interpreter fail, from the given one on."""
     import _testcapi  # type: ignore[import-not-found]
 
     call = list(calls(program).values())[number % 4]
@@ -80,7 +80,7 @@ def nth_allocation(program: Program, number: int) -> str:
     _testcapi.set_nomemory(number, number + 100)
     try:
         call()
-    except BaseException as error:  # told apart when there is memory again
+    except BaseException as error:  # inspected below, when allocations succeed again
         outcome = error  # type: ignore[assignment]
     finally:
         _testcapi.remove_mem_hooks()
@@ -88,7 +88,7 @@ def nth_allocation(program: Program, number: int) -> str:
 
 
 def little_memory(program: Program, kib: int) -> str:
-    """The address space ends a little above what is in use."""
+    """The limit of the address space is ``kib`` KiB above its present size."""
     import resource
 
     outcomes = set()
@@ -98,7 +98,7 @@ def little_memory(program: Program, kib: int) -> str:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + kib * 1024, most))
         try:
             call()
-        except (MemoryError, RuntimeError) as error:  # torch says the latter
+        except (MemoryError, RuntimeError) as error:  # torch raises RuntimeError
             outcomes.add(type(error).__name__)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -106,7 +106,7 @@ def little_memory(program: Program, kib: int) -> str:
 
 
 def interrupt(program: Program, number: int) -> str:
-    """KeyboardInterrupt where the n-th line of the package would begin; "done" if there are not so many."""
+    """KeyboardInterrupt before the n-th line of the package; "done" if the sweep runs fewer lines."""
     met = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
@@ -132,7 +132,7 @@ def interrupt(program: Program, number: int) -> str:
 
 
 def alarm(program: Program, microseconds: int) -> str:
-    """A real signal some time after the sweep began."""
+    """A real signal, some microseconds after the start of the sweep."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
@@ -149,8 +149,8 @@ FAULTS = {"allocation": nth_allocation, "memory": little_memory, "interrupt": in
 def main() -> None:
     fault = FAULTS[sys.argv[1]]
     torch.set_num_threads(1)
-    fastpurge.plan(keep=())  # what is imported late is there
-    # With what was there before out of the collector's sight, a sweep takes milliseconds.
+    fastpurge.plan(keep=())  # imports the modules that are imported on demand
+    # `gc.freeze` hides existing objects from the collector: a sweep takes milliseconds.
     gc.collect()
     gc.freeze()
     program = Program()

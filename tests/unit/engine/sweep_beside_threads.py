@@ -1,10 +1,10 @@
-"""Threads that compute and check while another sweeps.
+"""Threads compute and check their results while another thread sweeps.
 
 A program, run by `test_threads.py` and `benches/soak.py`.
 
     python tests/unit/engine/sweep_beside_threads.py --sweeps 20000
 
-Prints one line of JSON: sweeps, results checked, errors, and what the process held from time to time.
+Prints one line of JSON: sweeps, checked results, errors, and samples of the process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THREADS = 8
 
 
 def temporaries(seed: int) -> float:
-    """Intermediate values that only the stack holds, and lists under construction."""
+    """Intermediate values that only the stack refers to, and lists under construction."""
     a = torch.full((16, 16), 1.0 + seed)
     b = (a @ a).relu() + (a * 2 - a) @ (a + a.t())
     return float(torch.cat([b.sum().view(1), torch.stack([b.mean(), a.mean()])]).sum())
@@ -57,7 +57,7 @@ def containers(seed: int) -> float:
 
 
 def training(seed: int) -> float:
-    """A step of training on a local model: graph, gradients, optimizer state."""
+    """A training step on a local model: graph, gradients, optimizer state."""
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -72,7 +72,7 @@ def training(seed: int) -> float:
 
 
 def arrays(seed: int) -> float:
-    """NumPy arrays on the memory of tensors, and the other way round."""
+    """NumPy arrays that are aliases of tensors, and tensors that are aliases of arrays."""
     array = (torch.ones(64) * seed).numpy()
     tensor = torch.from_numpy(np.arange(64.0, dtype=np.float32))
     view = (torch.arange(64.0) + 1)[3:9]
@@ -80,7 +80,7 @@ def arrays(seed: int) -> float:
 
 
 def detached(seed: int) -> float:
-    """Memory that outlives the tensor it was made for: in use, of a tensor that is garbage by then."""
+    """Memory in use whose first tensor is garbage already."""
     total = 0.0
     for shift in range(3):
         whole = torch.full((300, 300), float(seed))
@@ -91,14 +91,14 @@ def detached(seed: int) -> float:
 
 
 class Shared:
-    """A cache of the program's own class, which protects nothing: what it holds may go at any moment."""
+    """A cache in an object of the program, which no guard protects: its contents may be released anytime."""
 
 
 SHARED: Any = Shared()
 
 
 def shared(seed: int) -> float:
-    """A value that nothing protects, released while an operation on it is under way or not at all."""
+    """An unprotected value: a sweep releases it during an operation on it, or not at all."""
     name = f"value{seed}"
     try:
         return float(getattr(SHARED, name).clone().exp_().sum())
@@ -108,7 +108,7 @@ def shared(seed: int) -> float:
 
 
 def backward(seed: int) -> float:
-    """A graph that goes through backward, and that a value which nothing protects leads into."""
+    """A graph under backward, which an unprotected value also refers to."""
     weight = torch.full((50, 50), 0.01 * (seed + 1), requires_grad=True)
     value = weight
     for _ in range(100):
@@ -140,18 +140,18 @@ def work(
         log["errors"].append(f"{type(error).__name__}: {error}")
         stop.set()
     finally:
-        # Else torch lets go of it when the thread is gone, by the GIL of an interpreter that may be ending.
+        # Otherwise torch drops it after the end of the thread, when the interpreter may be ending too.
         torch.set_default_device(None)
 
 
 def forget(program: Any) -> None:
-    """What every round leaves behind for the sweep to find."""
+    """Forgotten objects of each round, for the sweep to release."""
     program.CACHE = {"tensors": [torch.ones(1000) for _ in range(5)], "model": torch.nn.Linear(4, 4)}
     program.VIEW = torch.ones(1000)[:1]
 
 
 def sample(sweep: int) -> dict[str, float]:
-    """What the process holds now: bytes, tracked objects that are no garbage, open files, threads."""
+    """A sample: resident bytes, tracked objects that are no garbage, open files, threads."""
     gc.collect()
     process = psutil.Process()
     return {
@@ -164,14 +164,14 @@ def sample(sweep: int) -> dict[str, float]:
     }
 
 
-# Before torch 2.10 more is left alone while a thread is inside a backward.
+# Before torch 2.10 a sweep spares more while a thread is inside a backward.
 EXCUSE = "may be a gradient" if OWNED_TENSORS_HOLD_THEMSELVES else "another thread is inside a backward"
 STARTED = time.monotonic()
 LEAK: list[Any] = []
 
 
 def leak() -> None:
-    """What a sweep could leave behind: objects, memory, an open file."""
+    """A leak as a faulty sweep could cause: objects, memory, an open file."""
     LEAK.append(([[] for _ in range(50)], b"leaked" * 200_000, Path(__file__).open("rb")))  # noqa: SIM115
 
 
@@ -194,7 +194,7 @@ def main() -> int:
     torch.set_default_device(asked.device)
     jobs = (*JOBS, arrays) if asked.device == "cpu" else JOBS
     expected = {(job, seed): job(seed) for job in jobs for seed in range(3)}
-    # With what was there before out of the collector's sight, a sweep takes milliseconds.
+    # `gc.freeze` hides existing objects from the collector: a sweep takes milliseconds.
     gc.collect()
     gc.freeze()
 
@@ -215,7 +215,7 @@ def main() -> int:
 
 
 def sweep_until(stop: threading.Event, asked: argparse.Namespace, program: Any, log: dict[str, Any]) -> int:
-    """Sweep as often as asked; how often what was forgotten was released."""
+    """Run the sweeps; return how many of them released the forgotten objects."""
     released = 0
     for number in range(asked.sweeps):
         if stop.is_set():
@@ -227,7 +227,7 @@ def sweep_until(stop: threading.Event, asked: argparse.Namespace, program: Any, 
             leak()
         if number % -(-asked.sweeps // asked.samples) == 0:
             log["series"].append(sample(number))
-        # What the threads take up while the sweep is under way is theirs, and so may be what holds itself.
+        # Threads may take objects during the sweep, also those that refer to themselves.
         for item in report.skipped:
             if item.shape != (200, 200) and EXCUSE not in str(item.reason):
                 log["errors"].append(f"skipped: {item}")

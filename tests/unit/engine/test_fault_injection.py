@@ -1,6 +1,6 @@
-"""What goes wrong in the middle of a sweep leaves what is kept as it was, and the next sweep works.
+"""After a fault in the middle of a sweep, kept objects are unchanged and the next sweep works.
 
-``FASTPURGE_FAULTS=all`` is for every place, and not only some of them.
+``FASTPURGE_FAULTS=all`` injects a fault at every place instead of a sample.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What autograd holds in C++ of a graph in use: spared until `Guard.AUTOGRAD` is switched off."""
+"""`Guard.AUTOGRAD` spares the tensors that a graph in use refers to in C++."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from fastpurge import Guard, is_purged
 from torch.utils.checkpoint import checkpoint
 
-# Elsewhere what was saved becomes a zombie, and backward has the numbers from C++ all the same.
+# Otherwise saved tensors become tombstones, and backward reads the values in C++ all the same.
 SHOWS_SAVED = hasattr(torch._C._autograd.SavedTensor, "data")
 
 
 class TestAutograd:
-    """Backward gives the same gradients after a sweep, and what it works with stays usable."""
+    """Backward gives the same gradients after a sweep, and the tensors of its graph stay usable."""
 
     @pytest.mark.parametrize("wipe", [False, True])
     def test_backward_after_a_sweep_gives_the_same_gradients(self, wipe: bool, program: Any) -> None:
@@ -33,7 +33,7 @@ class TestAutograd:
         report = fastpurge.sweep(keep=[loss, expected], wipe=wipe)
         loss.backward()
         assert is_purged(program.forgotten)
-        # The leaves are what `backward` fills in: they are not zombies.
+        # `backward` writes into the leaves: they are no tombstones.
         assert torch.equal(program.x.grad, expected[0])
         assert program.x.requires_grad
         assert report.spared["autograd"] > 0
@@ -115,7 +115,7 @@ class TestAutograd:
 
 @contextmanager
 def backward_under_way() -> Iterator[None]:
-    """Another thread, inside a backward of its own."""
+    """A backward under way in another thread."""
     arrived, leave = threading.Event(), threading.Event()
 
     def stay(_: torch.Tensor) -> None:
@@ -139,7 +139,7 @@ def backward_under_way() -> Iterator[None]:
 
 
 class TestBackwardOfAnotherThread:
-    """A backward lets go of the GIL and frees what graphs saved: nobody can read it meanwhile."""
+    """A backward releases the GIL and frees saved tensors, so that no other thread may read them."""
 
     def test_nothing_is_released_beside_a_kept_graph_until_the_backward_is_over(self, program: Any) -> None:
         program.x = torch.ones(3)
@@ -170,7 +170,7 @@ class TestBackwardOfAnotherThread:
         program.forgotten = torch.ones(10)
         weight = torch.ones(3, requires_grad=True)
         (weight * 2).sum().backward()
-        assert weight.grad is not None  # and with this it has a Python object
+        assert weight.grad is not None  # this creates its Python object
         with backward_under_way():
             fastpurge.sweep(keep=[weight], guards=guards)
         assert is_purged(program.forgotten)
@@ -203,7 +203,7 @@ class TestBackwardOfAnotherThread:
         assert program.gradient.tolist() == [2, 2, 2]
 
     def test_possible_gradients_stay_until_the_backward_is_over(self, program: Any) -> None:
-        program.view = torch.ones(1000)[:1]  # the view holds its base in C++
+        program.view = torch.ones(1000)[:1]  # the view refers to its base in C++
         with backward_under_way():
             report = fastpurge.sweep(keep=[torch.ones(1)])
         assert is_purged(program.view)
@@ -227,7 +227,7 @@ class TestBackwardOfAnotherThread:
 
 
 class Hooks:
-    """An object whose methods are hooks. Nothing but autograd's C++ leads to it."""
+    """An object whose methods are hooks. Only autograd's C++ refers to it."""
 
     def __init__(self) -> None:
         self.factor = torch.full((3,), 3.0)
@@ -264,7 +264,7 @@ def _hooks_of_saved_tensors(leaf: torch.Tensor) -> torch.Tensor:
 
 
 class Unpack:
-    """An instance that is called: C++ holds it as it holds a function."""
+    """A callable instance: C++ refers to it as to a function."""
 
     def __init__(self) -> None:
         self.factor = torch.full((3,), 3.0)
@@ -285,7 +285,7 @@ def _checkpoint(leaf: torch.Tensor) -> torch.Tensor:
 
 
 class TestCallbacks:
-    """What C++ is to call some day is whole when it does."""
+    """Callbacks that C++ will call keep their objects."""
 
     @pytest.mark.parametrize(
         "make",

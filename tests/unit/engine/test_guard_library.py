@@ -1,4 +1,4 @@
-"""A library's own state is not the user's garbage, until `Guard.LIBRARY` is switched off."""
+"""`Guard.LIBRARY` spares the state of libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.optim import optimizer
 
 
 class Callback:
-    """An object of the program that can be called."""
+    """A callable object of the program."""
 
     def __init__(self, read: Any, table: Any) -> None:
         self.read, self.table = read, table
@@ -140,7 +140,7 @@ def _in_class(value: torch.Tensor) -> Any:
 
 
 class Stats:
-    """A class at the top of a module of the program."""
+    """A module-level class of the program."""
 
     held: torch.Tensor
 
@@ -165,11 +165,11 @@ CLOSURES = {
 
 
 class TestLibrary:
-    """A library's own state is not the user's garbage."""
+    """The state of a library is spared."""
 
     @pytest.fixture
     def library(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        # Beside torch: a folder that counts as one of libraries.
+        # Beside torch, in a folder of libraries.
         import torch.utils.hooks as library
 
         class Class:
@@ -182,7 +182,7 @@ class TestLibrary:
         monkeypatch.setattr(library, "FastpurgeClass", Class, raising=False)
         Class.value = torch.ones(10)  # type: ignore[attr-defined]
         yield library
-        # Clear what is left, so that nothing is found by another test.
+        # Clear the rest, so that no other test finds it.
         del Class.value  # type: ignore[attr-defined]
 
     def test_globals_and_class_attributes_of_libraries_are_spared_with_their_contents(
@@ -215,14 +215,14 @@ class TestLibrary:
     ) -> None:
         fastpurge.sweep(keep=())
         program.held = library.fastpurge_value
-        library.fastpurge_value = None  # what `monkeypatch` exchanges it will restore
+        library.fastpurge_value = None  # `monkeypatch` restores it
         monkeypatch.setattr(library, "fastpurge_other", torch.ones(5), raising=False)
         fastpurge.sweep(keep=())
         assert is_purged(program.held)
         assert library.fastpurge_other.sum() == 5
 
     def test_without_the_guard_library_state_is_released(self, library: Any) -> None:
-        fastpurge.sweep(keep=())  # from here on it is known what it keeps
+        fastpurge.sweep(keep=())  # the second search knows its globals
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         assert is_purged(library.fastpurge_value)
         assert is_purged(library.fastpurge_model)
@@ -244,7 +244,7 @@ class TestLibrary:
         assert is_purged(program.argument)
 
     def test_jagged_tensors_can_be_made_after_a_sweep(self) -> None:
-        # torch.nested keeps a dummy at module level, and no jagged tensor can be made without it.
+        # torch.nested has a dummy tensor in its globals; without it no jagged tensor can be made.
         make = "torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)"
         eval(make)
         fastpurge.sweep(keep=())
@@ -335,7 +335,7 @@ class TestLibrary:
 
     def test_functions_and_coroutines_of_cython_belong_to_a_library(self) -> None:
         extension = pytest.importorskip("yaml._yaml")
-        # Its `__module__` is what gives each function its own, and it is nobody's callback.
+        # typing's wrapper copies `__module__` to each function; it is no callback of a library.
         assert not isinstance(
             type.__dict__["__dict__"].__get__(type(extension.get_version))["__module__"], str
         )

@@ -1,4 +1,4 @@
-"""Running code is not pulled out from under itself, until `Guard.RUNNING` is switched off."""
+"""`Guard.RUNNING` spares the objects of running code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sweep():
 
 
 class TestRunning:
-    """Running code is not pulled out from under itself."""
+    """Objects of running code are spared."""
 
     def test_locals_are_spared_with_their_contents(self, program: Any) -> None:
         local = torch.ones(3)
@@ -66,12 +66,12 @@ class TestRunning:
         assert is_purged(held[0])
 
     def test_without_the_guard_a_single_thread_also_releases_direct_references(self) -> None:
-        released = str(OWNED_TENSORS_HOLD_THEMSELVES)  # before torch 2.10 they stay
+        released = str(OWNED_TENSORS_HOLD_THEMSELVES)  # before torch 2.10 they are spared
         assert _locals_after_a_sweep(CALLS["function"], beside_a_thread=False) == released
 
     @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
     def test_without_the_guard_direct_references_of_other_threads_stay(self, call: str) -> None:
-        # Another thread may be inside an operation on what it holds, and that would crash.
+        # Another thread may be inside an operation on its objects; a release would crash it.
         assert _locals_after_a_sweep(call, beside_a_thread=True) == "False"
 
     def test_an_object_of_the_program_in_a_local_is_not_traversed(self, program: Any) -> None:
@@ -159,7 +159,7 @@ class TestRunning:
         assert torch.cat([torch.ones(1), sweep()]).tolist() == [1, 1, 1, 1]
 
     def test_a_view_and_its_base_are_both_released(self, program: Any) -> None:
-        # A base has an owner in C++, its view. That is not running code.
+        # The owner of a base is its view, in C++. That is no running code.
         program.base = torch.ones(100)
         program.view = program.base[:5]
         fastpurge.sweep(keep=())

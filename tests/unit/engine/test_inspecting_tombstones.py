@@ -1,4 +1,4 @@
-"""Whatever an interpreter asks for a person answers that it was purged; only a use raises."""
+"""Tombstones answer the inspection by shells and debuggers; only a use raises."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def test_unknown_attributes_raise_purged_error_and_special_ones_also_attribute_e
         _ = zombie.__wrapped__
     assert isinstance(raised.value, AttributeError)
     for name in ("shape", "anything", "_private", "_repr_html_"):
-        with pytest.raises(PurgedError) as raised:  # or `hasattr` would say no, and a default be taken
+        with pytest.raises(
+            PurgedError
+        ) as raised:  # no AttributeError, or `hasattr` would be False and `getattr` return the default
             getattr(zombie, name, None)
         assert not isinstance(raised.value, AttributeError)
 
@@ -190,7 +192,7 @@ def test_a_kernel_inspects_and_completes_tombstones() -> None:
             for code in (f"{name}.", f"{name}.sh", f"{name}("):
                 client.complete(code)
                 assert _reply(client)["status"] == "ok"
-        client.inspect("print")  # it goes on
+        client.inspect("print")  # the session continues
         assert _reply(client)["found"]
     finally:
         client.stop_channels()

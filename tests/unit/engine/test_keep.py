@@ -1,4 +1,4 @@
-"""Kept means bit-for-bit unchanged: by reachability, by shared memory, by what torch hides."""
+"""Everything reachable from `keep` stays bit-for-bit unchanged, also where torch hides references."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _suspended(held: object) -> Any:
 
 
 def _object_array(*held: object) -> Any:
-    # Element by element: `np.array` would ask a tensor for its own array, and tie the two together.
+    # Element by element: `np.array` would call `__array__` of a tensor, and share its memory.
     array = np.empty(len(held), dtype=object)
     for at, one in enumerate(held):
         array[at] = one
@@ -62,7 +62,7 @@ def test_the_array_of_a_record_is_kept_with_it(program: Any) -> None:
 
 
 class Node:
-    """Of a tree that has its nodes in arrays."""
+    """A node of a tree whose children are in arrays."""
 
     def __init__(self, depth: int) -> None:
         self.children = _object_array(Node(depth - 1), None) if depth else None
@@ -110,7 +110,7 @@ loss.backward()
 
 
 def test_a_search_ends_although_each_reading_creates_new_objects() -> None:
-    # With no other thread: then it goes on as long as something new comes to light.
+    # In a process with one thread: there a search continues as long as it finds new objects.
     subprocess.run([sys.executable, "-c", NEW_AT_EACH_READING], check=True, timeout=300)
 
 
@@ -135,7 +135,7 @@ def _structured(held: object) -> Any:
 
 
 def _boxed(held: object, depth: int) -> Any:
-    """In arrays and dicts by turns; the collector tracks no dict that holds an array."""
+    """Alternating arrays and dicts; the collector does not track a dict that contains only an array."""
     return held if depth == 0 else _object_array({"next": _boxed(held, depth - 1)})
 
 
@@ -174,7 +174,7 @@ def test_everything_reachable_from_keep_is_unchanged(holder: Any, program: Any) 
 
 @pytest.mark.parametrize("name", [name for name in HOLDERS if "object array" in name])
 def test_contents_of_arrays_are_kept_without_the_guard_of_running_code(name: str, program: Any) -> None:
-    # To the collector an array's items are held from nowhere, so the guard of running code has them too.
+    # An array does not report its items to the collector: they have external references, which spare them.
     program.kept = torch.arange(12.0)
     fastpurge.sweep(keep=[HOLDERS[name](program.kept)], guards=Guard.ALL & ~Guard.RUNNING)
     assert program.kept.tolist() == list(range(12))
@@ -221,11 +221,11 @@ def test_a_kept_submodule_survives_the_release_of_its_model(program: Any) -> Non
 
 
 class Holder:
-    """An object of the program's own class."""
+    """An instance of a class of the program."""
 
 
 def test_the_attributes_of_an_object_are_kept_with_its_dict(program: Any) -> None:
-    # From 3.13 on they lie in the object, and the dict that shows them shows nothing to the collector.
+    # From 3.13 on the values are in the object, and its dict does not report them to the collector.
     program.holder = Holder()
     program.holder.tensor = torch.ones(3)
     program.holder.nested = [Holder()]
@@ -277,7 +277,7 @@ def test_the_parameters_of_a_script_module_are_kept(program: Any, how: str) -> N
     multiply = jit.trace(lambda x: x * program.constant, (x,))
     expected = kept(x).detach(), multiply(x)
     fastpurge.sweep(keep=[kept, multiply, x, expected], wipe=True)
-    # A scripted module has bound methods of the module that it was made from.
+    # A scripted module refers to bound methods of the module that it was made from.
     assert is_purged(program.model) == (how == "trace")
     assert not any(is_purged(weight) for weight in program.weights)
     assert torch.equal(kept(x), expected[0])

@@ -71,7 +71,7 @@ def test_the_alias_guard_can_be_switched_off(program: Any) -> None:
     report = fastpurge.sweep(keep=[program.kept], guards=fastpurge.Guard.NONE, wipe=True)
     assert is_purged(program.base)
     assert "alias" not in report.spared
-    # Even so: the memory is the kept view's, and nothing was written to it.
+    # Even so the memory belongs to the kept view, and was not overwritten.
     assert program.kept.tolist() == [2, 3, 4]
 
 
@@ -106,7 +106,7 @@ def test_no_code_of_an_ndarray_subclass_is_run(program: Any) -> None:
 
 
 def _kept_buffers(folder: Path) -> dict[str, tuple[Any, torch.Tensor]]:
-    """Buffers of every kind, each with a tensor on its memory."""
+    """Buffers of every kind, each with a tensor that is its alias."""
     data = bytearray(b"\x01" * 16)
     mapped = mmap.mmap(-1, 16)
     mapped.write(data)

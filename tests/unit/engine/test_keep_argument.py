@@ -1,4 +1,4 @@
-"""What cannot be meant as `keep` is refused, with what to write instead, before anything is touched."""
+"""An invalid `keep` is an error that says what to write instead, before anything is released."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_keep_argument_without_objects_is_refused(
 
 
 class Computed:
-    """A sequence whose elements are its attribute's."""
+    """A sequence whose elements are those of an attribute."""
 
     def __init__(self, held: object) -> None:
         self.held = held
@@ -103,7 +103,7 @@ class Computed:
 
 
 class Loop:
-    """An iterator that is an object of the program."""
+    """An iterator of a class of the program."""
 
     def __init__(self, held: object) -> None:
         self.held = held
@@ -122,7 +122,7 @@ def _array(held: object) -> Any:
 
 
 class Hostile(type):
-    """A metaclass that answers no question."""
+    """A metaclass whose special methods raise."""
 
     def __eq__(cls, _: object) -> bool:
         raise AssertionError
@@ -220,5 +220,5 @@ def test_arguments_are_keyword_only_and_the_label_is_the_line_of_the_caller(tmp_
         names = inspect.signature(call).parameters
         assert "keep" in names
         assert all(one.kind is one.KEYWORD_ONLY for one in names.values())
-    # A label names the line of the caller, and not one of ours.
+    # A label names the line of the caller, and no line of the package.
     assert __file__ in str(fastpurge.plan(keep=()))

@@ -1,4 +1,4 @@
-"""What another thread puts elsewhere while a sweep looks around is not lost on the way."""
+"""Objects that another thread moves from one owner to another during a sweep are spared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = 1000
 
 
 class Thread:
-    """Has a value in a local variable and nowhere else, until it is told to put it where it belongs."""
+    """A thread with a value in a local variable only, until an event makes it move the value elsewhere."""
 
     def __init__(self, put: Callable[[Any, torch.Tensor], None], program: Any) -> None:
         self._put, self._program = put, program
@@ -70,7 +70,7 @@ def into_a_script(program: Any, value: torch.Tensor) -> None:
 def test_a_tensor_moved_from_an_owner_to_a_thread_is_spared(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The reference to itself that its owner gave it is the thread's by the time of the exchange.
+    # By the time of the exchange, the thread has taken the reference that its owner had.
     program.leaf = torch.ones(SIZE, requires_grad=True)
     owned, (orders, answers) = hidden_references.owned, (queue.SimpleQueue[str](), queue.SimpleQueue[float]())
 
@@ -111,7 +111,7 @@ MOVES = (into_a_library, into_a_graph, into_a_gradient, into_a_hook, into_an_arr
 def test_a_tensor_moved_from_a_thread_to_a_library_is_spared(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A graph with a hook is kept, so that there is one more look after the last one into libraries.
+    # A kept graph with a hook causes one more scan after the last search for library state.
     program.monkeypatch = monkeypatch
     program.kept = torch.ones(SIZE, requires_grad=True) * 2
     scale, program.forgotten = torch.ones(SIZE), torch.ones(SIZE)

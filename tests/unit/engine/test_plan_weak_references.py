@@ -1,4 +1,4 @@
-"""A plan keeps nothing alive that `keep` names, and protects all the same what it comes to lead to."""
+"""A plan refers to the objects of `keep` weakly, and protects what is reachable from them later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All or nothing per object: released, or skipped with a reason and as before."""
+"""Each object is released completely, or skipped unchanged with a reason."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_skipped_objects_are_unchanged(program: Any) -> None:
     assert "__slots__" in str(fastpurge.plan(keep=()).skipped[0].reason)
     report = fastpurge.sweep(keep=(), wipe=True)
     WEAK.clear()
-    # The second refuses only when it is to be released; then what it holds stays as well.
+    # The second one refuses during the release; then its attributes stay too.
     assert len(report.skipped) == 3
     assert program.slotted.tolist() == program.weak.tolist() == [1, 1, 1]
     assert program.slotted.extra == "here"
@@ -153,7 +153,7 @@ def test_a_module_with_a_layout_of_its_own_is_skipped(program: Any) -> None:
     assert [item.kind for item in report.skipped] == ["module", "tensor"]
     assert "layout" in str(report.skipped[0].reason)
     assert not is_purged(program.module)
-    assert program.module.weight.tolist() == [1, 1, 1]  # all or nothing: it is not half released
+    assert program.module.weight.tolist() == [1, 1, 1]  # it is not released partially
 
 
 def test_a_module_that_was_never_initialised_is_released(program: Any) -> None:
@@ -170,7 +170,7 @@ def test_a_module_whose_parts_are_not_dicts_is_released(program: Any) -> None:
 
 
 def test_tensors_saved_by_autograd_are_intact_after_a_release(program: Any) -> None:
-    # Promise 1 from below: even with nothing spared, C++ keeps what it holds.
+    # Even without guards, the references of C++ keep the memory alive.
     w = torch.nn.Parameter(torch.tensor([2.0, 3.0]))
     program.hidden = w * w
     loss = (program.hidden**2).sum()
@@ -190,7 +190,7 @@ def test_a_leaf_read_back_from_a_graph_is_unchanged(program: Any) -> None:
 
 
 def test_a_leaked_loss_frees_its_graph(program: Any) -> None:
-    # The classic leak: a list of losses holds every activation, out of Python's sight.
+    # A common leak: a list of losses refers to every activation, in C++.
     freed = []
 
     class Watched(torch.autograd.Function):
@@ -228,7 +228,7 @@ class RudeError(Exception):
 
 
 class RudeSize(RudeDispatch):
-    """A tensor that answers for its own size, with an error that raises when it is printed."""
+    """A tensor that computes its own size, and raises an error that cannot be printed."""
 
     @staticmethod
     def make() -> Any:
@@ -316,7 +316,7 @@ def test_a_module_s_own_finalizer_runs(program: Any) -> None:
 
 def test_dicts_that_a_released_module_shares_stay_as_they_are(program: Any) -> None:
     program.module = torch.nn.Linear(3, 3)
-    kept = copy.copy(program.module)  # shares the dicts of parameters
+    kept = copy.copy(program.module)  # shares the parameter dicts
     program.other = torch.nn.Linear(2, 2)
     parameters = program.other._parameters
     expected = kept(torch.ones(3)).tolist()

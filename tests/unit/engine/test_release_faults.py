@@ -1,6 +1,6 @@
-"""An error of torch or of a device in the middle of a release: the rest is released, and all of it is told.
+"""An error of torch or of a device during a release: the rest is released, and the report says so.
 
-There is no device here. One that is lost is the one call of torch that would fail then.
+No device is needed: the test makes the call of torch fail that would fail on a lost device.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ LOST = [torch.OutOfMemoryError, getattr(torch, "AcceleratorError", RuntimeError)
 
 
 class Rude(TorchDispatchMode):
-    """A mode that lets nothing be computed."""
+    """A dispatch mode that raises at every operator."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise ValueError("not in my mode")
 
 
 class RudeFunctions(TorchFunctionMode):
-    """A mode that lets nothing be asked."""
+    """A function mode that raises at every torch function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise ValueError("not in my mode")
@@ -37,7 +37,7 @@ class RudeFunctions(TorchFunctionMode):
 
 @pytest.fixture
 def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the storages that were overwritten."""
+    """The sizes of the overwritten storages, in bytes."""
     sizes: list[int] = []
     fill: Any = cast(Any, torch.UntypedStorage).fill_
 
@@ -57,7 +57,7 @@ def test_an_object_that_refuses_is_unchanged_and_the_rest_is_released(
 ) -> None:
     program.all = [torch.full((3,), float(number)) for number in range(5)]
     program.all[at].attribute = torch.ones(2)
-    # Its implementation is not exchanged while C++ holds it weakly (THPModule_swap_tensor_impl).
+    # torch swaps no tensor that C++ refers to weakly (THPModule_swap_tensor_impl).
     weak = torch._C._WeakTensorRef(program.all[at])  # type: ignore[attr-defined]
     report = fastpurge.sweep(keep=(), wipe=wipe)
     assert [is_purged(one) for one in program.all] == [number != at for number in range(5)]

@@ -1,4 +1,4 @@
-"""Bad input gets a clear error that names the argument, before anything is touched."""
+"""An invalid argument is an error that names it, before anything is released."""
 
 from __future__ import annotations
 

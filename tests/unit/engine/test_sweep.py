@@ -1,4 +1,4 @@
-"""Sweeps and plans: what goes, what stays, what is measured."""
+"""Sweeps and plans: what is released, what is spared, what is measured."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def collections() -> Any:
 
 
 def test_collect_auto_collects_only_if_there_is_something_to_free() -> None:
-    # A process of its own: in this one, running code of the test runner may hold something.
+    # In a process of its own: in this one, the test runner may refer to objects.
     program = """
         import gc, weakref, torch, fastpurge
 
@@ -259,7 +259,7 @@ def test_collect_true_collects_and_false_does_not(program: Any, collections: lis
 
 
 def test_freed_is_measured() -> None:
-    # A process of its own, so that nothing else allocates.
+    # In a process of its own, so that nothing else allocates.
     program = """
         import json, sys, types
         import psutil, torch, fastpurge
@@ -306,7 +306,7 @@ def test_a_numpy_array_on_a_forgotten_tensor_stays_readable(guards: Guard, progr
     program.tensor = torch.arange(1_000_000.0)
     program.array = program.tensor.numpy()
     report = fastpurge.sweep(keep=(), wipe=True, guards=guards)
-    # Memory of its own after the release would land where the array reads.
+    # New memory allocated after the release could be that of the array.
     program.overwrite = [np.full(1_000_000, 7.0, dtype=np.float32) for _ in range(4)]
     assert program.array.sum() == np.arange(1_000_000.0, dtype=np.float32).sum()
     if guards is Guard.NONE:

@@ -1,4 +1,4 @@
-"""Zombies are loud: every use of what was released raises PurgedError, and says what to do."""
+"""Every use of a tombstone raises PurgedError, which says how to keep the object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def x() -> torch.Tensor:
-    # Made anew for each use: a module-level tensor would be released by the next test's sweep.
+    # Created for each use: the sweep of another test would release a module-level tensor.
     return torch.ones(2, 3)
 
 
@@ -106,7 +106,7 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
 
 
 def _bury(program: Any, *, parameter: bool = False) -> None:
-    # The program alone holds it: a local variable here would be running code's, and spared.
+    # Only the program refers to it: a local variable here would be spared as running code.
     program.zombie = torch.nn.Parameter(x()) if parameter else x()
     fastpurge.sweep(keep=(), label="node 7 'Purge ALL'")
     assert is_purged(program.zombie)
@@ -151,7 +151,7 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("use", BEHIND_TORCH_FUNCTION.values(), ids=BEHIND_TORCH_FUNCTION)
 def test_a_tombstone_raises_where_torch_function_is_disabled(use: Any, program: Any) -> None:
-    # As inside another subclass's __torch_function__, and as for C++ code.
+    # As in the __torch_function__ of another subclass, and for C++ code.
     _bury(program)
     with torch._C.DisableTorchFunctionSubclass(), pytest.raises(PurgedError, match="node 7"):
         use(program.zombie)
@@ -224,7 +224,7 @@ def test_a_tombstone_can_be_printed_identified_and_dropped(program: Any) -> None
     assert not hasattr(torch.nn, "Buffer") or not isinstance(program.tensor, torch.nn.Buffer)
     assert isinstance(program.module, torch.nn.Module)
     assert torch.is_tensor(program.tensor)
-    # Containers can look it up and let it go.
+    # Containers can find and remove it.
     assert {program.tensor: 1}.pop(program.tensor) == 1
     assert program.module in [program.module]
     del program.tensor
@@ -251,7 +251,7 @@ def test_purged_error_can_be_pickled() -> None:
 
 
 def test_no_tensor_takes_the_data_of_a_tombstone(program: Any) -> None:
-    # These do not dispatch, so torch itself must refuse: a tombstone is a meta tensor, which has no memory.
+    # These do not dispatch, so torch must refuse: a tombstone is a meta tensor, which has no memory.
     _bury(program)
     zombie = program.zombie
     tensor, parameter = torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3))
@@ -260,7 +260,7 @@ def test_no_tensor_takes_the_data_of_a_tombstone(program: Any) -> None:
             one.data = zombie
         with pytest.raises((RuntimeError, TypeError)):
             one.grad = zombie
-    with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view of it first
+    with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view first
         torch._C._to_dlpack(zombie)
     assert tensor.sum() == parameter.sum() == 6
 

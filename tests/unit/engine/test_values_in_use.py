@@ -1,4 +1,4 @@
-"""What was tried to lose a value that running code needs, and did not, or does so no more."""
+"""Values that running code needs survive a sweep, in unusual states of tasks, C code and classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def through(value: Any) -> Any:
 
 
 def made(count: int = 3) -> Iterator[torch.Tensor]:
-    """Tensors that nobody has but who asked, each after a sweep of those before."""
+    """Tensors that only the consumer refers to; a sweep runs before each."""
     for _ in range(count):
         yield through(four())
 
@@ -195,7 +195,7 @@ def test_a_local_of_a_derived_container_class_keeps_its_contents(name: str) -> N
 
 
 class TestC:
-    """What C code is in the middle of, or will call."""
+    """Objects that C code works on, or will call."""
 
     def test_ctypes_objects_keep_their_values(self) -> None:
         array: Any = ctypes.py_object * 2

@@ -101,7 +101,7 @@ def test_exceptions_in_containers_are_released_and_the_containers_stay(name: str
 
 
 class Secret:
-    """Says what it is to nobody."""
+    """An object whose `repr` fails the test."""
 
     def __init__(self) -> None:
         self.tensor = big()

@@ -1,4 +1,4 @@
-"""What an exception holds is let go when asked to, and its traceback says the same as before."""
+"""`let_go` releases the locals of a traceback, and its text stays the same."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ def test_suggestions_of_python_stay_in_the_text() -> None:
     for misspelt, meant in ((misspelt_name, "activations"), (misspelt_attribute, "shape")):
         error = caught(misspelt)
         before = format_exception(error)
-        # Before 3.13 it is not always there: none is suggested of more than 750 names, and some tensors have
-        # as many (`_MAX_CANDIDATE_ITEMS` in Lib/traceback.py). Before 3.12 pytest's `exceptiongroup` tells.
+        # Before 3.13 it may be missing: Python suggests none of more than 750 names, and some tensors have
+        # as many (`_MAX_CANDIDATE_ITEMS` in Lib/traceback.py). Before 3.12 pytest's `exceptiongroup` does it.
         assert f"Did you mean: '{meant}'" in before[-1] or sys.version_info < (3, 13)
         fastpurge.let_go(error)
         assert alive() == 0

@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as a subprocess."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_uninstalling_removes_the_installed_files_only(
     assert cli.main(command) == 0
     assert f"{pack} is gone" in capsys.readouterr().out
     assert [left.name for left in clone.parent.iterdir()] == ["a_clone"]
-    assert cli.main(command) == 0  # doing it again is no error
+    assert cli.main(command) == 0  # a second uninstall is no error
     assert f"{clone} has these nodes too" in capsys.readouterr().out
 
 

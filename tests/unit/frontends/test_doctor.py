@@ -1,4 +1,4 @@
-"""`fastpurge doctor` says what is here and what is missing, run as a user runs it."""
+"""`fastpurge doctor` lists dependencies that are installed or missing; run as a subprocess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: str | Path, first_on_path: Path | None = None, cwd: Path | N
     env = dict(os.environ)
     if first_on_path is not None:
         env["PYTHONPATH"] = os.pathsep.join([str(first_on_path), env.get("PYTHONPATH", "")])
-        if (first_on_path / "fastpurge").exists():  # a copy, which is not to be measured
+        if (first_on_path / "fastpurge").exists():  # a copy, whose coverage is not measured
             env.pop("COVERAGE_PROCESS_CONFIG", None)
     command = [sys.executable, "-m", "fastpurge", "doctor", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
@@ -75,7 +75,7 @@ def test_trims_are_tried_and_the_malloc_is_named() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the libraries of a process are not listed")
 def test_another_malloc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "libjemalloc.so.2"
-    shutil.copy(_core.__file__, other)  # any library will do: it is told by its name
+    shutil.copy(_core.__file__, other)  # any library will do: its name identifies it
     monkeypatch.setenv("LD_PRELOAD", str(other))
     assert ask()["malloc"].startswith("jemalloc, in place of ")
 
@@ -133,7 +133,7 @@ def test_another_package_named_fastpurge_is_reported(tmp_path: Path) -> None:
 
 
 def look(comfyui: Path | None = None) -> Any:
-    """The same without a process for it, which is seconds of importing torch."""
+    """The same in this process, which saves the import of torch."""
     return json.loads(json.dumps(doctor.examine(comfyui).to_dict()))
 
 
@@ -153,7 +153,7 @@ def test_the_current_directory_is_checked_if_it_is_a_comfyui(
     monkeypatch.chdir(comfyui)
     found = look()
     assert found["comfyui"]["packs"] == []
-    assert found["problems"] == []  # nobody asked for the nodes
+    assert found["problems"] == []  # the nodes were not requested
 
 
 def test_another_pack_with_the_same_nodes_is_reported(comfyui: Path) -> None:
@@ -182,6 +182,6 @@ def test_the_keys_are_those_of_the_nodes() -> None:
 def test_unreadable_files_of_a_pack_are_ignored(comfyui: Path) -> None:
     pack = comfyui / "custom_nodes" / "other"
     pack.mkdir()
-    (pack / "gone.py").symlink_to(pack / "gone.py")  # a loop, which is no file
+    (pack / "gone.py").symlink_to(pack / "gone.py")  # a loop of links
     (pack / "nodes.py").mkdir()
     assert look(comfyui)["comfyui"]["rivals"] == []

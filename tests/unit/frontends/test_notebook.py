@@ -1,4 +1,4 @@
-"""The magics, in a terminal IPython and in a real kernel that executes a notebook."""
+"""The magics, in an IPython shell and in a real kernel that executes a notebook."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ outer()
 
 
 class Session:
-    """An IPython in this process, and what it shows."""
+    """An IPython shell in this process, with captured output."""
 
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
         config = Config()
@@ -50,13 +50,13 @@ class Session:
         self.run("%load_ext fastpurge")
 
     def run(self, cell: str) -> str:
-        """Execute a cell that raises nothing; what it shows."""
+        """Execute a cell that raises no error; return its output."""
         self._capture.readouterr()
         self.shell.run_cell(cell, store_history=True).raise_error()
         return COLOURS.sub("", self._capture.readouterr().out)
 
     def fail(self, cell: str) -> str:
-        """Execute a cell that raises something; what it shows as the error."""
+        """Execute a cell that raises an error; return the printed error."""
         self._capture.readouterr()
         assert not self.shell.run_cell(cell, store_history=True).success
         return COLOURS.sub("", "".join(self._capture.readouterr()))
@@ -76,13 +76,13 @@ def session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Sess
     for name in names:
         vars(sys).pop(name, None)
     vars(sys).update(before)
-    sys.settrace(trace)  # a debugger leaves none, and then nothing is measured any more
+    sys.settrace(trace)  # a debugger would remove the trace function that measures coverage
     for name in ("get_ipython", "display"):
         vars(builtins).pop(name, None)
 
 
 def tensors_of(size: int) -> int:
-    """How many tensors of that many MiB are alive."""
+    """The number of live tensors of ``mebibytes`` MiB."""
     gc.collect()
     found = [one for one in gc.get_objects() if type(one) is torch.Tensor]
     return sum(one.shape == (size, MiB // 4) for one in found if not fastpurge.is_purged(one))
@@ -204,7 +204,7 @@ def test_the_traceback_can_still_be_printed(session: Session, monkeypatch: pytes
     commands = iter(["up", "list", "p sorted(locals())", "quit"] * 2)
     monkeypatch.setattr("builtins.input", lambda *_: next(commands))
     monkeypatch.setattr("IPython.core.debugger.Pdb.use_rawinput", True)
-    assert "['batch']" in session.run("%debug")  # and the debugger remembers what it has read
+    assert "['batch']" in session.run("%debug")  # and the debugger stores the locals that it has read
     assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
     shown = session.run("%debug")
     assert "return inner(batch)" in shown
@@ -228,7 +228,7 @@ def test_history_entries_with_unkept_objects_are_dropped_on_request(session: Ses
     session.run("(torch.ones(4, 1 << 18), 'and text')")  # 5
     session.run("'text'")  # 6
     session.run("torch.ones(5, 1 << 18)")  # 7
-    session.run("_3 = [torch.ones(6, 1 << 18)]")  # the user's own, under a name of IPython's
+    session.run("_3 = [torch.ones(6, 1 << 18)]")  # a variable of the user with a name of IPython
     session.run("_7")  # 9, the same object once more
     assert "fastpurge let go" not in session.run("%sweep --plan keep kept, _3")
     shown = session.run("report = %sweep --history keep kept, _3")
@@ -249,7 +249,7 @@ def test_history_entries_that_alone_refer_to_kept_objects_stay(session: Session)
     session.run("%sweep --history keep Out[3][0]")
     kept, unkept = session.names["Out"][3]
     assert kept.sum() == 2 * MiB // 4
-    assert unkept.sum() == 3 * MiB // 4  # it goes with the entry, which stays
+    assert unkept.sum() == 3 * MiB // 4  # the entry refers to it, and stays
 
 
 def test_history_continues_after_entries_were_dropped(session: Session) -> None:
@@ -274,13 +274,11 @@ def test_the_why_magic_prints_a_referrer_path(session: Session) -> None:
     shown = session.run("%why cache['old'][0]")
     assert "held by __main__.cache['old'][0]" in shown
     shown = session.run("%why Out[3], cache['old'], ")
-    assert "held by __main__._" in shown  # by one of the names that IPython gives a result
+    assert "held by __main__._" in shown  # by a name that IPython gives to a result
     assert "held by __main__.cache['old']\n" in shown
     assert "held by __main__.cache\n" in session.run("%why cache,  # one of several")
     session.run("again = {'k': cache['old']}; old = cache['old']")
-    assert "held by __main__.cache['old']\n" in session.run(
-        "%why old"
-    )  # and not by the name that was asked for
+    assert "held by __main__.cache['old']\n" in session.run("%why old")  # and not by the requested name
     assert session.run("found = %why cache") == ""
     assert session.names["found"].path == "__main__.cache"
     assert "why what?" in session.fail("%why")

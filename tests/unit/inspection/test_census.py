@@ -1,4 +1,4 @@
-"""Who holds the memory: everything alive is counted once, and named by who holds it."""
+"""`census` counts live memory once, and lists its owners."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _share(shares: tuple[Share, ...], name: str) -> Share:
 
 
 def _more(after: Census, before: Census, by: str, name: str) -> tuple[int, int]:
-    """How many more there are, and bytes."""
+    """The number of new objects, and their bytes."""
     one, two = _share(getattr(before, by), name), _share(getattr(after, by), name)
     return two.count - one.count, two.nbytes - one.nbytes
 
@@ -141,7 +141,7 @@ def _garbage() -> None:
 
 
 def test_uncollected_garbage_is_listed_separately() -> None:
-    gc.collect()  # what other tests have left is garbage as well
+    gc.collect()  # other tests have left garbage too
     before = census().garbage
     _garbage()
     found = census()

@@ -26,7 +26,7 @@ class Slotted:
 
 
 class Hostile:
-    """Lets nobody ask it for anything."""
+    """An object whose attributes and special methods fail the test."""
 
     def __getattribute__(self, name: str) -> Any:
         raise AssertionError(name)
@@ -245,7 +245,7 @@ def test_a_path_of_thousands_of_steps_is_found(program: Any) -> None:
     program.root = chain
     found = why(held)
     assert found.path == f"{program.__name__}.root" + "[0]" * 5_000
-    for _ in range(5_000):  # or to let go of it would recurse as deep
+    for _ in range(5_000):  # or dropping it would recurse as deeply
         chain = chain[0]
 
 

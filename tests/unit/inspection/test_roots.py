@@ -1,4 +1,4 @@
-"""Where referrer paths begin: to find that changes nothing in running code."""
+"""Roots of referrer paths: reading them changes nothing in running code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _run(program: str) -> None:
 
 
 def test_a_thread_with_a_replaced_id_is_identified_by_its_frame() -> None:
-    # As gevent does, to give greenlets an id each.
+    # As gevent does, so that each greenlet has an id.
     _run("""
         import threading
         get_ident, threading.get_ident = threading.get_ident, lambda: 12345

@@ -1,4 +1,4 @@
-"""Why an object is alive: a path from a root that a person can read, and that leads there."""
+"""`why` reports the referrer path from a root to an object, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class _RudeTensor(torch.Tensor):
 
 
 def _see_all(program: Any) -> fastpurge.SweepReport:
-    """Everything that looks at roots, with something large to look for."""
-    found = why(torch.ones(2))  # not in the assertion, which would give it a name
+    """Call all functions that read roots, with a large tensor to find."""
+    found = why(torch.ones(2))  # not in the assertion, which pytest would assign to a variable
     assert found.path is None
     program.large = {10**5000: torch.ones(1000, 1000)}
     assert fastpurge.census().count > 0
@@ -226,7 +226,7 @@ def test_cyclic_garbage_has_no_path_and_a_reason() -> None:
     found = why(_cycle()())
     assert found.path is None
     assert found.reason is not None
-    if sys.version_info < (3, 11):  # the stack of the caller holds it as well, and is not shown
+    if sys.version_info < (3, 11):  # the stack of the caller refers to it too, and is not visible
         assert found.reason.startswith("held from where the heap does not show it")
         return
     assert found.reason.startswith("only a reference cycle holds it")

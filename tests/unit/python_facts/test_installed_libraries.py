@@ -1,4 +1,4 @@
-"""What is installed for real is a library, and an editable install of the program is none."""
+"""Really installed packages are libraries; an editable install belongs to the program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(
     path: Path | None = None,
     cwd: Path | None = None,
 ) -> bool:
-    """Whether what a module holds is spared in a process of its own."""
+    """Whether a sweep spares the globals of a module, in a new process."""
     paths = [str(path or ""), os.environ.get("PYTHONPATH", "")]
     code = [*arguments] or ["-c", CODE.format(name)]
     done = subprocess.run(
@@ -46,7 +46,7 @@ def run(
 
 
 def wheel(folder: Path) -> tuple[Path, str]:
-    """A wheel that can be installed, made by hand; and the name of what is in it."""
+    """An installable wheel, and the name of its package."""
     name = f"somelib{next(NUMBERS)}"
     info = f"{name}-1.0.dist-info"
     files = {
@@ -135,7 +135,7 @@ def build_wheel(*_):
 
 @pytest.fixture
 def environment(tmp_path: Path) -> tuple[Path, str]:
-    """An environment of its own, in which torch and this package can be imported as here; and its Python."""
+    """A virtual environment in which torch and this package can be imported, and its Python."""
     folder = tmp_path / "env"
     subprocess.run(
         [uv(), "venv", "--quiet", "--offline", "--python", sys.executable, str(folder)], check=True
@@ -171,7 +171,7 @@ def test_an_editable_install_of_the_program_is_the_program(
     subprocess.run([uv(), *install, "--python", python, "-e", str(project)], check=True)
     assert (sites / f"{name}-1.0.dist-info" / "direct_url.json").exists()
     if where == "in a library's folder":
-        package(project / "src")  # metadata of something else lies there
+        package(project / "src")  # metadata of another package is there
     assert not run(name, python=python)
 
 

@@ -1,4 +1,4 @@
-"""What is a library: whatever brought its folder there; and the program's own folders are none."""
+"""Which folders are libraries, however they were installed, and which belong to the program."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.installed_packages import SOURCE, package
 
 @pytest.fixture
 def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a module from a folder that is put on the path, as it is spelled."""
+    """Imports a module from a folder that is put on the path in the given spelling."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     names: list[str] = []
 
@@ -160,7 +160,7 @@ def test_a_namespace_package_is_where_its_parts_are(tmp_path: Path, imported: An
     assert is_spared(sys.modules[name])
 
 
-# The program's own folders
+# Folders of the program
 
 
 def test_a_project_under_development_is_the_program(tmp_path: Path, imported: Any) -> None:
@@ -179,7 +179,7 @@ def test_build_metadata_in_a_project_makes_no_library(file: str, tmp_path: Path,
 def test_in_the_programs_folder_only_what_was_installed_is_a_library(
     tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As `pip install --target .` beside the handler of a cloud function.
+    # As `pip install --target .` beside the handler of a cloud function does.
     name, own = package(tmp_path), package(tmp_path, metadata=None)
     (tmp_path / f"{name}_one.py").write_text(SOURCE)
     record(tmp_path, name, f"{name}/__init__.py", f"{name}_one.py", "../../bin/tool")
@@ -212,7 +212,7 @@ def test_an_explicit_entry_decides_and_the_deepest_wins(tmp_path: Path, imported
         library_folders._found.forget()
 
 
-# What it costs
+# Run time
 
 
 def test_folders_are_searched_again_only_if_the_path_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,4 +227,4 @@ def test_folders_are_searched_again_only_if_the_path_changes(monkeypatch: pytest
     started = time.perf_counter()
     for _ in range(1000):
         libraries()
-    assert time.perf_counter() - started < 0.1  # 100 microseconds each would be much
+    assert time.perf_counter() - started < 0.1  # 100 microseconds each would be too slow

@@ -1,4 +1,4 @@
-"""What libraries keep in their globals is theirs, in whatever plain thing they keep it."""
+"""Objects in globals of libraries are spared, in containers of every kind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.unit.installed_packages import package
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An imported package that is installed."""
+    """An imported package in a folder of libraries."""
     folder = tmp_path / "installed"
     folder.mkdir()
     name = package(folder)
@@ -157,7 +157,7 @@ def test_a_module_whose_name_is_no_text_ends_no_sweep(program: Any) -> None:
 def test_a_module_belongs_to_the_folder_on_its_package_path(
     is_library: bool, library: Any, tmp_path: Path
 ) -> None:
-    # As `pkgutil.extend_path` adds them.
+    # As added by `pkgutil.extend_path`.
     folder = tmp_path / ("site-packages" if is_library else "program")
     folder.mkdir()
     library.__path__.append(str(folder))

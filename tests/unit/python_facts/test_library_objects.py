@@ -1,4 +1,4 @@
-"""An object of a library's class that running code holds is in use, with all that it leads to."""
+"""A library object in running code is in use, with everything reachable from it."""
 
 from __future__ import annotations
 
@@ -207,8 +207,8 @@ def test_a_model_of_the_program_that_runs_is_in_use_whether_models_are_asked_for
 def test_a_class_created_by_a_function_belongs_to_the_result_of_that_function() -> None:
     from torch._functorch.aot_autograd import aot_function, make_boxed_func  # type: ignore[attr-defined]
 
-    # The graphs are in the closures of functions that are attributes of an `autograd.Function`, which
-    # AOT autograd makes for each compilation.
+    # The graphs are in closures of functions, which are attributes of an `autograd.Function` that
+    # AOT autograd creates for each compilation.
     def compiler(gm: Any, example_inputs: Any) -> Any:
         return make_boxed_func(lambda *arguments: gm(*arguments))
 
@@ -243,7 +243,7 @@ def test_a_first_compilation_succeeds_beside_a_sweep() -> None:
 
 
 class TestRootObjects:
-    """What leads to all that a program has is not looked into."""
+    """The search stops at objects from which everything in the program is reachable."""
 
     def test_a_shell_does_not_keep_its_history(self) -> None:
         pytest.importorskip("IPython")

@@ -1,4 +1,4 @@
-"""What a test runner or a server gives to the code that it runs is in use, though itself is not."""
+"""Objects that a test runner or a server gives to the code that it runs are in use."""
 
 from __future__ import annotations
 

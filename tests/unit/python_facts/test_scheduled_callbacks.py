@@ -1,4 +1,4 @@
-"""What an event loop, a timer, a widget or a test runner will call has all it needs, whoever holds it."""
+"""Callbacks of event loops, timers, widgets and test runners keep the objects that they refer to."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fastpurge import is_purged
 
 
 def telling(told: list[bool]) -> Callable[..., None]:
-    """A function that says whether what it works with was lost; nothing else refers to that."""
+    """A function that records whether its tensor was released. Nothing else refers to the tensor."""
     needed = torch.ones(4)
     return lambda *_: told.append(is_purged(needed))
 
 
 def sweep(program: Any) -> None:
-    """Sweep; what nobody needs goes."""
+    """Sweep, and check that a forgotten tensor is released."""
     program.leak = torch.ones(5)
     fastpurge.sweep(keep=())
     assert is_purged(program.leak)
 
 
 class Repeat(threading.Timer):
-    """As people write it."""
+    """A thread class as in common programs."""
 
     def run(self) -> None:
         while not self.finished.wait(self.interval):
@@ -155,7 +155,7 @@ def test_callbacks_of_a_widget_keep_their_values(program: Any) -> None:
         each.value = 3
     assert told == [False] * 4
     for each in (button, slider, program.button, program.slider):
-        each.close()  # the library keeps it until then
+        each.close()  # until then the library refers to it
 
 
 @contextlib.contextmanager

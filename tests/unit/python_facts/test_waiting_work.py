@@ -1,4 +1,4 @@
-"""Work that waits is running code, although it does not run now; and so is what finished work has brought."""
+"""Scheduled work and unfetched results count as running code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_task_that_is_done_keeps_nothing(program: Any) -> None:
     async def main() -> bool:
         program.task = asyncio.get_running_loop().create_task(work())
         await program.task
-        await asyncio.sleep(0)  # until here the event loop holds what has woken this task
+        await asyncio.sleep(0)  # until here the event loop refers to the callback that has resumed this task
         fastpurge.sweep(keep=())
         return is_purged(program.task.result())
 

@@ -1,4 +1,4 @@
-"""What the end of a with-block will restore is in use."""
+"""Objects that the end of a with-block restores are in use."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_finished_with_block_keeps_nothing(program: Any) -> None:
     assert is_purged(program.saved)
 
 
-BASES: tuple[tuple[Any, ...], ...] = (  # each with what an instance is made of
+BASES: tuple[tuple[Any, ...], ...] = (  # each with the arguments of an instance
     (object,),
     (list,),
     (dict,),
@@ -200,7 +200,7 @@ def test_a_manager_that_is_a_container_as_well_restores(base: tuple[Any, ...]) -
 
 
 class _Overriding(type):
-    """Of classes that a with-block can be entered with."""
+    """Classes that a with-block accepts."""
 
     value: Any
     saved: Any
@@ -213,7 +213,7 @@ class _Overriding(type):
 
 
 class Settings(metaclass=_Overriding):
-    """Of the program: what its class has is nobody's, but while it is to be restored."""
+    """A class of the program: its attributes are unprotected, except while a with-block restores them."""
 
     value: Any = None
 

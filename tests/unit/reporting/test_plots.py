@@ -1,4 +1,4 @@
-"""A report is drawn truly, the same every time, and needs matplotlib only when it is."""
+"""Plots of a report are correct and reproducible, and only plotting imports matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report reads well, in a terminal and as JSON, and says who swept."""
+"""The text and the JSON of a report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MiB = 2**20
 
 @pytest.mark.imports_much
 def test_a_report_can_be_printed_and_stored_as_json(program: Any) -> None:
-    program.tensor = torch.ones(1234)  # 4.8K: no number of pages, so no part of the resident set
+    program.tensor = torch.ones(1234)  # 4.8K: no multiple of the page size, so no part of the resident set
     program.view = np.asarray(torch.ones(5))
     report = fastpurge.sweep(keep=(), label="the report test")
     text = str(report)

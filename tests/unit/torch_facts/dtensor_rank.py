@@ -97,7 +97,7 @@ def a_sharded_model(mesh: DeviceMesh) -> None:
     report = fastpurge.sweep(keep=[program.model])
     assert report.skipped == (), report.skipped
     assert is_purged(program.other)
-    # Of a rank without rows there is nothing to release.
+    # A rank without rows has nothing to release.
     assert all(is_purged(one._local_tensor) for one in program.weights if one.shape[0] >= mesh.size())
     check_loud(program.weights[0])
     assert [one.full_tensor().tolist() for one in program.model.parameters()] == before

@@ -1,4 +1,4 @@
-"""What reads memory by its address alone reads on: arrays of other libraries, graphs, work under way."""
+"""Memory that is read by its address is spared: arrays of other libraries, CUDA graphs, pending kernels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 class Owner:
-    """An object of the program's own class: nothing that it holds is protected."""
+    """An instance of a class of the program, whose attributes no guard protects."""
 
     array: Any
     graph: Any
 
 
 def overwrite(device: str) -> list[torch.Tensor]:
-    """Take what was freed, so that who still reads it reads something else."""
+    """Allocate the freed memory again and overwrite it, so that a stale reader reads other values."""
     return [torch.full((SIZE,), torch.nan, device=device) for _ in range(10)]
 
 
@@ -75,11 +75,11 @@ def test_an_array_of_another_library_keeps_its_memory(
     assert is_purged(program.tensor)
 
 
-# Recorded graphs
+# CUDA graphs
 
 
 def record(program: Any, x: torch.Tensor) -> Any:
-    """Record a graph that reads a tensor, and whose result the program forgets as well."""
+    """Capture a CUDA graph that reads a forgotten tensor, with a forgotten result."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
@@ -182,14 +182,14 @@ def test_a_cuda_graph_capture_continues_after_a_sweep(where: str, program: Any) 
     assert is_purged(program.leak)
 
 
-# Work under way
+# Pending kernels
 
 
 @gpu
 @needs_cuda
 def test_pending_work_on_another_stream_gives_the_same_result(program: Any) -> None:
     stream = torch.cuda.Stream()
-    # In one segment of the allocator's: it is not given to the driver, which would wait for the device.
+    # In one segment of the allocator, which is not returned to the driver: that would wait for the device.
     program.segment = [torch.ones(1 << 17, device="cuda") for _ in range(8)]
     for _ in range(3):
         program.x = torch.ones(1 << 17, device="cuda")

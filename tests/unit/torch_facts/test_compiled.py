@@ -1,4 +1,4 @@
-"""What `torch.compile` made for a kept model is kept, and a sweep never breaks the compiler."""
+"""Code that `torch.compile` made for a kept model is kept, and a sweep never breaks the compiler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-# In a process of its own: dynamo keeps state of everything it ever compiled.
+# In a process of its own: dynamo keeps state of every compilation.
 PROGRAM = """
 import json, sys, torch, fastpurge
 from fastpurge import is_purged
@@ -183,7 +183,7 @@ assert is_purged(program.leak)
 assert f(torch.ones(80)).tolist() == expected
 """
 
-# What another version of torch may make of it.
+# As another version of torch may define it.
 BROKEN = {
     "nothing": "",
     "no accessors": "compiled._CONTENTS.clear()",

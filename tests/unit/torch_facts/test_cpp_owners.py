@@ -1,4 +1,4 @@
-"""What C or C++ code holds is said to be in its hands, and not in those of running code."""
+"""Objects owned by C or C++ code are reported with that owner, and not as running code."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def of_several_tensors(program: Any) -> None:
     leaves = [_leaf(), _leaf()]
     program.result = (leaves[0] * leaves[1]) * 2
     handle = register_multi_grad_hook(leaves, _hook())
-    # In its hooks a leaf holds itself, by way of C++, until they are removed.
+    # A leaf refers to itself through its hooks in C++, until they are removed.
     program.remove = handle.remove
 
 
@@ -181,7 +181,7 @@ SCENES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept
 
 
 def play(name: str) -> None:
-    """Play one scene in a process of its own: torch keeps its constants and hooks for good."""
+    """Run one scene in a process of its own: torch never drops its constants and hooks."""
     program = types.ModuleType("forgetful_program")
     sys.modules[program.__name__] = program
     next(scene for scene in SCENES if scene.__name__ == name)(program)

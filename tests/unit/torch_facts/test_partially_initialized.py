@@ -1,4 +1,4 @@
-"""What another library or torch has not made yet, or makes otherwise, is never the end of a sweep."""
+"""Partially initialized or unknown modules of libraries and of torch do not end a sweep."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READ = [
 
 
 class Rude(types.ModuleType):
-    """A module that makes up what it has, and fails at it, as a lazy one does while it is imported."""
+    """A module whose attributes are computed and raise, as those of a lazy module during its import."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError(name)
@@ -74,7 +74,7 @@ def test_modules_under_import_in_another_thread_end_no_sweep(
     make: Any, program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program.kept, program.leak = torch.ones(4), [torch.ones(100)]
-    fastpurge.plan(keep=())  # what is imported late is there
+    fastpurge.plan(keep=())  # imports the modules that are imported on demand
     with monkeypatch.context() as patched:
         for name in READ:
             patched.setitem(sys.modules, name, make(name))
@@ -90,7 +90,7 @@ def test_modules_under_import_in_another_thread_end_no_sweep(
     assert program.kept.sum() == 4
 
 
-# In processes of their own: each library is imported once. They come from a thread, beside plans.
+# Each library is imported in a process of its own, by a thread beside plans.
 BESIDE = """
 import importlib, sys, threading, torch, fastpurge
 held, errors, plans = [torch.ones(9)], [], 0
@@ -137,7 +137,7 @@ def test_a_module_under_construction_in_another_thread_ends_no_sweep(kind: Any, 
 def test_an_object_that_cannot_be_read_is_spared_with_a_reason(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As a torch would that is made otherwise than those that are known here.
+    # As in an unknown version of torch.
     def contents(*_: object) -> Any:
         raise AttributeError("no such accessor")
 

@@ -1,4 +1,4 @@
-"""What is called while torch intercepts, records or transforms is not intercepted, and goes on after it."""
+"""Torch modes and recorders do not see the calls of a sweep, and continue after it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def forgotten(program: Any) -> Any:
 
 
 def _call_all(x: Any, program: Any, *keep: Any) -> None:
-    """Everything that is public and reads torch."""
+    """All public functions that read torch objects."""
     kept = [x, *keep]
     fastpurge.census()
     fastpurge.why(x, program.held[0])
@@ -216,7 +216,7 @@ def test_fx_tracing_records_nothing_of_a_call(forgotten: Any) -> None:
     assert [node.name for node in torch.fx.symbolic_trace(Model()).graph.nodes][1:3] == ["relu", "add"]
 
 
-# What is suspended comes back
+# Suspended modes are restored
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is called while torch traces, exports or compiles is not in what it makes. Each in its own process."""
+"""Traces, exports and compiled graphs do not contain calls of fastpurge. Each test runs a new process."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_call_while_torch_exports_to_onnx_is_not_in_the_graph() -> None:
 
 
 def test_the_first_import_while_torch_traces_is_not_in_the_graph() -> None:
-    # The package asks torch some questions once.
+    # The package reads some facts about torch once.
     late = """
     def call(y):
         pass
@@ -122,7 +122,7 @@ def test_the_first_import_while_torch_traces_is_not_in_the_graph() -> None:
 
 
 def test_a_compiled_function_calls_a_sweep_as_it_is() -> None:
-    # With a break in the graph where the call is, and nothing of the package compiled.
+    # With a graph break at the call, and without compiled code of the package.
     compiled = """
     import torch._dynamo
 
@@ -145,7 +145,7 @@ def test_a_compiled_function_calls_a_sweep_as_it_is() -> None:
     expected = result()
     """
     calls = CALLS.replace("lambda y: None", "call")
-    # It reads nothing of torch, and is compiled.
+    # It reads nothing of torch, and may be compiled.
     calls = calls.replace('    "is_purged": lambda y: fastpurge.is_purged(y),\n', "")
     run(PROGRAM, compiled, calls, "assert results['nothing'] == expected")
 

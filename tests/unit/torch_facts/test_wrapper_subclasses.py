@@ -1,4 +1,4 @@
-"""Tensors that wrap others: the memory goes, and what is left of them is loud."""
+"""Wrapper subclasses: the inner tensors are released, and the tombstones raise errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_dtensors_and_sharded_models_are_released(ranks: int, tmp_path: Path) ->
 
 
 class Wrapper(torch.Tensor):
-    """A subclass with a layout of its own that wraps a tensor, and does not say so."""
+    """A subclass with `__slots__` that wraps a tensor and has no `__tensor_flatten__`."""
 
     __slots__ = ("inner",)
     inner: Any
@@ -60,7 +60,7 @@ class Traceable(Wrapper):
 
 
 class Owner(torch.Tensor):
-    """One with a layout and memory of its own."""
+    """A subclass with `__slots__` and memory of its own."""
 
     __slots__ = ("extra",)
 
