@@ -20,7 +20,7 @@ from rich.table import Table
 MIB = 1 << 20
 
 
-class Holder:
+class Owner:
     """An object of a program that refers to tensors."""
 
     tensors: list[torch.Tensor]
@@ -34,13 +34,13 @@ def reading() -> dict[str, int]:
     return {name: count // MIB for name, count in {**counts, "driver": total - free}.items()}
 
 
-def with_fastpurge(kept: Holder, _: Holder) -> None:
+def with_fastpurge(kept: Owner, _: Owner) -> None:
     report = fastpurge.sweep(keep=[kept], devices="cuda")
     if not report.released:
         raise RuntimeError(f"nothing was released: {report}")
 
 
-def in_plain_python(kept: Holder, _: Holder) -> None:
+def in_plain_python(kept: Owner, _: Owner) -> None:
     """Two passes over all objects, which empty every tensor that is not on a whitelist of ids."""
     ids = {id(tensor) for tensor in kept.tensors}
     for obj in gc.get_objects():
@@ -51,17 +51,17 @@ def in_plain_python(kept: Holder, _: Holder) -> None:
     torch.cuda.empty_cache()
 
 
-def by_the_driver(_: Holder, forgotten: Holder) -> None:
+def by_the_driver(_: Owner, forgotten: Owner) -> None:
     """The lower bound: the program drops the tensors itself, and the cache is returned to the driver."""
     forgotten.tensors.clear()
     torch.cuda.empty_cache()
 
 
 def measure(
-    purge: Callable[[Holder, Holder], None], megabytes: int
+    purge: Callable[[Owner, Owner], None], megabytes: int
 ) -> tuple[float, dict[str, int], dict[str, int]]:
     """Milliseconds of a purge with a third of the memory kept, and the readings before and after it."""
-    kept, forgotten = Holder(), Holder()
+    kept, forgotten = Owner(), Owner()
     size = 4 * MIB  # elements of four bytes: 16 MiB for each tensor
     kept.tensors = [torch.ones(size, device="cuda") for _ in range(megabytes // 48)]
     forgotten.tensors = [torch.ones(size, device="cuda") for _ in range(megabytes // 24)]

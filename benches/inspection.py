@@ -52,7 +52,7 @@ def far_end() -> torch.Tensor:
     return found
 
 
-def bury(heap: list[object], depth: int) -> weakref.ref[torch.Tensor]:
+def put_far_away(heap: list[object], depth: int) -> weakref.ref[torch.Tensor]:
     """Put an object into the heap that is farther from every root than all others."""
     tensor = torch.ones(5)
     at: Any = tensor
@@ -78,7 +78,7 @@ def measure(objects: int) -> dict[str, float]:
     gc.disable()
     # Weak, or the benchmark itself would be the owner.
     weight, far = weakref.ref(CACHE["sdxl"][0].model[1].weight), weakref.ref(far_end())
-    last = bury(heap, depth=12)
+    last = put_far_away(heap, depth=12)
     times = {
         "gc.get_objects()": best(gc.get_objects),
         "why(a weight in a cache)": best(lambda: fastpurge.why(weight())),

@@ -84,26 +84,26 @@ def best(action: Callable[[], object], repeat: int = 7) -> float:
     return min(times) * 1e3
 
 
-class Holder:
+class Owner:
     """An object of a program that refers to tensors."""
 
-    held: list[torch.Tensor]
+    referent: list[torch.Tensor]
 
 
-def forget(count: int) -> Holder:
+def forget(count: int) -> Owner:
     """Unused tensors, and the object that refers to them."""
-    holder = Holder()
-    holder.held = [torch.ones(1000) for _ in range(count)]
-    return holder
+    owner = Owner()
+    owner.referent = [torch.ones(1000) for _ in range(count)]
+    return owner
 
 
 def release(kept: list[torch.Tensor], count: int, *, collect: Literal["auto", False]) -> float:
     """Seconds of a sweep that releases ``count`` tensors."""
-    holder = forget(count)
+    owner = forget(count)
     started = process_time()
     report = fastpurge.sweep(keep=[kept], collect=collect)
     seconds = process_time() - started
-    del holder
+    del owner
     if len(report.released) != count:
         raise RuntimeError(f"{len(report.released)} of {count} were released: {report}")
     return seconds
@@ -124,14 +124,14 @@ def collecting(action: Callable[[], object]) -> float:
 
 def guard_times(kept: list[torch.Tensor]) -> dict[str, float]:
     """Milliseconds that each guard adds to a plan that would release 2,000 tensors."""
-    holder = forget(2000)
+    owner = forget(2000)
 
     def plan(asked: Guard) -> float:
         return best(lambda: fastpurge.plan(keep=[kept], guards=asked), 3)
 
     none = plan(Guard.NONE)
     times = {f"guard {guard.name}": plan(guard) - none for guard in Guard}
-    del holder
+    del owner
     return {"plan of those without a guard": none, **times}
 
 

@@ -89,10 +89,10 @@ def _outputs_of_cells(blocks: list[Block], folder: Path) -> list[str]:
     made = [cell for block in blocks for cell in _cells_of(block)]
     notebook = nbformat.v4.new_notebook(cells=made)
     NotebookClient(notebook, kernel_name="python3", timeout=120).execute(cwd=str(folder))
-    told: list[str] = []
+    recorded: list[str] = []
     for block in blocks:
-        told.append("".join(_output_of(notebook.cells.pop(0)) for _ in _cells_of(block)))
-    return told
+        recorded.append("".join(_output_of(notebook.cells.pop(0)) for _ in _cells_of(block)))
+    return recorded
 
 
 def _cells_of(block: Block) -> list[Any]:

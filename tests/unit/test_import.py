@@ -51,8 +51,8 @@ import fastpurge
 print(fastpurge.sweep(keep=()).skipped)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    told, swept = done.stdout.splitlines()
-    assert told.startswith("fastpurge is being imported")
+    printed, swept = done.stdout.splitlines()
+    assert printed.startswith("fastpurge is being imported")
     assert swept == "()"
 
 
@@ -86,9 +86,9 @@ thread.join()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread imported")]
+    ("takes", "waits", "printed"), [(1, 30, "swept"), (60, 0.1, "forked while another thread imported")]
 )
-def test_a_child_forked_during_an_import_sweeps_or_raises(takes: float, waits: float, told: str) -> None:
+def test_a_child_forked_during_an_import_sweeps_or_raises(takes: float, waits: float, printed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED_DURING_AN_IMPORT, str(takes), str(waits)],
         capture_output=True,
@@ -96,7 +96,7 @@ def test_a_child_forked_during_an_import_sweeps_or_raises(takes: float, waits: f
         check=True,
         timeout=120,
     )
-    assert told in done.stdout
+    assert printed in done.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

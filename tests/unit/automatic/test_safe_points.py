@@ -258,7 +258,7 @@ def test_a_finalizer_in_a_sweep_can_pass_a_safe_point_while_another_sweep_is_due
             fastpurge.sweep(keep=())
 
     program.model = torch.nn.ReLU()
-    program.model.held = PassesOne()
+    program.model.referent = PassesOne()
     with watch_above(50, lambda: asked.set() or ()) as watch, safe_point():  # type: ignore[func-returns-value]
         thread = threading.Thread(target=sweep, daemon=True)
         thread.start()
@@ -279,7 +279,7 @@ def test_a_safe_point_inside_a_sweep_starts_no_other_sweep(program: Any) -> None
                 pass
 
     program.model = torch.nn.ReLU()
-    program.model.held = PassesOne()
+    program.model.referent = PassesOne()
     with watch_above(50) as watch:
         fastpurge.sweep(keep=())
         assert watch.sweeps == 0

@@ -99,11 +99,11 @@ def test_a_program_without_safe_points_is_never_swept_and_warned_once(program: A
     program.leak = mebibytes(100)
     line = sys._getframe().f_lineno + 1
     watch = fastpurge.watch(above=MIB, keep=tuple, every=SOON)
-    with pytest.warns(RuntimeWarning, match="no safe point") as told, watch:
+    with pytest.warns(RuntimeWarning, match="no safe point") as recorded, watch:
         readings(watch, 10)
     assert watch.sweeps == 0
     assert not is_purged(program.leak)
-    assert [(one.filename, one.lineno) for one in told] == [(__file__, line)]
+    assert [(one.filename, one.lineno) for one in recorded] == [(__file__, line)]
 
 
 def test_a_percentage_is_of_the_memory_of_the_machine(program: Any) -> None:
@@ -206,9 +206,9 @@ def test_only_the_reports_of_the_last_sweeps_are_stored(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch_module, "_REPORTS", 2)
-    held = resident()
+    referent = resident()
     # The default for `below`, nine tenths, would raise the threshold by more than the leak.
-    above, below = held + 20 * MIB, held + 10 * MIB
+    above, below = referent + 20 * MIB, referent + 10 * MIB
     with fastpurge.watch(above=above, below=below, keep=tuple, every=SOON) as watch:
         for sweeps in range(1, 4):
             program.leak = mebibytes(100)
@@ -254,7 +254,7 @@ def test_a_forked_child_starts_unwatched_and_no_watch_keeps_a_process_alive() ->
                 begun.wait()
         thread = threading.Thread(target=wait)
         thread.start()
-        begun.wait()  # and the gate is held
+        begun.wait()  # and the gate is referent
         if os.fork() == 0:
             assert "stopped" in repr(watch), watch
             watch.stop()
@@ -283,7 +283,7 @@ def test_the_interpreter_exits_after_the_running_sweep_however_long_it_takes() -
                 time.sleep(1)
                 print("done")
         model = torch.nn.ReLU()
-        model.held = TakesLong()
+        model.referent = TakesLong()
         watch = fastpurge.watch(above=1 << 20, keep=tuple, every=0.01)
         point = fastpurge.safe_point()
         point.__enter__()

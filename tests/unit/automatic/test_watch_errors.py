@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 
 
 def test_a_keep_that_raises_warns_once_sweeps_nothing_and_is_tried_again(program: Any) -> None:
-    held: list[weakref.ref[Any]] = []
+    referent: list[weakref.ref[Any]] = []
     calls = []
 
     def keep() -> tuple[()]:
@@ -30,20 +30,24 @@ def test_a_keep_that_raises_warns_once_sweeps_nothing_and_is_tried_again(program
         purged.append(is_purged(program.leak))
         if len(calls) < 3:
             batch = torch.ones(3)
-            held.append(weakref.ref(batch))
+            referent.append(weakref.ref(batch))
             raise KeyError("no model is loaded")
         return ()
 
     program.leak = mebibytes(100)
     purged: list[bool] = []
     expected = "nothing was swept: KeyError: 'no model is loaded'"
-    with pytest.warns(RuntimeWarning, match=expected) as told, watch_above(-50, keep) as watch, safe_point():
+    with (
+        pytest.warns(RuntimeWarning, match=expected) as recorded,
+        watch_above(-50, keep) as watch,
+        safe_point(),
+    ):
         until(lambda: watch.sweeps)
-    assert len(told) == 1
+    assert len(recorded) == 1
     assert purged == [False] * 3
     assert is_purged(program.leak)
     assert type(watch.last_error) is KeyError
-    assert [reference() for reference in held] == [None, None]  # the error keeps no local of `keep` alive
+    assert [reference() for reference in referent] == [None, None]  # the error keeps no local of `keep` alive
 
 
 @pytest.mark.parametrize("kept", ["model", None, iter(())], ids=["a name", "nothing", "an iterator"])

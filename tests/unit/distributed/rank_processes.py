@@ -75,7 +75,7 @@ def a_large_report(rank: int) -> Any:
     with meeting_of(None).round(60) as this:
         heard, silent = this.exchange(os.urandom(9 << 20))
     left = dist.distributed_c10d._get_default_store().check(["fastpurge/1/0/closed"])
-    return {"sizes": [len(told) for told in heard.values()], "silent": silent, "left": left}
+    return {"sizes": [len(recorded) for recorded in heard.values()], "silent": silent, "left": left}
 
 
 def a_subgroup(rank: int) -> Any:
@@ -131,7 +131,7 @@ class _WhenReleased:
 
 def _plant(do: Callable[[], None]) -> None:
     program.model = torch.nn.ReLU()
-    program.model.held = _WhenReleased(do)
+    program.model.referent = _WhenReleased(do)
 
 
 def a_sweep_fails(rank: int) -> Any:

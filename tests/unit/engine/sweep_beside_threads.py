@@ -52,8 +52,8 @@ def containers(seed: int) -> float:
     total = functools.reduce(torch.add, map(add, generate()))
     for one in (torch.ones(4), torch.ones(4) * seed):
         total = total + one
-    held: Any = parts["k"]
-    return float((total + held[0][0] + held[1]["deep"]).sum())
+    referent: Any = parts["k"]
+    return float((total + referent[0][0] + referent[1]["deep"]).sum())
 
 
 def training(seed: int) -> float:

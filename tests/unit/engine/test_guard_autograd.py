@@ -104,8 +104,8 @@ class TestAutograd:
         program.captured = torch.tensor([5.0, 5.0, 5.0])
         loss = (program.leaf**2).sum()
 
-        def add_hook(held: torch.Tensor) -> None:
-            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * held,))
+        def add_hook(referent: torch.Tensor) -> None:
+            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * referent,))
 
         add_hook(program.captured)
         fastpurge.sweep(keep=[loss])

@@ -129,12 +129,12 @@ def _in_proxy(value: torch.Tensor) -> Any:
 
 def _in_class(value: torch.Tensor) -> Any:
     class Base:
-        held = value
+        referent = value
 
     class Derived(Base):
         @classmethod
         def hook(cls, *_: Any) -> torch.Tensor:
-            return cls.held
+            return cls.referent
 
     return Derived.hook
 
@@ -142,15 +142,15 @@ def _in_class(value: torch.Tensor) -> Any:
 class Stats:
     """A module-level class of the program."""
 
-    held: torch.Tensor
+    referent: torch.Tensor
 
     @classmethod
     def hook(cls, *_: Any) -> torch.Tensor:
-        return cls.held
+        return cls.referent
 
 
 def _in_own_class(value: torch.Tensor) -> Any:
-    Stats.held = value
+    Stats.referent = value
     return Stats.hook
 
 
@@ -214,11 +214,11 @@ class TestLibrary:
         self, library: Any, program: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fastpurge.sweep(keep=())
-        program.held = library.fastpurge_value
+        program.referent = library.fastpurge_value
         library.fastpurge_value = None  # `monkeypatch` restores it
         monkeypatch.setattr(library, "fastpurge_other", torch.ones(5), raising=False)
         fastpurge.sweep(keep=())
-        assert is_purged(program.held)
+        assert is_purged(program.referent)
         assert library.fastpurge_other.sum() == 5
 
     def test_without_the_guard_library_state_is_released(self, library: Any) -> None:
@@ -351,8 +351,8 @@ class TestLibrary:
             def hook(self, _: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
                 return out * self.factor
 
-        def capture(held: Any) -> Any:
-            return lambda _, __, out: out * (held.factor if how == "an object" else held)
+        def capture(referent: Any) -> Any:
+            return lambda _, __, out: out * (referent.factor if how == "an object" else referent)
 
         register: Any = torch.nn.modules.module.register_module_forward_hook
         handle = register(

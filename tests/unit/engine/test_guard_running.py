@@ -61,9 +61,9 @@ class TestRunning:
         assert local.grad.tolist() == [2, 2, 2]  # type: ignore[union-attr]
 
     def test_without_the_guard_locals_are_released(self) -> None:
-        held = [torch.ones(3)]
+        referent = [torch.ones(3)]
         fastpurge.sweep(keep=(), guards=Guard.ALL & ~Guard.RUNNING)
-        assert is_purged(held[0])
+        assert is_purged(referent[0])
 
     def test_without_the_guard_a_single_thread_also_releases_direct_references(self) -> None:
         released = str(OWNED_TENSORS_HOLD_THEMSELVES)  # before torch 2.10 they are spared

@@ -21,17 +21,17 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 class Slotted:
-    __slots__ = ("held",)
+    __slots__ = ("referent",)
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
     def method(self) -> None: ...
 
 
-def _suspended(held: object) -> Any:
+def _suspended(referent: object) -> Any:
     def generator() -> Any:
-        local = held
+        local = referent
         yield
         yield local
 
@@ -40,25 +40,25 @@ def _suspended(held: object) -> Any:
     return running
 
 
-def _object_array(*held: object) -> Any:
+def _object_array(*referent: object) -> Any:
     # Element by element: `np.array` would call `__array__` of a tensor, and share its memory.
-    array = np.empty(len(held), dtype=object)
-    for at, one in enumerate(held):
+    array = np.empty(len(referent), dtype=object)
+    for at, one in enumerate(referent):
         array[at] = one
     return array
 
 
-def _record(held: object) -> Any:
-    array = np.zeros(2, dtype=[("number", "i4"), ("held", "O")])
-    array["held"][1] = held
+def _record(referent: object) -> Any:
+    array = np.zeros(2, dtype=[("number", "i4"), ("referent", "O")])
+    array["referent"][1] = referent
     return array[1]
 
 
 def test_the_array_of_a_record_is_kept_with_it(program: Any) -> None:
     program.record = _record(None)
-    program.other = program.record.base["held"][0] = torch.ones(4)
+    program.other = program.record.base["referent"][0] = torch.ones(4)
     fastpurge.sweep(keep=program.record, guards=Guard.NONE)
-    assert program.record.base["held"][0].sum() == 4
+    assert program.record.base["referent"][0].sum() == 4
 
 
 class Node:
@@ -114,32 +114,32 @@ def test_a_search_ends_although_each_reading_creates_new_objects() -> None:
     subprocess.run([sys.executable, "-c", NEW_AT_EACH_READING], check=True, timeout=300)
 
 
-def _record_of_its_own(held: object) -> Any:
-    return _record(held).copy()
+def _record_of_its_own(referent: object) -> Any:
+    return _record(referent).copy()
 
 
-def _cyclic_array(held: object) -> Any:
-    array = _object_array(None, held)
+def _cyclic_array(referent: object) -> Any:
+    array = _object_array(None, referent)
     array[0] = array
     return array
 
 
-def _nested_arrays(held: object, depth: int) -> Any:
-    return held if depth == 0 else _object_array(None, _nested_arrays(held, depth - 1))
+def _nested_arrays(referent: object, depth: int) -> Any:
+    return referent if depth == 0 else _object_array(None, _nested_arrays(referent, depth - 1))
 
 
-def _structured(held: object) -> Any:
-    array = np.zeros(3, dtype=[("number", "i4"), ("pair", [("none", "O"), ("held", "O")])])
-    array["pair"]["held"][2] = held
+def _structured(referent: object) -> Any:
+    array = np.zeros(3, dtype=[("number", "i4"), ("pair", [("none", "O"), ("referent", "O")])])
+    array["pair"]["referent"][2] = referent
     return array
 
 
-def _boxed(held: object, depth: int) -> Any:
+def _boxed(referent: object, depth: int) -> Any:
     """Alternating arrays and dicts; the collector does not track a dict that contains only an array."""
-    return held if depth == 0 else _object_array({"next": _boxed(held, depth - 1)})
+    return referent if depth == 0 else _object_array({"next": _boxed(referent, depth - 1)})
 
 
-HOLDERS = {
+OWNERS = {
     "nothing": lambda x: x,
     "list": lambda x: [x],
     "nested": lambda x: [({"k": [x]},)],
@@ -159,24 +159,24 @@ HOLDERS = {
     "record": _record,
     "structured array": _structured,
     "record of its own": lambda x: [_record_of_its_own(x)],
-    "own class": lambda x: type("Own", (), {"held": x})(),
+    "own class": lambda x: type("Own", (), {"referent": x})(),
 }
 
 
-@pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS)
-def test_everything_reachable_from_keep_is_unchanged(holder: Any, program: Any) -> None:
+@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+def test_everything_reachable_from_keep_is_unchanged(owner: Any, program: Any) -> None:
     program.kept = torch.arange(12.0)
     program.other = torch.arange(12.0)
-    fastpurge.sweep(keep=[holder(program.kept)])
+    fastpurge.sweep(keep=[owner(program.kept)])
     assert program.kept.tolist() == list(range(12))
     assert is_purged(program.other)
 
 
-@pytest.mark.parametrize("name", [name for name in HOLDERS if "object array" in name])
+@pytest.mark.parametrize("name", [name for name in OWNERS if "object array" in name])
 def test_contents_of_arrays_are_kept_without_the_guard_of_running_code(name: str, program: Any) -> None:
     # An array does not report its items to the collector: they have external references, which spare them.
     program.kept = torch.arange(12.0)
-    fastpurge.sweep(keep=[HOLDERS[name](program.kept)], guards=Guard.ALL & ~Guard.RUNNING)
+    fastpurge.sweep(keep=[OWNERS[name](program.kept)], guards=Guard.ALL & ~Guard.RUNNING)
     assert program.kept.tolist() == list(range(12))
 
 
@@ -220,17 +220,17 @@ def test_a_kept_submodule_survives_the_release_of_its_model(program: Any) -> Non
         assert torch.equal(kept(x), expected)
 
 
-class Holder:
+class Owner:
     """An instance of a class of the program."""
 
 
 def test_the_attributes_of_an_object_are_kept_with_its_dict(program: Any) -> None:
     # From 3.13 on the values are in the object, and its dict does not report them to the collector.
-    program.holder = Holder()
+    program.holder = Owner()
     program.holder.tensor = torch.ones(3)
-    program.holder.nested = [Holder()]
+    program.holder.nested = [Owner()]
     program.holder.nested[0].tensor = torch.ones(3)
-    kept = Holder()
+    kept = Owner()
     kept.attributes = vars(program.holder)  # type: ignore[attr-defined]
     fastpurge.sweep(keep=[kept])
     assert program.holder.tensor.sum() == 3

@@ -95,13 +95,13 @@ def test_attributes_of_the_base_tensor_of_a_kept_array_are_kept(program: Any, gu
 
 
 def test_no_code_of_an_ndarray_subclass_is_run(program: Any) -> None:
-    class Rude(np.ndarray[Any, Any]):
+    class Raising(np.ndarray[Any, Any]):
         def __getattribute__(self, name: str) -> Any:
             raise AssertionError(name)
 
     program.tensor = torch.arange(4.0)
-    rude = np.ndarray.view(program.tensor.numpy(), Rude)
-    fastpurge.sweep(keep=[rude])
+    raising = np.ndarray.view(program.tensor.numpy(), Raising)
+    fastpurge.sweep(keep=[raising])
     assert program.tensor.tolist() == [0, 1, 2, 3]
 
 

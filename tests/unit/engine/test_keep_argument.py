@@ -92,36 +92,36 @@ def test_a_keep_argument_without_objects_is_refused(
 class Computed:
     """A sequence whose elements are those of an attribute."""
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, _: int) -> object:
-        return self.held
+        return self.referent
 
 
 class Loop:
     """An iterator of a class of the program."""
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
     def __iter__(self) -> Loop:
         return self
 
     def __next__(self) -> object:
-        return self.held
+        return self.referent
 
 
-def _array(held: object) -> Any:
+def _array(referent: object) -> Any:
     array = np.empty(1, dtype=object)
-    array[0] = held
+    array[0] = referent
     return array
 
 
-class Hostile(type):
+class Raising(type):
     """A metaclass whose special methods raise."""
 
     def __eq__(cls, _: object) -> bool:
@@ -134,11 +134,11 @@ class Hostile(type):
         raise AssertionError
 
 
-class OfHostile(metaclass=Hostile):
-    __slots__ = ("held",)
+class OfRaising(metaclass=Raising):
+    __slots__ = ("referent",)
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
 
 ACCEPTED: dict[str, Callable[[Any], object]] = {
@@ -155,7 +155,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
     "a namespace": lambda x: SimpleNamespace(x=x),
     "a sequence of its own": Computed,
     "an iterator of its own": Loop,
-    "a class that answers no question": OfHostile,
+    "a class that answers no question": OfRaising,
     "a subclass of list": lambda x: type("Own", (list,), {})([x]),
     "a named tuple": lambda x: torch.return_types.max((x, x)),
     "a suspended generator in a list": lambda x: [(one for one in [x])],

@@ -24,20 +24,20 @@ class Model(torch.nn.Module):
 
 
 class Slotted:
-    __slots__ = ("held",)
+    __slots__ = ("referent",)
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
 
 class Own:
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
 
-def _array(held: object) -> Any:
+def _array(referent: object) -> Any:
     array = np.empty(1, dtype=object)
-    array[0] = held
+    array[0] = referent
     return array
 
 
@@ -77,7 +77,7 @@ def test_a_plan_keeps_nothing_alive_that_was_kept(make: Any, program: Any) -> No
 
 def test_a_stored_plan_keeps_no_tensor_and_no_object_alive(program: Any) -> None:
     program.tensor, program.own = torch.ones(3), Own([torch.ones(4)])
-    refs = [weakref.ref(program.tensor), weakref.ref(program.own), weakref.ref(program.own.held[0])]
+    refs = [weakref.ref(program.tensor), weakref.ref(program.own), weakref.ref(program.own.referent[0])]
     plan = fastpurge.plan(keep=[program.tensor, {"own": program.own}])
     del program.tensor, program.own
     gc.collect()
@@ -110,8 +110,8 @@ CONTAINERS: dict[str, tuple[Callable[[], Any], Callable[[Any, Any], object]]] = 
     "nested": (lambda: [Model(), [Model(), {}]], lambda kept, late: kept[1][1].update(late=late)),
     "a tuple": (lambda: ([],), lambda kept, late: kept[0].append(late)),
     "a namespace": (SimpleNamespace, lambda kept, late: setattr(kept, "late", late)),
-    "slots": (lambda: Slotted(None), lambda kept, late: setattr(kept, "held", late)),
-    "an object": (lambda: Own(None), lambda kept, late: setattr(kept, "held", late)),
+    "slots": (lambda: Slotted(None), lambda kept, late: setattr(kept, "referent", late)),
+    "an object": (lambda: Own(None), lambda kept, late: setattr(kept, "referent", late)),
     "a tensor": (lambda: torch.ones(2), lambda kept, late: setattr(kept, "late", late)),
     "an object array": (lambda: _array(None), lambda kept, late: kept.__setitem__(0, late)),
 }
@@ -171,10 +171,10 @@ def test_globals_added_to_a_named_module_after_the_plan_are_kept(program: Any) -
     program.planned = []
     fastpurge.sweep(keep=())
     program.planned.append(torch.ones(3))
-    holder = SimpleNamespace(tensor=torch.ones(4))
+    owner = SimpleNamespace(tensor=torch.ones(4))
     plan = fastpurge.plan(keep=[program])
-    program.late = holder.tensor
-    del holder
+    program.late = owner.tensor
+    del owner
     plan.apply()
     assert program.late.sum() == 4
     assert program.planned[0].sum() == 3

@@ -18,7 +18,7 @@ def w() -> torch.nn.Parameter:
     return torch.nn.Parameter(torch.ones(3, 3))
 
 
-class Rude(torch.Tensor):
+class Raising(torch.Tensor):
     @classmethod
     def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
         raise ValueError("do not touch me")
@@ -28,13 +28,13 @@ class Slotted(torch.Tensor):
     __slots__ = ("extra",)
 
 
-class RudeDispatch(torch.Tensor):
+class RaisingDispatch(torch.Tensor):
     @staticmethod
     def make() -> Any:
-        held = torch.ones(3)
+        referent = torch.ones(3)
         make = torch.Tensor._make_wrapper_subclass
-        outer: Any = make(RudeDispatch, (3,), dtype=torch.float32)
-        outer.held = held
+        outer: Any = make(RaisingDispatch, (3,), dtype=torch.float32)
+        outer.referent = referent
         return outer
 
     @classmethod
@@ -77,8 +77,8 @@ KINDS = {
     "lazy": lambda: torch.nn.UninitializedParameter(),
     "lazy buffer": lambda: torch.nn.UninitializedBuffer(),
     "shared": lambda: torch.ones(3).share_memory_(),
-    "rude": lambda: torch.ones(3).as_subclass(Rude),
-    "rude wrapper": RudeDispatch.make,
+    "raising": lambda: torch.ones(3).as_subclass(Raising),
+    "raising wrapper": RaisingDispatch.make,
     "slotted": lambda: torch.ones(3).as_subclass(Slotted),
     "C++ weak reference": lambda: _weakly_held(torch.ones(3)),
 }
@@ -215,35 +215,35 @@ def test_a_leaked_loss_frees_its_graph(program: Any) -> None:
 def test_the_contents_of_a_skipped_object_stay(program: Any) -> None:
     program.tensor = torch.ones(3).as_subclass(Slotted)
     program.tensor.extra = torch.ones(3)
-    program.wrapper = RudeSize.make()
+    program.wrapper = RaisingSize.make()
     report = fastpurge.sweep(keep=())
-    assert {item.type_name for item in report.skipped} == {"Slotted", "RudeSize", "Tensor"}
+    assert {item.type_name for item in report.skipped} == {"Slotted", "RaisingSize", "Tensor"}
     assert program.tensor.extra.sum() == 3
-    assert program.wrapper.held.sum() == 3
+    assert program.wrapper.referent.sum() == 3
 
 
-class RudeError(Exception):
+class RaisingError(Exception):
     def __str__(self) -> str:
         raise ValueError("cannot even say what is wrong")
 
 
-class RudeSize(RudeDispatch):
+class RaisingSize(RaisingDispatch):
     """A tensor that computes its own size, and raises an error that cannot be printed."""
 
     @staticmethod
     def make() -> Any:
         make: Any = torch.Tensor._make_wrapper_subclass
-        outer = make(RudeSize, (3,), dtype=torch.float32, dispatch_sizes_strides_policy="sizes")
-        outer.held = torch.ones(3)
+        outer = make(RaisingSize, (3,), dtype=torch.float32, dispatch_sizes_strides_policy="sizes")
+        outer.referent = torch.ones(3)
         return outer
 
     @classmethod
     def __torch_dispatch__(cls, *args: Any, **kwargs: Any) -> Any:
-        raise RudeError
+        raise RaisingError
 
 
 def test_an_error_stored_by_its_class_keeps_nothing_alive(program: Any) -> None:
-    class Remembers(RudeDispatch):
+    class Remembers(RaisingDispatch):
         last: Any = None
 
         @classmethod
@@ -259,33 +259,33 @@ def test_an_error_stored_by_its_class_keeps_nothing_alive(program: Any) -> None:
 
 
 def test_an_unprintable_error_ends_no_sweep(program: Any) -> None:
-    program.wrapper = RudeSize.make()
+    program.wrapper = RaisingSize.make()
     [item, _] = fastpurge.sweep(keep=()).skipped
-    assert item.reason == "RudeError"
+    assert item.reason == "RaisingError"
 
 
-class RudeMeta(type):
+class RaisingMeta(type):
     asked = 0
 
     def __eq__(cls, other: object) -> bool:
-        RudeMeta.asked += 1
+        RaisingMeta.asked += 1
         raise ValueError("do not compare me")
 
     __hash__ = type.__hash__
 
 
 def test_a_metaclass_is_never_compared(program: Any) -> None:
-    module_class = RudeMeta("Rude", (torch.nn.Module,), {})
+    module_class = RaisingMeta("Raising", (torch.nn.Module,), {})
     program.module, program.tensor = module_class(), torch.ones(3)
     kept = module_class()
-    RudeMeta.asked = 0
+    RaisingMeta.asked = 0
     fastpurge.sweep(keep=[kept])
-    assert RudeMeta.asked == 0
+    assert RaisingMeta.asked == 0
     assert is_purged(program.module)
     assert not is_purged(kept)
 
 
-class RudeName(str):
+class RaisingName(str):
     def __format__(self, spec: str) -> str:
         raise ValueError("do not print me")
 
@@ -294,7 +294,7 @@ class RudeName(str):
 
 def test_a_class_name_of_a_str_subclass_is_reported(program: Any) -> None:
     cls = type("Named", (torch.nn.Module,), {})
-    cls.__qualname__ = RudeName("Named")
+    cls.__qualname__ = RaisingName("Named")
     program.module = cls()
     assert "Named" in str(fastpurge.sweep(keep=()))
     assert "Named" in repr(program.module)

@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LOST = [torch.OutOfMemoryError, getattr(torch, "AcceleratorError", RuntimeError)]
 
 
-class Rude(TorchDispatchMode):
+class Raising(TorchDispatchMode):
     """A dispatch mode that raises at every operator."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise ValueError("not in my mode")
 
 
-class RudeFunctions(TorchFunctionMode):
+class RaisingFunctions(TorchFunctionMode):
     """A function mode that raises at every torch function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,8 +94,8 @@ def test_a_failed_overwrite_is_reported_and_the_rest_is_overwritten(
 @pytest.mark.parametrize(
     "mode",
     [
-        Rude,
-        RudeFunctions,
+        Raising,
+        RaisingFunctions,
         pytest.param(FakeTensorMode, marks=pytest.mark.imports_much),
         lambda: torch.device("meta"),
     ],
@@ -123,12 +123,12 @@ def test_finalizers_that_raise_do_not_end_a_sweep(program: Any, monkeypatch: pyt
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    recorded: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: recorded.append(unraisable.exc_type))
     program.all = [torch.ones(3), torch.ones(3).as_subclass(Mortal), MortalModule(), torch.ones(3)]
-    program.all[0].attribute = held = type("Held", (), {})()
-    finalizer = weakref.ref(held, lambda _: 1 / 0)
-    del held
+    program.all[0].attribute = referent = type("Held", (), {})()
+    finalizer = weakref.ref(referent, lambda _: 1 / 0)
+    del referent
     report = fastpurge.sweep(keep=())
     assert all(map(is_purged, program.all))
     assert {item.type_name for item in report.released} == {
@@ -136,7 +136,7 @@ def test_finalizers_that_raise_do_not_end_a_sweep(program: Any, monkeypatch: pyt
         Mortal.__qualname__,
         MortalModule.__qualname__,
     }
-    assert {ValueError, KeyboardInterrupt, ZeroDivisionError} <= {*told}
+    assert {ValueError, KeyboardInterrupt, ZeroDivisionError} <= {*recorded}
     assert finalizer() is None
 
 

@@ -51,9 +51,9 @@ def test_hooks_of_released_modules_are_dropped(program: Any) -> None:
     big = Big()
     ref = weakref.ref(big)
     program.model = torch.nn.Linear(4, 4)
-    program.model.register_forward_hook(lambda *_, held=big: None)
+    program.model.register_forward_hook(lambda *_, referent=big: None)
     program.tensor = torch.ones(3, requires_grad=True)
-    program.tensor.register_hook(lambda grad, held=big: grad)
+    program.tensor.register_hook(lambda grad, referent=big: grad)
     program.tensor.attribute = big
     del big
     fastpurge.sweep(keep=())
@@ -219,11 +219,11 @@ def test_a_finalizer_of_garbage_finds_its_objects_intact() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        "future = Future(); future.set_result(cache[0]); garbage.held = future",
+        "future = Future(); future.set_result(cache[0]); garbage.referent = future",
         "state.tensor = cache[0]; weakref.finalize(garbage, print, state).atexit = False",
-        "garbage.held = numpy.array([cache[0], None], dtype=object)",
-        "garbage.held = numpy.from_dlpack(cache[0])",
-        "cache[0].requires_grad_(); garbage.held = (cache[0] ** 2).sum()",
+        "garbage.referent = numpy.array([cache[0], None], dtype=object)",
+        "garbage.referent = numpy.from_dlpack(cache[0])",
+        "cache[0].requires_grad_(); garbage.referent = (cache[0] ** 2).sum()",
     ],
 )
 def test_tensors_referenced_only_by_garbage_free_their_memory(make: str) -> None:
@@ -343,41 +343,41 @@ def test_a_whole_sweep_runs_no_foreign_code(program: Any) -> None:  # noqa: C901
             Liar.asked += 1
             return 1
 
-    class RudeTensor(torch.Tensor):
+    class RaisingTensor(torch.Tensor):
         asked = 0
 
         def __getattribute__(self, name: str) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return super().__getattribute__(name)
 
         @classmethod
         def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return super().__torch_function__(*args, **kwargs)
 
         def __eq__(self, other: object) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return True
 
         __hash__ = None  # type: ignore[assignment]
 
-    class RudeModule(torch.nn.Module):
+    class RaisingModule(torch.nn.Module):
         asked = 0
 
         def __getattribute__(self, name: str) -> Any:
-            RudeModule.asked += 1
+            RaisingModule.asked += 1
             return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            RudeModule.asked += 1
+            RaisingModule.asked += 1
             super().__setattr__(name, value)
 
     liar = Liar()
-    kept_tensor = torch.ones(4).as_subclass(RudeTensor)
-    kept_module = RudeModule()
-    program.tensor = torch.ones(3).as_subclass(RudeTensor)
-    program.module = RudeModule()
-    counts = (Liar, RudeTensor, RudeModule)
+    kept_tensor = torch.ones(4).as_subclass(RaisingTensor)
+    kept_module = RaisingModule()
+    program.tensor = torch.ones(3).as_subclass(RaisingTensor)
+    program.module = RaisingModule()
+    counts = (Liar, RaisingTensor, RaisingModule)
     for cls in counts:
         cls.asked = 0
     report = fastpurge.sweep(keep=[liar, {"k": liar}, kept_tensor, kept_module], wipe=True)

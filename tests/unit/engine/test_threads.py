@@ -136,14 +136,14 @@ def test_tensors_in_a_list_being_sorted_stay(
 
     started, stop = threading.Event(), threading.Event()
 
-    def wait_and_tell(sample: Sample) -> float:
+    def wait_and_record(sample: Sample) -> float:
         started.set()
         stop.wait()
         return -sample.number
 
     program.samples = of(Sample(number) for number in range(3))
     program.forgotten = torch.ones(4)
-    thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_tell))
+    thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_record))
     exchange = _core.exchange
 
     def sort_first(*args: Any, **named: Any) -> Any:
@@ -177,7 +177,7 @@ def test_a_sweep_within_a_sweep_is_an_error(program: Any) -> None:
                 errors.append(str(error))
 
     program.model = torch.nn.ReLU()
-    program.model.held = Sweeper()
+    program.model.referent = Sweeper()
     fastpurge.sweep(keep=())
     assert len(errors) == 1
     assert "sweep is under way" in errors[0]

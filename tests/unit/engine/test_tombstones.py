@@ -28,8 +28,8 @@ def x() -> torch.Tensor:
 TENSOR_USES: dict[str, Callable[[Any], object]] = {
     "add": lambda z: z + 1,
     "radd": lambda z: 1 + z,
-    "tensor + zombie": lambda z: x() + z,
-    "zombie + tensor": lambda z: z + x(),
+    "tensor + tombstone": lambda z: x() + z,
+    "tombstone + tensor": lambda z: z + x(),
     "matmul": lambda z: z @ x().t(),
     "rmatmul": lambda z: x().t() @ z,
     "iadd": lambda z: operator.iadd(z, 1),
@@ -39,7 +39,7 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
     "neg": lambda z: -z,
     "eq": lambda z: z == 1,
     "lt": lambda z: z < 1,
-    "tensor == zombie": lambda z: x() == z,
+    "tensor == tombstone": lambda z: x() == z,
     "function": torch.sum,
     "out=": lambda z: torch.add(x(), 1, out=z),
     "in a list": lambda z: torch.cat([x(), z]),
@@ -105,19 +105,19 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
 }
 
 
-def _bury(program: Any, *, parameter: bool = False) -> None:
+def _released(program: Any, *, parameter: bool = False) -> None:
     # Only the program refers to it: a local variable here would be spared as running code.
-    program.zombie = torch.nn.Parameter(x()) if parameter else x()
+    program.tombstone = torch.nn.Parameter(x()) if parameter else x()
     fastpurge.sweep(keep=(), label="node 7 'Purge ALL'")
-    assert is_purged(program.zombie)
+    assert is_purged(program.tombstone)
 
 
 @pytest.mark.parametrize("use", TENSOR_USES.values(), ids=TENSOR_USES)
 @pytest.mark.parametrize("parameter", [False, True], ids=["tensor", "parameter"])
 def test_every_use_of_a_released_tensor_raises(use: Any, parameter: bool, program: Any) -> None:
-    _bury(program, parameter=parameter)
+    _released(program, parameter=parameter)
     with pytest.raises(PurgedError) as raised:
-        use(program.zombie)
+        use(program.tombstone)
     message = str(raised.value)
     type_name = "Parameter" if parameter else "Tensor"
     assert f"float32 {type_name} of shape (2, 3) on cpu" in message
@@ -129,7 +129,7 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
     name: TENSOR_USES[name]
     for name in (
         "add",
-        "tensor + zombie",
+        "tensor + tombstone",
         "in-place into",
         "copy from",
         "copy to",
@@ -152,19 +152,19 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("use", BEHIND_TORCH_FUNCTION.values(), ids=BEHIND_TORCH_FUNCTION)
 def test_a_tombstone_raises_where_torch_function_is_disabled(use: Any, program: Any) -> None:
     # As in the __torch_function__ of another subclass, and for C++ code.
-    _bury(program)
+    _released(program)
     with torch._C.DisableTorchFunctionSubclass(), pytest.raises(PurgedError, match="node 7"):
-        use(program.zombie)
+        use(program.tombstone)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_torchscript_raises_on_a_tombstone(program: Any) -> None:
     graph: Any = torch.jit.trace(lambda a, b: a @ b.t(), (x(), x()))
     assert graph(x(), x()).sum() == 12
-    _bury(program)
+    _released(program)
     # Its interpreter turns every Python exception into an anonymous RuntimeError.
     with pytest.raises(RuntimeError, match="TorchScript interpreter"):
-        graph(x(), program.zombie)
+        graph(x(), program.tombstone)
 
 
 MODULE_USES: dict[str, Callable[[Any], object]] = {
@@ -203,10 +203,10 @@ MODULE_USES: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("use", MODULE_USES.values(), ids=MODULE_USES)
 def test_every_use_of_a_released_module_raises(use: Any, program: Any) -> None:
-    program.zombie = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    program.tombstone = torch.nn.Sequential(torch.nn.Linear(3, 3))
     fastpurge.sweep(keep=(), label="here")
     with pytest.raises(PurgedError, match=r"module Sequential.*\(here\).*keep="):
-        use(program.zombie)
+        use(program.tombstone)
 
 
 def test_a_tombstone_can_be_printed_identified_and_dropped(program: Any) -> None:
@@ -252,16 +252,16 @@ def test_purged_error_can_be_pickled() -> None:
 
 def test_no_tensor_takes_the_data_of_a_tombstone(program: Any) -> None:
     # These do not dispatch, so torch must refuse: a tombstone is a meta tensor, which has no memory.
-    _bury(program)
-    zombie = program.zombie
+    _released(program)
+    tombstone = program.tombstone
     tensor, parameter = torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3))
     for one in (tensor, parameter):
         with pytest.raises(RuntimeError, match="incompatible tensor type"):
-            one.data = zombie
+            one.data = tombstone
         with pytest.raises((RuntimeError, TypeError)):
-            one.grad = zombie
+            one.grad = tombstone
     with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view first
-        torch._C._to_dlpack(zombie)
+        torch._C._to_dlpack(tombstone)
     assert tensor.sum() == parameter.sum() == 6
 
 

@@ -171,16 +171,16 @@ class TestTasks:
 
 
 DERIVED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], torch.Tensor]]] = {
-    "collections.UserDict": (lambda of: of(x=four()), lambda held: held["x"]),
-    "collections.UserList": (lambda of: of([four()]), lambda held: held[0]),
-    "collections.ChainMap": (lambda of: of({}, {"x": four()}), lambda held: held["x"]),
-    "types.SimpleNamespace": (lambda of: of(x=[four()]), lambda held: held.x[0]),
-    "functools.partial": (lambda of: of(torch.add, four()), lambda held: held(0)),
-    "queue.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
-    "queue.PriorityQueue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
-    "queue.SimpleQueue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
-    "asyncio.Queue": (lambda of: _filled(of()), lambda held: held.get_nowait()),
-    "transformers.BatchEncoding": (lambda of: of({"x": four()}), lambda held: held["x"]),
+    "collections.UserDict": (lambda of: of(x=four()), lambda referent: referent["x"]),
+    "collections.UserList": (lambda of: of([four()]), lambda referent: referent[0]),
+    "collections.ChainMap": (lambda of: of({}, {"x": four()}), lambda referent: referent["x"]),
+    "types.SimpleNamespace": (lambda of: of(x=[four()]), lambda referent: referent.x[0]),
+    "functools.partial": (lambda of: of(torch.add, four()), lambda referent: referent(0)),
+    "queue.Queue": (lambda of: _filled(of()), lambda referent: referent.get_nowait()),
+    "queue.PriorityQueue": (lambda of: _filled(of()), lambda referent: referent.get_nowait()),
+    "queue.SimpleQueue": (lambda of: _filled(of()), lambda referent: referent.get_nowait()),
+    "asyncio.Queue": (lambda of: _filled(of()), lambda referent: referent.get_nowait()),
+    "transformers.BatchEncoding": (lambda of: of({"x": four()}), lambda referent: referent["x"]),
 }
 
 
@@ -189,9 +189,9 @@ def test_a_local_of_a_derived_container_class_keeps_its_contents(name: str) -> N
     module, _, attribute = name.partition(".")
     make, read = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
-    held = make(type("Derived", (base,), {"__module__": __name__}))
+    referent = make(type("Derived", (base,), {"__module__": __name__}))
     sweep()
-    assert total(read(held)) == 4
+    assert total(read(referent)) == 4
 
 
 class TestC:
@@ -310,9 +310,9 @@ class TestC:
 class TestTypesThatAnswerNothing:
     def test_a_module_name_of_another_type_ends_no_sweep(self) -> None:
         names: tuple[Any, ...] = (None, 5, four(), "", "..", "tornado..web\ud800", "a" * 10_000)
-        held = [type("Odd", (dict,), {"__module__": name})(x=four()) for name in names]
+        referent = [type("Odd", (dict,), {"__module__": name})(x=four()) for name in names]
         sweep()
-        assert [total(one["x"]) for one in held] == [4] * len(names)
+        assert [total(one["x"]) for one in referent] == [4] * len(names)
 
     def test_forgotten_training_objects_are_released_by_another_thread(self, program: Any) -> None:
         program.model = torch.nn.Linear(5, 5)

@@ -78,7 +78,7 @@ sys.exit(cli.main(["demo"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "FAILED a zombie is loud" in done.stdout
+    assert "FAILED a tombstone is loud" in done.stdout
 
 
 def test_the_pack_is_installed_into_a_comfyui_only(

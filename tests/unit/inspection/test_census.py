@@ -8,7 +8,6 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import fastpurge
@@ -23,11 +22,7 @@ from hypothesis import strategies as st
 MiB = 2**20
 
 
-@pytest.fixture(autouse=True)
-def collector_off() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("collector_off")
 
 
 def _share(shares: tuple[Share, ...], name: str) -> Share:
@@ -65,9 +60,9 @@ def test_memory_with_several_aliases_counts_once(program: Any) -> None:
     ]
     program.array = program.base.numpy()
     program.views += [program.array[3:], program.array.T]
-    held = _held(program, census())
-    assert held.nbytes == 4_000_000
-    assert held.count >= 8
+    referent = _held(program, census())
+    assert referent.nbytes == 4_000_000
+    assert referent.count >= 8
 
 
 def test_arrays_are_found_through_their_owners(program: Any) -> None:
@@ -82,9 +77,9 @@ def test_arrays_are_found_through_their_owners(program: Any) -> None:
 
 def test_an_array_referenced_only_by_a_view_is_counted_through_the_view(program: Any) -> None:
     program.view = np.ones((1000, 1000))[10:, 10:]
-    held = _held(program, census())
-    assert held.nbytes == 8_000_000
-    assert held.count in (1, 2)
+    referent = _held(program, census())
+    assert referent.nbytes == 8_000_000
+    assert referent.count in (1, 2)
 
 
 def test_memory_that_overlaps_counts_once(program: Any) -> None:

@@ -25,7 +25,7 @@ class Slotted:
     __slots__ = ("inner",)
 
 
-class Hostile:
+class Raising:
     """An object whose attributes and special methods fail the test."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -37,35 +37,35 @@ class Hostile:
 Pair = namedtuple("Pair", "left right")
 
 
-def _own(held: object) -> Own:
+def _own(referent: object) -> Own:
     own = Own()
-    own.held = held  # type: ignore[attr-defined]
+    own.referent = referent  # type: ignore[attr-defined]
     return own
 
 
-def _slotted(held: object) -> Slotted:
+def _slotted(referent: object) -> Slotted:
     slotted = Slotted()
-    slotted.inner = held  # type: ignore[attr-defined]
+    slotted.inner = referent  # type: ignore[attr-defined]
     return slotted
 
 
-def _hostile(held: object) -> Hostile:
-    hostile = Hostile()
-    object.__setattr__(hostile, "held", held)
-    return hostile
+def _raising_object(referent: object) -> Raising:
+    raising = Raising()
+    object.__setattr__(raising, "referent", referent)
+    return raising
 
 
-def _class(held: object) -> type:
-    return type("Klass", (), {"held": held})
+def _class(referent: object) -> type:
+    return type("Klass", (), {"referent": referent})
 
 
-def _closure(held: object) -> Callable[[], object]:
-    return lambda: held
+def _closure(referent: object) -> Callable[[], object]:
+    return lambda: referent
 
 
-def _generator(held: object) -> Iterator[object]:
+def _generator(referent: object) -> Iterator[object]:
     def generator() -> Iterator[object]:
-        local = [held]
+        local = [referent]
         while True:
             yield local[0]
 
@@ -74,34 +74,34 @@ def _generator(held: object) -> Iterator[object]:
     return running
 
 
-def _error(held: object) -> BaseException:
+def _error(referent: object) -> BaseException:
     def fail(big: object) -> None:
         raise ValueError
 
     try:
-        fail(held)
+        fail(referent)
     except ValueError as error:
         return error
     raise AssertionError
 
 
-def _defaults(held: object) -> Callable[[], object]:
-    def function(a: object = held, *, b: object = None) -> object:
+def _defaults(referent: object) -> Callable[[], object]:
+    def function(a: object = referent, *, b: object = None) -> object:
         return a
 
     return function
 
 
-def _keyword(held: object) -> Callable[[], object]:
-    def function(*, b: object = held) -> object:
+def _keyword(referent: object) -> Callable[[], object]:
+    def function(*, b: object = referent) -> object:
         return b
 
     return function
 
 
-def _model(held: object) -> torch.nn.Module:
+def _model(referent: object) -> torch.nn.Module:
     model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Sequential(OrderedDict(last=torch.nn.Linear(2, 2))))
-    model[1].last.register_buffer("held", held)  # type: ignore[arg-type, union-attr]
+    model[1].last.register_buffer("referent", referent)  # type: ignore[arg-type, union-attr]
     return model
 
 
@@ -115,18 +115,18 @@ SPELLED = {
     "tuple": (lambda x: (x, (1, x)), "[0]"),
     "deque": (lambda x: deque([1, x]), "[1]"),
     "named tuple": (lambda x: Pair(1, x), "[1]"),
-    "attribute": (_own, ".held"),
-    "nested attributes": (lambda x: _own(_own([x])), ".held.held[0]"),
+    "attribute": (_own, ".referent"),
+    "nested attributes": (lambda x: _own(_own([x])), ".referent.referent[0]"),
     "slot": (_slotted, ".inner"),
-    "class": (_class, ".held"),
+    "class": (_class, ".referent"),
     "closure": (_closure, ".__closure__[0].cell_contents"),
     "default": (_defaults, ".__defaults__[0]"),
     "keyword default": (_keyword, ".__kwdefaults__['b']"),
     "partial": (lambda x: functools.partial(print, x), ".args[0]"),
-    "bound method": (lambda x: _own(x).__init__, ".__self__.held"),  # type: ignore[misc]
+    "bound method": (lambda x: _own(x).__init__, ".__self__.referent"),  # type: ignore[misc]
     "generator": (_generator, ".gi_frame.f_locals['local'][0]"),
-    "exception": (_error, ".__traceback__.tb_frame.f_locals['held']"),
-    "model": (_model, "[1].last.held"),
+    "exception": (_error, ".__traceback__.tb_frame.f_locals['referent']"),
+    "model": (_model, "[1].last.referent"),
     "property": (lambda x: property(lambda _: x), ".fget.__closure__[0].cell_contents"),
     "static method": (lambda x: staticmethod(_closure(x)), ".__func__.__closure__[0].cell_contents"),
 }
@@ -134,12 +134,12 @@ SPELLED = {
 
 @pytest.mark.parametrize("name", SPELLED)
 def test_a_path_evaluates_to_the_object(name: str, program: Any) -> None:
-    holder, code = SPELLED[name]
-    held = torch.ones(3)
-    program.root = holder(held)
-    found = why(held)
+    owner, code = SPELLED[name]
+    referent = torch.ones(3)
+    program.root = owner(referent)
+    found = why(referent)
     assert found.path == f"{program.__name__}.root{code}"
-    assert eval(found.path, {program.__name__: program}) is held
+    assert eval(found.path, {program.__name__: program}) is referent
     assert found.reason is None
     assert found.types[-1] == "Tensor"
 
@@ -160,10 +160,10 @@ class _Key:
 
 @pytest.mark.parametrize("name", READ)
 def test_a_step_without_code_is_described_in_the_path(name: str, program: Any) -> None:
-    holder, words = READ[name]
-    held = torch.ones(3)
-    program.root = holder(held)
-    assert why(held).path == f"{program.__name__}.root{words}"
+    owner, words = READ[name]
+    referent = torch.ones(3)
+    program.root = owner(referent)
+    assert why(referent).path == f"{program.__name__}.root{words}"
 
 
 NAMED = {
@@ -180,10 +180,10 @@ def test_the_path_of_a_submodule_is_valid_code(name: str, program: Any) -> None:
     of, key, code = NAMED[name]
     program.root = of()
     program.root.add_module(key, torch.nn.Linear(2, 2))
-    held = program.root._modules[key]
-    found = why(held)
+    referent = program.root._modules[key]
+    found = why(referent)
     assert found.path == f"{program.__name__}.root{code}"
-    assert eval(found.path, {program.__name__: program}) is held
+    assert eval(found.path, {program.__name__: program}) is referent
 
 
 def test_the_path_of_a_namespace_is_the_dict_of_its_module(program: Any) -> None:
@@ -191,10 +191,10 @@ def test_the_path_of_a_namespace_is_the_dict_of_its_module(program: Any) -> None
 
 
 def test_why_runs_no_code_of_objects(program: Any) -> None:
-    held = torch.ones(3)
-    program.root = _hostile([held])
-    assert why(held).path == f"{program.__name__}.root.held[0]"
-    assert why(program.root).what == "Hostile"
+    referent = torch.ones(3)
+    program.root = _raising_object([referent])
+    assert why(referent).path == f"{program.__name__}.root.referent[0]"
+    assert why(program.root).what == "Raising"
 
 
 HIDDEN = {
@@ -238,12 +238,12 @@ def test_tensors_saved_for_backward_are_found(program: Any) -> None:
 
 
 def test_a_path_of_thousands_of_steps_is_found(program: Any) -> None:
-    held = torch.ones(3)
-    chain: Any = held
+    referent = torch.ones(3)
+    chain: Any = referent
     for _ in range(5_000):
         chain = [chain]
     program.root = chain
-    found = why(held)
+    found = why(referent)
     assert found.path == f"{program.__name__}.root" + "[0]" * 5_000
     for _ in range(5_000):  # or dropping it would recurse as deeply
         chain = chain[0]

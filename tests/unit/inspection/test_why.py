@@ -17,13 +17,13 @@ from fastpurge import why
 pytestmark = pytest.mark.usefixtures("collector_off")
 
 
-class _RudeModule(ModuleType):
+class _RaisingModule(ModuleType):
     @property
     def __dict__(self) -> Any:  # type: ignore[override]
         raise AssertionError("asked")
 
 
-class _RudeThread(threading.Thread):
+class _RaisingThread(threading.Thread):
     @property
     def name(self) -> str:
         raise AssertionError("asked")
@@ -32,17 +32,17 @@ class _RudeThread(threading.Thread):
     def name(self, _: str) -> None: ...
 
 
-class _RudeMeta(type):
+class _RaisingMeta(type):
     @property
     def __name__(cls) -> str:  # type: ignore[override]
         raise AssertionError("asked")
 
 
-class _RudeError(Exception, metaclass=_RudeMeta):
+class _RaisingError(Exception, metaclass=_RaisingMeta):
     pass
 
 
-class _RudeTensor(torch.Tensor):
+class _RaisingTensor(torch.Tensor):
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> Any:
         raise AssertionError("asked")
@@ -60,18 +60,18 @@ def _see_all(program: Any) -> fastpurge.SweepReport:
 @pytest.mark.parametrize("what", ["module", "key", "thread", "error", "tensor", "nothing"])
 def test_no_code_of_roots_is_run(what: str, program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     done = threading.Event()
-    thread = _RudeThread(target=done.wait) if what == "thread" else threading.Thread(target=done.wait)
+    thread = _RaisingThread(target=done.wait) if what == "thread" else threading.Thread(target=done.wait)
     thread.start()
     if what == "module":
-        monkeypatch.setitem(sys.modules, "rude", _RudeModule("rude"))
+        monkeypatch.setitem(sys.modules, "raising", _RaisingModule("raising"))
     if what == "key":
         monkeypatch.setitem(cast(Any, sys.modules), 5, program)
     if what == "tensor":
-        program.rude = torch.ones(3).as_subclass(_RudeTensor)
+        program.raising = torch.ones(3).as_subclass(_RaisingTensor)
     try:
         if what == "error":
             try:
-                raise _RudeError
+                raise _RaisingError
             except BaseException:
                 report = _see_all(program)
         else:
@@ -79,8 +79,8 @@ def test_no_code_of_roots_is_run(what: str, program: Any, monkeypatch: pytest.Mo
     finally:
         done.set()
         thread.join()
-    held = [item.held_by for item in report.released if item.held_by is not None]
-    assert held == [f"{program.__name__}.large[<int of 16610 bits>]"]
+    referent = [item.held_by for item in report.released if item.held_by is not None]
+    assert referent == [f"{program.__name__}.large[<int of 16610 bits>]"]
 
 
 class _Mapping(dict[str, Any]):
@@ -90,15 +90,15 @@ class _Mapping(dict[str, Any]):
 
 def test_the_caller_may_store_its_variables_in_any_mapping(program: Any) -> None:
     program.make, program.why = (lambda: torch.ones(3)), why
-    code = "held = make(); found = why(held)"
+    code = "referent = make(); found = why(referent)"
     exec(code, {"make": program.make, "why": why}, vars(program))
-    assert program.found.path == f"{program.__name__}.held"
+    assert program.found.path == f"{program.__name__}.referent"
     names = _Mapping()
     exec(code, vars(program), names)
-    assert names["found"].path == "held"
+    assert names["found"].path == "referent"
     chained: Any = ChainMap({})
     exec(code, vars(program), chained)
-    assert "held" in str(chained["found"].path)
+    assert "referent" in str(chained["found"].path)
 
 
 def test_a_local_of_the_caller_is_reported_last(program: Any) -> None:
@@ -113,10 +113,10 @@ def test_a_local_of_the_caller_is_reported_last(program: Any) -> None:
 
 
 def test_a_global_of_the_calling_module_is_reported_last(program: Any) -> None:
-    code = "held = make(); first = why(held); cache = {'k': held}; second = why(held)"
+    code = "referent = make(); first = why(referent); cache = {'k': referent}; second = why(referent)"
     program.make, program.why = (lambda: torch.ones(3)), why
     exec(code, vars(program))
-    assert program.first.path == f"{program.__name__}.held"
+    assert program.first.path == f"{program.__name__}.referent"
     assert program.second.path == f"{program.__name__}.cache['k']"
 
 
@@ -129,11 +129,11 @@ def test_contents_of_local_containers_are_found_in_their_frame() -> None:
 
 def test_locals_of_another_thread_are_found_in_their_frame() -> None:
     ready, done = threading.Event(), threading.Event()
-    held: list[weakref.ref[torch.Tensor]] = []
+    referent: list[weakref.ref[torch.Tensor]] = []
 
     def work() -> None:
         latent = torch.ones(3)
-        held.append(weakref.ref(latent))
+        referent.append(weakref.ref(latent))
         ready.set()
         done.wait()
 
@@ -141,7 +141,7 @@ def test_locals_of_another_thread_are_found_in_their_frame() -> None:
     thread.start()
     ready.wait()
     try:
-        found = why(held[0]())
+        found = why(referent[0]())
     finally:
         done.set()
         thread.join()
@@ -164,14 +164,14 @@ def test_reading_a_frame_adds_no_references_to_it() -> None:
 def test_an_exception_being_handled_is_a_root() -> None:
     def fail() -> None:
         big = torch.ones(3)
-        held.append(weakref.ref(big))
+        referent.append(weakref.ref(big))
         raise ValueError
 
-    held: list[weakref.ref[torch.Tensor]] = []
+    referent: list[weakref.ref[torch.Tensor]] = []
     try:
         fail()
     except ValueError:
-        found = why(held[0]())
+        found = why(referent[0]())
     assert found.path == "ValueError.__traceback__.tb_next.tb_frame.f_locals['big']"
     assert found.where == "an exception being handled, thread MainThread"
 
@@ -217,9 +217,9 @@ class Own:
 
 
 def _cycle() -> weakref.ref[torch.Tensor]:
-    own, held = Own(), torch.ones(3)
-    own.me, own.held = own, [held]  # type: ignore[attr-defined]
-    return weakref.ref(held)
+    own, referent = Own(), torch.ones(3)
+    own.me, own.referent = own, [referent]  # type: ignore[attr-defined]
+    return weakref.ref(referent)
 
 
 def test_cyclic_garbage_has_no_path_and_a_reason() -> None:

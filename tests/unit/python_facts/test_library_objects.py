@@ -29,59 +29,65 @@ def _chain_map() -> Any:
     return collections.ChainMap({"x": torch.ones(4)}, {"y": torch.ones(4)})
 
 
-HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
-    "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda held: held["x"]),
-    "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda held: held["x"].value),
-    "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda held: held[0]),
-    "ChainMap": (_chain_map, lambda held: held["y"]),
-    "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda held: held.x),
-    "mappingproxy": (lambda: types.MappingProxyType({"x": torch.ones(4)}), lambda held: held["x"]),
-    "defaultdict": (lambda: collections.defaultdict(list, x=[torch.ones(4)]), lambda held: held["x"][0]),
-    "partial": (lambda: functools.partial(torch.add, torch.ones(4)), lambda held: held(0)),
+OWNERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
+    "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda referent: referent["x"]),
+    "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda referent: referent["x"].value),
+    "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda referent: referent[0]),
+    "ChainMap": (_chain_map, lambda referent: referent["y"]),
+    "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda referent: referent.x),
+    "mappingproxy": (lambda: types.MappingProxyType({"x": torch.ones(4)}), lambda referent: referent["x"]),
+    "defaultdict": (
+        lambda: collections.defaultdict(list, x=[torch.ones(4)]),
+        lambda referent: referent["x"][0],
+    ),
+    "partial": (lambda: functools.partial(torch.add, torch.ones(4)), lambda referent: referent(0)),
     "tee": (lambda: itertools.tee(iter([torch.ones(4)]))[0], next),
-    "Mock": (lambda: mock.Mock(x=torch.ones(4)), lambda held: held.x),
-    "Normal": (lambda: torch.distributions.Normal(torch.zeros(4), 1e-9), lambda held: held.sample() + 1),
+    "Mock": (lambda: mock.Mock(x=torch.ones(4)), lambda referent: referent.x),
+    "Normal": (
+        lambda: torch.distributions.Normal(torch.zeros(4), 1e-9),
+        lambda referent: referent.sample() + 1,
+    ),
     "MixtureSameFamily": (
         lambda: torch.distributions.MixtureSameFamily(
             torch.distributions.Categorical(torch.ones(2)),
             torch.distributions.Normal(torch.ones(2), torch.full((2,), 1e-9)),
         ),
-        lambda held: held.sample((4,)),
+        lambda referent: referent.sample((4,)),
     ),
     "WeightedRandomSampler": (
         lambda: torch.utils.data.WeightedRandomSampler([0.0, 1.0], 4),
-        lambda held: torch.tensor([*held]),
+        lambda referent: torch.tensor([*referent]),
     ),
     "SubsetRandomSampler": (
         lambda: torch.utils.data.SubsetRandomSampler(torch.ones(4, dtype=torch.int)),  # type: ignore[arg-type]
-        lambda held: torch.stack([*held]),
+        lambda referent: torch.stack([*referent]),
     ),
     "PackedSequence": (
         lambda: torch.nn.utils.rnn.pack_sequence([torch.ones(4)]),
-        lambda held: held.data,
+        lambda referent: referent.data,
     ),
 }
 
 
-@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("name", OWNERS)
 def test_a_library_object_in_a_local_keeps_its_contents(name: str) -> None:
-    make, read = HOLDERS[name]
-    held = make()
+    make, read = OWNERS[name]
+    referent = make()
     fastpurge.sweep(keep=())
-    assert read(held).sum().item() == pytest.approx(4)
+    assert read(referent).sum().item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("name", OWNERS)
 def test_a_library_object_in_a_local_of_another_thread_keeps_its_contents(name: str) -> None:
-    make, read = HOLDERS[name]
+    make, read = OWNERS[name]
     ready, swept = threading.Event(), threading.Event()
     sums: list[float] = []
 
     def work() -> None:
-        held = make()
+        referent = make()
         ready.set()
         swept.wait()
-        sums.append(read(held).sum().item())
+        sums.append(read(referent).sum().item())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -92,23 +98,23 @@ def test_a_library_object_in_a_local_of_another_thread_keeps_its_contents(name: 
     assert sums == [pytest.approx(4)]
 
 
-@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("name", OWNERS)
 def test_a_library_object_on_the_stack_keeps_its_contents(name: str) -> None:
-    make, read = HOLDERS[name]
+    make, read = OWNERS[name]
 
-    def sweep(held: Any) -> float:
+    def sweep(referent: Any) -> float:
         fastpurge.sweep(keep=())
-        return read(held).sum().item()
+        return read(referent).sum().item()
 
     assert [make(), sweep(make())][1] == pytest.approx(4)
 
 
-@pytest.mark.parametrize("name", sorted(HOLDERS))
+@pytest.mark.parametrize("name", sorted(OWNERS))
 def test_a_forgotten_library_object_keeps_nothing(name: str, program: Any) -> None:
-    program.held = torch.ones(7)
-    program.forgotten = collections.UserDict(x=program.held)
+    program.referent = torch.ones(7)
+    program.forgotten = collections.UserDict(x=program.referent)
     fastpurge.sweep(keep=())
-    assert is_purged(program.held)
+    assert is_purged(program.referent)
 
 
 def test_an_object_of_the_program_is_not_traversed(program: Any) -> None:
@@ -184,10 +190,10 @@ def test_instances_of_derived_torch_classes_are_in_use(name: str) -> None:
     module, attribute = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
     derived: Any = type("Derived", (base,), {"__module__": __name__})
-    held = [derived.__new__(derived)]
-    held[0].table = {"k": torch.ones(4)}
+    referent = [derived.__new__(derived)]
+    referent[0].table = {"k": torch.ones(4)}
     fastpurge.sweep(keep=())
-    assert held[0].table["k"].sum() == 4
+    assert referent[0].table["k"].sum() == 4
 
 
 @pytest.mark.parametrize("models", [True, False])
@@ -286,22 +292,22 @@ pipe
     def test_a_logger_does_not_keep_the_contents_of_its_handlers(self, program: Any) -> None:
         import logging
 
-        program.held = torch.ones(4)
+        program.referent = torch.ones(4)
 
         logger = logging.getLogger("forgetful")
-        logger.handlers.append(collections.UserDict(kept=program.held))  # type: ignore[arg-type]
+        logger.handlers.append(collections.UserDict(kept=program.referent))  # type: ignore[arg-type]
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         logger.handlers.clear()
-        assert is_purged(program.held)
+        assert is_purged(program.referent)
 
     def test_an_event_loop_does_not_keep_its_attributes(self, program: Any) -> None:
         import asyncio
 
         async def main() -> bool:
             loop = asyncio.get_running_loop()
-            loop.forgotten = program.held = torch.ones(4)  # type: ignore[attr-defined]
+            loop.forgotten = program.referent = torch.ones(4)  # type: ignore[attr-defined]
             fastpurge.sweep(keep=(), guards=Guard.RUNNING)
-            return is_purged(program.held)
+            return is_purged(program.referent)
 
         assert asyncio.run(main())
 

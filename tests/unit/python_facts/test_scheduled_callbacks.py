@@ -15,10 +15,10 @@ import torch
 from fastpurge import is_purged
 
 
-def telling(told: list[bool]) -> Callable[..., None]:
+def recorder(recorded: list[bool]) -> Callable[..., None]:
     """A function that records whether its tensor was released. Nothing else refers to the tensor."""
     needed = torch.ones(4)
-    return lambda *_: told.append(is_purged(needed))
+    return lambda *_: recorded.append(is_purged(needed))
 
 
 def sweep(program: Any) -> None:
@@ -37,11 +37,11 @@ class Repeat(threading.Timer):
 
 
 def test_a_timer_class_of_the_program_keeps_its_arguments(program: Any) -> None:
-    told: list[bool] = []
+    recorded: list[bool] = []
     called = threading.Event()
 
     def call(needed: torch.Tensor) -> None:
-        told.append(is_purged(needed))
+        recorded.append(is_purged(needed))
         called.set()
 
     def start() -> Repeat:
@@ -55,40 +55,40 @@ def test_a_timer_class_of_the_program_keeps_its_arguments(program: Any) -> None:
     called.wait(60)
     timer.cancel()
     timer.join()
-    assert set(told) == {False}
+    assert set(recorded) == {False}
 
 
 def test_a_thread_keeps_its_arguments_before_it_starts(program: Any) -> None:
     class Worker(threading.Thread):
         pass
 
-    told: list[bool] = []
-    worker = Worker(target=telling(told))
+    recorded: list[bool] = []
+    worker = Worker(target=recorder(recorded))
     sweep(program)
     worker.start()
     worker.join()
-    assert told == [False]
+    assert recorded == [False]
 
 
 def test_periodic_callbacks_of_tornado_keep_their_values(program: Any) -> None:
     ioloop = pytest.importorskip("tornado.ioloop")
-    told: list[bool] = []
+    recorded: list[bool] = []
 
     async def main() -> None:
-        ioloop.PeriodicCallback(telling(told), 20).start()
+        ioloop.PeriodicCallback(recorder(recorded), 20).start()
         await asyncio.sleep(0.01)
         sweep(program)
-        told.clear()
-        while not told:
+        recorded.clear()
+        while not recorded:
             await asyncio.sleep(0.01)
 
     asyncio.run(main())
-    assert set(told) == {False}
+    assert set(recorded) == {False}
 
 
 def test_request_handlers_of_tornado_keep_their_values(program: Any) -> None:
     web, testing = pytest.importorskip("tornado.web"), pytest.importorskip("tornado.testing")
-    told: list[bool] = []
+    recorded: list[bool] = []
 
     class Handler(web.RequestHandler):  # type: ignore[misc, name-defined]
         def initialize(self, needed: torch.Tensor) -> None:
@@ -97,7 +97,7 @@ def test_request_handlers_of_tornado_keep_their_values(program: Any) -> None:
         async def get(self) -> None:
             needed, local = self.needed, torch.ones(6)
             await asyncio.sleep(0.05)
-            told.append(is_purged(needed) or is_purged(local))
+            recorded.append(is_purged(needed) or is_purged(local))
 
     def serve() -> int:
         socket, port = testing.bind_unused_port()
@@ -115,35 +115,35 @@ def test_request_handlers_of_tornado_keep_their_values(program: Any) -> None:
         await request
 
     asyncio.run(main())
-    assert told == [False]
+    assert recorded == [False]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop is not for Windows")
 def test_scheduled_callbacks_of_uvloop_keep_their_values(program: Any) -> None:
     uvloop = pytest.importorskip("uvloop")
-    told: list[bool] = []
+    recorded: list[bool] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.call_soon(telling(told))
-        loop.call_later(0.1, telling(told))
-        loop.call_at(loop.time() + 0.1, telling(told))
-        loop.call_later(0.1, lambda needed: told.append(is_purged(needed)), torch.ones(7))
+        loop.call_soon(recorder(recorded))
+        loop.call_later(0.1, recorder(recorded))
+        loop.call_at(loop.time() + 0.1, recorder(recorded))
+        loop.call_later(0.1, lambda needed: recorded.append(is_purged(needed)), torch.ones(7))
         sweep(program)
         await asyncio.sleep(0.2)
 
     uvloop.run(main())
-    assert told == [False] * 4
+    assert recorded == [False] * 4
 
 
 def test_callbacks_of_a_widget_keep_their_values(program: Any) -> None:
     ipywidgets = pytest.importorskip("ipywidgets")
-    told: list[bool] = []
+    recorded: list[bool] = []
 
     def make() -> tuple[Any, Any]:
         button, slider = ipywidgets.Button(), ipywidgets.IntSlider()
-        button.on_click(telling(told))
-        slider.observe(telling(told), names="value")
+        button.on_click(recorder(recorded))
+        slider.observe(recorder(recorded), names="value")
         return button, slider
 
     button, slider = make()
@@ -153,27 +153,27 @@ def test_callbacks_of_a_widget_keep_their_values(program: Any) -> None:
         each.click()
     for each in (slider, program.slider):
         each.value = 3
-    assert told == [False] * 4
+    assert recorded == [False] * 4
     for each in (button, slider, program.button, program.slider):
         each.close()  # until then the library refers to it
 
 
 @contextlib.contextmanager
-def _restoring(told: list[bool]) -> Iterator[None]:
+def _restoring(recorded: list[bool]) -> Iterator[None]:
     restored = torch.ones(8)
     yield
-    told.append(is_purged(restored))
+    recorded.append(is_purged(restored))
 
 
 @pytest.fixture
 def suspended(request: pytest.FixtureRequest) -> Iterator[None]:
-    told: list[bool] = []
+    recorded: list[bool] = []
     local, needed = torch.ones(4), [torch.ones(9)]
     request.addfinalizer(lambda: torch.add(needed.pop(), 1))  # noqa: PT021 - that is what is tested
-    with _restoring(told):
+    with _restoring(recorded):
         yield
-    told.append(is_purged(local))
-    assert told == [False, False]
+    recorded.append(is_purged(local))
+    assert recorded == [False, False]
 
 
 @pytest.mark.usefixtures("suspended")

@@ -53,9 +53,9 @@ def test_the_largest_released_items_are_listed_with_their_owners(program: Any) -
     program.cache = {"old": [torch.ones(1000, 1000)], "small": torch.ones(3)}
     program.model = torch.nn.Linear(1000, 2000)
     report = fastpurge.sweep(keep=())
-    held = {item.held_by: item.nbytes for item in report.released if item.held_by is not None}
+    referent = {item.held_by: item.nbytes for item in report.released if item.held_by is not None}
     name = program.__name__
-    assert held == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
+    assert referent == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
     assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
 
 
@@ -66,8 +66,8 @@ def test_the_owner_of_an_object_in_a_running_function_is_reported() -> None:
     trainer = Trainer()
     trainer.history = torch.ones(1000, 1000)
     report = fastpurge.sweep(keep=())
-    [held] = [item.held_by for item in report.released if item.held_by is not None]
-    assert held.startswith("trainer.history, in test_who_held_it_is_told")
+    [referent] = [item.held_by for item in report.released if item.held_by is not None]
+    assert referent.startswith("trainer.history, in test_the_owner_of_an_object_in_a_running_function")
 
 
 def test_names_are_escaped_in_html(program: Any) -> None:

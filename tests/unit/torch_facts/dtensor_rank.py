@@ -45,7 +45,7 @@ USES: tuple[Callable[[Any], object], ...] = (
 )
 
 
-def check_loud(tensor: object) -> None:
+def check_raises(tensor: object) -> None:
     for at, use in enumerate(USES):
         try:
             use(tensor)
@@ -62,7 +62,7 @@ def a_dtensor_that_nobody_keeps(mesh: DeviceMesh) -> None:
     assert sum(item.nbytes for item in report.released) >= ROWS // mesh.size() * 100 * 4
     assert is_purged(program.forgotten._local_tensor)
     assert program.forgotten.shape == (ROWS, 100)
-    check_loud(program.forgotten)
+    check_raises(program.forgotten)
     assert program.kept.full_tensor().sum() == sum(range(ROWS * 100))
 
 
@@ -99,7 +99,7 @@ def a_sharded_model(mesh: DeviceMesh) -> None:
     assert is_purged(program.other)
     # A rank without rows has nothing to release.
     assert all(is_purged(one._local_tensor) for one in program.weights if one.shape[0] >= mesh.size())
-    check_loud(program.weights[0])
+    check_raises(program.weights[0])
     assert [one.full_tensor().tolist() for one in program.model.parameters()] == before
 
     report = fastpurge.sweep(keep=[program.model])

@@ -90,12 +90,12 @@ def record(program: Any, x: torch.Tensor) -> Any:
 @gpu
 @needs_cuda
 @pytest.mark.parametrize("pinned", [False, True], ids=["device memory", "pinned memory"])
-@pytest.mark.parametrize("holder", ["kept", "forgotten"])
-def test_a_cuda_graph_replays_its_capture(holder: str, pinned: bool, program: Any) -> None:
+@pytest.mark.parametrize("owner", ["kept", "forgotten"])
+def test_a_cuda_graph_replays_its_capture(owner: str, pinned: bool, program: Any) -> None:
     program.x = torch.ones(SIZE, pin_memory=True) if pinned else torch.ones(SIZE, device="cuda")
     program.owner = Owner()
     program.owner.graph = record(program, program.x)
-    kept = [program.owner] if holder == "kept" else []
+    kept = [program.owner] if owner == "kept" else []
     report = fastpurge.sweep(keep=kept, wipe=True)
     program.later = [*overwrite("cuda"), torch.full((SIZE,), torch.nan, pin_memory=True)]
     program.owner.graph.replay()

@@ -127,10 +127,10 @@ def once():
 once()
 gc.collect()
 for _ in range(2):  # the second time with more than one entry
-    held = [torch.ones(9)]
+    referent = [torch.ones(9)]
     fastpurge.plan(keep=())
     fastpurge.sweep(keep=f)
-    assert is_purged(held[0])
+    assert is_purged(referent[0])
     assert once().tolist() == [2.0] * 3
 """
 

@@ -20,10 +20,10 @@ SIZE = 1000
 
 
 def _hook() -> Callable[..., Any]:
-    held = torch.full((SIZE,), 7.0)
+    referent = torch.full((SIZE,), 7.0)
 
     def hook(*_: object) -> None:
-        assert held.sum() == 7 * SIZE
+        assert referent.sum() == 7 * SIZE
 
     return hook
 

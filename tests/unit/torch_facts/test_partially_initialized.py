@@ -34,7 +34,7 @@ READ = [
 ]
 
 
-class Rude(types.ModuleType):
+class Raising(types.ModuleType):
     """A module whose attributes are computed and raise, as those of a lazy module during its import."""
 
     def __getattribute__(self, name: str) -> Any:
@@ -43,7 +43,7 @@ class Rude(types.ModuleType):
 
 def _lazy(name: str) -> Any:
     module = types.ModuleType(name)
-    module.__class__ = Rude
+    module.__class__ = Raising
     return module
 
 
@@ -93,7 +93,7 @@ def test_modules_under_import_in_another_thread_end_no_sweep(
 # Each library is imported in a process of its own, by a thread beside plans.
 BESIDE = """
 import importlib, sys, threading, torch, fastpurge
-held, errors, plans = [torch.ones(9)], [], 0
+referent, errors, plans = [torch.ones(9)], [], 0
 fastpurge.plan(keep=())
 thread = threading.Thread(target=importlib.import_module, args=sys.argv[1:2])
 thread.start()
@@ -108,7 +108,7 @@ while thread.is_alive():
 assert sys.argv[1] in sys.modules
 assert not errors, errors
 fastpurge.sweep(keep=())
-assert fastpurge.is_purged(held[0])
+assert fastpurge.is_purged(referent[0])
 """
 
 

@@ -54,7 +54,12 @@ def _failing() -> BaseException:
 
 @pytest.fixture
 def forgotten(program: Any) -> Any:
-    program.held = [torch.ones(1000), torch.ones(3, 4).to_sparse(), torch.eye(3).to_sparse_csr(), _failing()]
+    program.referent = [
+        torch.ones(1000),
+        torch.ones(3, 4).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        _failing(),
+    ]
     program.leak = torch.nn.Linear(8, 8)
     return program
 
@@ -63,13 +68,13 @@ def _call_all(x: Any, program: Any, *keep: Any) -> None:
     """All public functions that read torch objects."""
     kept = [x, *keep]
     fastpurge.census()
-    fastpurge.why(x, program.held[0])
+    fastpurge.why(x, program.referent[0])
     fastpurge.trim()
-    fastpurge.let_go(program.held[3], keep=kept)
+    fastpurge.let_go(program.referent[3], keep=kept)
     assert not is_purged(x)
     assert fastpurge.plan(keep=kept, devices="cpu").nbytes
     fastpurge.plan(keep=kept, min_bytes=3000).apply()
-    assert is_purged(program.held[0])
+    assert is_purged(program.referent[0])
     report = fastpurge.sweep(keep=kept, wipe=True)
     assert is_purged(program.leak)
     assert [item for item in report.released if item.reason] == []
@@ -175,9 +180,9 @@ def test_the_profiler_continues(forgotten: Any) -> None:
         x.cos()
         _call_all(x, forgotten, profiler)
         x.sin()
-    told = [event.key for event in profiler.key_averages()]
-    assert "aten::cos" in told
-    assert "aten::sin" in told
+    recorded = [event.key for event in profiler.key_averages()]
+    assert "aten::cos" in recorded
+    assert "aten::sin" in recorded
 
 
 def _refuse(what: object) -> Any:

@@ -203,8 +203,8 @@ def test_the_default_device_stays_and_is_not_used_by_a_sweep() -> None:
         "import torch",
         "torch.set_default_device('meta')",
         "import fastpurge",
-        "held = [torch.ones(9, device='cpu')]",
+        "referent = [torch.ones(9, device='cpu')]",
         "fastpurge.sweep(keep=(), wipe=True)",
-        "assert fastpurge.is_purged(held[0])",
+        "assert fastpurge.is_purged(referent[0])",
         "assert torch.ones(2).device.type == 'meta'",
     )

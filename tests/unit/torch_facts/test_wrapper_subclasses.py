@@ -31,8 +31,8 @@ def test_dtensors_and_sharded_models_are_released(ranks: int, tmp_path: Path) ->
         )
         for rank in range(ranks)
     ]
-    told = [one.communicate(timeout=400)[0] for one in started]
-    assert [one.splitlines()[-1:] for one in told] == [["done"]] * ranks, "\n".join(told)
+    recorded = [one.communicate(timeout=400)[0] for one in started]
+    assert [one.splitlines()[-1:] for one in recorded] == [["done"]] * ranks, "\n".join(recorded)
 
 
 class Wrapper(torch.Tensor):
