@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tests.memory_growth import MiB, rising
+from tests.memory_growth import MiB, growth
 
 STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "sweep_beside_threads.py"
 COLOURS = {"rss": "#3b8fd4", "objects": "#e08214", "handles": "#1b9e77", "threads": "#808080"}
@@ -92,7 +92,7 @@ def main() -> int:
     if asked.prompts:
         runs["prompts of a ComfyUI"] = json.loads(asked.prompts.read_text())["series"]
     draw(runs, asked.plot)
-    grown = rising(found["series"])
+    grown = growth(found["series"])
     print(f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked")
     print(f"wrong: {found['errors'] or 'nothing'}")
     print(f"risen: {grown or 'nothing'}")

@@ -12,7 +12,7 @@ MiB = 2**20
 ALLOWED = {"rss": 24 * MiB, "objects": 400, "handles": 1, "threads": 0}
 
 
-def rising(
+def growth(
     series: Sequence[Mapping[str, float]], allowed: Mapping[str, float] = ALLOWED, *, per_step: float = 0
 ) -> dict[str, float]:
     """The growth of each quantity that grew by more than is allowed, by name.
@@ -22,12 +22,12 @@ def rising(
     """
     fifth = len(series) // 5
     early, late = series[fifth : 2 * fifth + 1], series[-(len(series) // 3) :]
-    grown = {name: middle(late, name) - middle(early, name) for name in allowed}
-    steps = middle(late, "at") - middle(early, "at")
+    grown = {name: median_of(late, name) - median_of(early, name) for name in allowed}
+    steps = median_of(late, "at") - median_of(early, "at")
     room = {**allowed, "objects": allowed["objects"] + per_step * steps}
     return {name: by for name, by in grown.items() if by > room[name]}
 
 
-def middle(samples: Sequence[Mapping[str, float]], name: str) -> float:
+def median_of(samples: Sequence[Mapping[str, float]], name: str) -> float:
     """The median of one quantity."""
     return median(one[name] for one in samples)

@@ -28,7 +28,7 @@ import pytest
 import torch
 
 SHAPE = (2, 3, 5, 7, 11)  # of the forgotten tensor, and of no other
-PATIENCE = 60  # seconds
+TIMEOUT = 60  # seconds
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,7 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if mode == "sweep":
         config.pluginmanager.register(AfterEachTest())
     elif mode != "none":
-        config.pluginmanager.register(AllTheWhile(plan if mode == "plan" else sweep))
+        config.pluginmanager.register(InAnotherThread(plan if mode == "plan" else sweep))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,7 +90,7 @@ class AfterEachTest:
         assert any(sweep(item.session) for _ in range(3)), "what was forgotten was not released"
 
 
-class AllTheWhile:
+class InAnotherThread:
     """Repeats an action in another thread while a test runs, at least once for each test."""
 
     def __init__(self, act: Callable[[pytest.Session], bool]) -> None:
@@ -117,7 +117,7 @@ class AllTheWhile:
             yield
         finally:
             with self._changed:
-                came = self._changed.wait_for(lambda: self._done or self._error, PATIENCE)
+                came = self._changed.wait_for(lambda: self._done or self._error, TIMEOUT)
                 self._session = None
         if self._error is not None:
             raise self._error
@@ -132,12 +132,12 @@ class AllTheWhile:
             try:
                 done = self._act(session)
             except BaseException as error:
-                self._tell(error=error)
+                self._record(error=error)
             else:
-                self._tell(done=done)
+                self._record(done=done)
             sleep(perf_counter() - began)  # or every operation that releases the GIL waits for a whole sweep
 
-    def _tell(self, *, done: bool = False, error: BaseException | None = None) -> None:
+    def _record(self, *, done: bool = False, error: BaseException | None = None) -> None:
         with self._changed:
             self._done += done
             self._error = self._error or error

@@ -1,6 +1,6 @@
 """Four ranks of a gloo group, in processes of their own, that sweep together. Run by test_sweep_all_ranks.py.
 
-Each rank runs all scenes and writes the result of each as a line of a file, because some scenes
+Each rank runs all cases and writes the result of each as a line of a file, because some cases
 kill it. The ranks are forks of one process, because the imports take time.
 """
 
@@ -328,14 +328,14 @@ def _store(rank: int, folder: Path) -> Any:
 def _act(rank: int, folder: Path) -> None:
     with (folder / f"rank{rank}").open("w") as file:
 
-        def act(scene: Callable[[int], Any]) -> None:
-            print(json.dumps([scene.__name__, scene(rank)]), file=file, flush=True)
+        def act(case: Callable[[int], Any]) -> None:
+            print(json.dumps([case.__name__, case(rank)]), file=file, flush=True)
 
         act(before_the_group)
         options: dict[str, Any] = {"rank": rank, "world_size": RANKS, "timeout": timedelta(seconds=LONG)}
         dist.init_process_group("gloo", store=_store(rank, folder), **options)
-        for scene in IN_A_GROUP:
-            act(scene)
+        for case in IN_A_GROUP:
+            act(case)
 
 
 def main() -> None:

@@ -165,7 +165,9 @@ def sample(sweep: int) -> dict[str, float]:
 
 
 # Before torch 2.10 a sweep spares more while a thread is inside a backward.
-EXCUSE = "may be a gradient" if OWNED_TENSORS_HOLD_THEMSELVES else "another thread is inside a backward"
+SPARED_REASON = (
+    "may be a gradient" if OWNED_TENSORS_HOLD_THEMSELVES else "another thread is inside a backward"
+)
 STARTED = time.monotonic()
 LEAK: list[Any] = []
 
@@ -229,7 +231,7 @@ def sweep_until(stop: threading.Event, asked: argparse.Namespace, program: Any, 
             log["series"].append(sample(number))
         # Threads may take objects during the sweep, also those that refer to themselves.
         for item in report.skipped:
-            if item.shape != (200, 200) and EXCUSE not in str(item.reason):
+            if item.shape != (200, 200) and SPARED_REASON not in str(item.reason):
                 log["errors"].append(f"skipped: {item}")
                 stop.set()
     return released

@@ -64,7 +64,7 @@ def _debugger(obj: object, *commands: str) -> str:
     return said.getvalue()
 
 
-TELLING: dict[str, Callable[[Any], str]] = {
+DISPLAYS: dict[str, Callable[[Any], str]] = {
     "repr": repr,
     "str": str,
     "f-string": lambda z: f"{z}",
@@ -85,12 +85,12 @@ TELLING: dict[str, Callable[[Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("ask", TELLING.values(), ids=TELLING)
+@pytest.mark.parametrize("ask", DISPLAYS.values(), ids=DISPLAYS)
 def test_every_display_of_a_tombstone_says_that_it_was_purged(ask: Any, tombstone: Any) -> None:
     assert "purged" in ask(tombstone)
 
 
-ANSWERING: dict[str, Callable[[Any], object]] = {
+INSPECTIONS: dict[str, Callable[[Any], object]] = {
     "dir": dir,
     "getmembers": inspect.getmembers,
     "vars": vars,
@@ -106,7 +106,7 @@ ANSWERING: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("ask", ANSWERING.values(), ids=ANSWERING)
+@pytest.mark.parametrize("ask", INSPECTIONS.values(), ids=INSPECTIONS)
 def test_inspectors_can_read_special_attributes_of_tombstones(ask: Any, tombstone: Any) -> None:
     assert ask(tombstone)
 

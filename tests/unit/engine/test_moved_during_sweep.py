@@ -23,7 +23,7 @@ class Thread:
 
     def __init__(self, put: Callable[[Any, torch.Tensor], None], program: Any) -> None:
         self._put, self._program = put, program
-        self._has_value, self._told = threading.Event(), threading.Event()
+        self._has_value, self._may_move = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work)
         self._thread.start()
         self._has_value.wait()
@@ -32,11 +32,11 @@ class Thread:
         value = torch.full((SIZE,), 7.0)
         self.value = weakref.ref(value)
         self._has_value.set()
-        self._told.wait()
+        self._may_move.wait()
         self._put(self._program, value)
 
     def move(self) -> None:
-        self._told.set()
+        self._may_move.set()
         self._thread.join()
 
 

@@ -18,7 +18,7 @@ import torch
 from fastpurge import _core, is_purged
 from fastpurge.torch_facts.tensors import OWNED_TENSORS_HOLD_THEMSELVES
 
-from tests.memory_growth import rising
+from tests.memory_growth import growth
 
 STRESS = Path(__file__).with_name("sweep_beside_threads.py")
 SWEEPS = int(os.environ.get("FASTPURGE_STRESS_SWEEPS", "250"))
@@ -49,12 +49,12 @@ def test_threads_compute_the_same_while_another_sweeps() -> None:
     assert result["errors"] == []
     assert result["sweeps"] >= _least(SWEEPS)
     assert min(result["checked"]) > 0
-    assert rising(result["series"]) == {}
+    assert growth(result["series"]) == {}
 
 
 def test_an_added_leak_is_detected() -> None:
     result = _run("--sweeps=60", "--samples=20", "--pause=0.02", "--leak")
-    assert set(rising(result["series"])) == {"rss", "objects", "handles"}
+    assert set(growth(result["series"])) == {"rss", "objects", "handles"}
 
 
 @pytest.mark.filterwarnings("ignore")

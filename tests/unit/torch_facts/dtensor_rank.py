@@ -106,7 +106,7 @@ def a_sharded_model(mesh: DeviceMesh) -> None:
     assert (report.skipped, sum(item.nbytes for item in report.released)) == ((), 0)
 
 
-SCENES = (
+CASES = (
     a_dtensor_that_nobody_keeps,
     a_dtensor_in_a_local,
     a_dtensor_that_waits_for_a_backward,
@@ -118,8 +118,8 @@ def main() -> None:
     rank, ranks, store = sys.argv[1:]
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(ranks))
     mesh = init_device_mesh("cpu", (int(ranks),))
-    for scene in SCENES:
-        scene(mesh)
+    for case in CASES:
+        case(mesh)
         vars(program).clear()
         dist.barrier()
     dist.destroy_process_group()

@@ -177,17 +177,17 @@ def a_hook_of_a_module(program: Any) -> None:
     assert found.reason.startswith(AMONG_HOOKS)
 
 
-SCENES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept_function, a_hook_of_a_module)
+CASES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept_function, a_hook_of_a_module)
 
 
-def play(name: str) -> None:
-    """Run one scene in a process of its own: torch never drops its constants and hooks."""
+def run_case(name: str) -> None:
+    """Run one case in a process of its own: torch never drops its constants and hooks."""
     program = types.ModuleType("forgetful_program")
     sys.modules[program.__name__] = program
-    next(scene for scene in SCENES if scene.__name__ == name)(program)
+    next(case for case in CASES if case.__name__ == name)(program)
 
 
-@pytest.mark.parametrize("name", [scene.__name__ for scene in SCENES])
+@pytest.mark.parametrize("name", [case.__name__ for case in CASES])
 def test_the_owner_of_permanent_torch_state_is_torch(name: str) -> None:
     command = [sys.executable, __file__, name]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -200,4 +200,4 @@ def test_the_owner_of_the_base_of_an_array_is_numpy(program: Any) -> None:
 
 
 if __name__ == "__main__":
-    play(sys.argv[1])
+    run_case(sys.argv[1])
