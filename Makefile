@@ -56,7 +56,7 @@ bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
 	$(BIN)/nox -s wheel criterion bench
 
 mutants: $(READY)  ## Switch off each protection in turn and see a test fail
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)  ## Fuzz arguments and programs, FUZZ_SECONDS=60 each

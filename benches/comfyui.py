@@ -1,6 +1,6 @@
-"""A purge with nothing to free in a real ComfyUI, beside the plain-Python way in the same process.
+"""A purge with nothing to free in a real ComfyUI, compared with plain Python in the same process.
 
-Run it with the interpreter that `make test-comfyui` makes: ``.nox/comfyui/bin/python benches/comfyui.py``.
+Run it with the interpreter of `make test-comfyui`: ``.nox/comfyui/bin/python benches/comfyui.py``.
 """
 
 from __future__ import annotations

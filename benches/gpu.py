@@ -1,6 +1,6 @@
-"""What a sweep gives back on a GPU, by torch's count and by the driver's, beside the plain-Python way.
+"""Memory that a sweep frees on a GPU, counted by torch and by the driver, compared with plain Python.
 
-``python benches/gpu.py`` where there is a CUDA or ROCm device; elsewhere it says so and ends well.
+``python benches/gpu.py`` needs a CUDA or ROCm device; without one it says so, with exit status 0.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from rich.table import Table
 MIB = 1 << 20
 
 
-class Holder:
-    """What a program keeps things in."""
+class Owner:
+    """An object of a program that refers to tensors."""
 
     tensors: list[torch.Tensor]
 
 
 def reading() -> dict[str, int]:
-    """MiB on the first device: allocated and reserved by torch's count, and what the driver says is taken."""
+    """MiB on the first device: allocated and reserved by torch, and in use by the driver."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     counts = {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved()}
     return {name: count // MIB for name, count in {**counts, "driver": total - free}.items()}
 
 
-def with_fastpurge(kept: Holder, _: Holder) -> None:
+def with_fastpurge(kept: Owner, _: Owner) -> None:
     report = fastpurge.sweep(keep=[kept], devices="cuda")
     if not report.released:
         raise RuntimeError(f"nothing was released: {report}")
 
 
-def in_plain_python(kept: Holder, _: Holder) -> None:
-    """A whitelist of ids, two passes, and the memory taken from what is not on it."""
+def in_plain_python(kept: Owner, _: Owner) -> None:
+    """Two passes over all objects, which empty every tensor that is not on a whitelist of ids."""
     ids = {id(tensor) for tensor in kept.tensors}
     for obj in gc.get_objects():
         if isinstance(obj, torch.Tensor) and obj.is_cuda and id(obj) not in ids:
@@ -51,18 +51,18 @@ def in_plain_python(kept: Holder, _: Holder) -> None:
     torch.cuda.empty_cache()
 
 
-def by_the_driver(_: Holder, forgotten: Holder) -> None:
-    """What no purge can be faster than: the program lets go by itself, and the cache goes to the driver."""
+def by_the_driver(_: Owner, forgotten: Owner) -> None:
+    """The lower bound: the program drops the tensors itself, and the cache is returned to the driver."""
     forgotten.tensors.clear()
     torch.cuda.empty_cache()
 
 
 def measure(
-    purge: Callable[[Holder, Holder], None], megabytes: int
+    purge: Callable[[Owner, Owner], None], megabytes: int
 ) -> tuple[float, dict[str, int], dict[str, int]]:
-    """Milliseconds of a purge with a third of the memory kept, and the readings around it."""
-    kept, forgotten = Holder(), Holder()
-    size = 4 * MIB  # in elements of four bytes: 16 MiB each
+    """Milliseconds of a purge with a third of the memory kept, and the readings before and after it."""
+    kept, forgotten = Owner(), Owner()
+    size = 4 * MIB  # elements of four bytes: 16 MiB for each tensor
     kept.tensors = [torch.ones(size, device="cuda") for _ in range(megabytes // 48)]
     forgotten.tensors = [torch.ones(size, device="cuda") for _ in range(megabytes // 24)]
     before = reading()

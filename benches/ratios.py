@@ -1,7 +1,7 @@
-"""Ratios of fastpurge to plain Python and to the interpreter's own floor, on the same heap, in one run.
+"""Ratios of fastpurge to plain Python and to `gc.get_objects`, on the same heap, in one run.
 
 ``make bench`` runs it on heaps of several sizes, and ``python -m benches.ratios --objects 2000000``
-on one. Times are of the processor, which a busy machine disturbs less than the clock.
+on one. Times are processor time, which a busy machine disturbs less than the clock.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from fastpurge import Guard, _core
 from fastpurge.python_facts import library_globals
 from fastpurge.python_facts.library_folders import libraries
 
-from benches.measuring import run
+from benches.figures import run
 
 TYPES = (torch.Tensor, torch.nn.Module)
 
 
 class Record:
-    """An ordinary instance, of which heaps are full."""
+    """An ordinary instance, as most heaps contain."""
 
     def __init__(self, number: int) -> None:
         self.values = [number]
@@ -42,7 +42,7 @@ def build_heap(objects: int) -> list[object]:
 
 
 def build_model() -> torch.nn.Module:
-    """A model of 20,001 modules, as the closure benchmark of the design asks."""
+    """A model of 20,001 modules, for the benchmark of the closure."""
     block = (torch.nn.Linear, torch.nn.LayerNorm, torch.nn.Linear)
     sizes = ((4, 4), (4,), (4, 4))
     return torch.nn.Sequential(
@@ -74,7 +74,7 @@ def plain_closure(obj: object, seen: set[int]) -> None:
 
 
 def best(action: Callable[[], object], repeat: int = 7) -> float:
-    """The shortest of several runs, in milliseconds: what is longer was disturbed."""
+    """The shortest of several runs, in milliseconds: the others were disturbed."""
     times = []
     for _ in range(repeat):
         started = process_time()
@@ -84,33 +84,33 @@ def best(action: Callable[[], object], repeat: int = 7) -> float:
     return min(times) * 1e3
 
 
-class Holder:
-    """What a program keeps things in."""
+class Owner:
+    """An object of a program that refers to tensors."""
 
-    held: list[torch.Tensor]
+    referent: list[torch.Tensor]
 
 
-def forget(count: int) -> Holder:
-    """Tensors that nothing uses, and that something holds."""
-    holder = Holder()
-    holder.held = [torch.ones(1000) for _ in range(count)]
-    return holder
+def forget(count: int) -> Owner:
+    """Unused tensors, and the object that refers to them."""
+    owner = Owner()
+    owner.referent = [torch.ones(1000) for _ in range(count)]
+    return owner
 
 
 def release(kept: list[torch.Tensor], count: int, *, collect: Literal["auto", False]) -> float:
-    """The seconds that a sweep takes to release so many of the tensors that there are."""
-    holder = forget(count)
+    """Seconds of a sweep that releases ``count`` tensors."""
+    owner = forget(count)
     started = process_time()
     report = fastpurge.sweep(keep=[kept], collect=collect)
     seconds = process_time() - started
-    del holder
+    del owner
     if len(report.released) != count:
         raise RuntimeError(f"{len(report.released)} of {count} were released: {report}")
     return seconds
 
 
 def collecting(action: Callable[[], object]) -> float:
-    """The seconds that the collector takes of what an action does."""
+    """Seconds that the garbage collector takes during an action."""
     times: list[float] = []
 
     def note(phase: str, _: object) -> None:
@@ -124,19 +124,19 @@ def collecting(action: Callable[[], object]) -> float:
 
 def guard_times(kept: list[torch.Tensor]) -> dict[str, float]:
     """Milliseconds that each guard adds to a plan that would release 2,000 tensors."""
-    holder = forget(2000)
+    owner = forget(2000)
 
     def plan(asked: Guard) -> float:
         return best(lambda: fastpurge.plan(keep=[kept], guards=asked), 3)
 
     none = plan(Guard.NONE)
     times = {f"guard {guard.name}": plan(guard) - none for guard in Guard}
-    del holder
+    del owner
     return {"plan of those without a guard": none, **times}
 
 
 def swap(count: int) -> float:
-    """The seconds that torch takes for the same: a blank for each tensor, an exchange, and letting go."""
+    """Seconds of torch for the same: create an empty tensor for each, swap, and drop."""
     tensors = [torch.ones(1000) for _ in range(count)]
     started = process_time()
     for tensor in tensors:
@@ -146,7 +146,7 @@ def swap(count: int) -> float:
 
 
 def peak_of_a_sweep() -> float:
-    """By how many MiB the resident set grows during an idle sweep; Linux only."""
+    """Growth of the resident set during an idle sweep, in MiB; Linux only."""
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     fastpurge.sweep(keep=())
@@ -159,7 +159,7 @@ def _resident(name: str) -> int:
 
 
 def milliseconds_to_import() -> float:
-    """What `import fastpurge` takes above a bare interpreter."""
+    """Time of `import fastpurge`, less that of a bare interpreter."""
 
     def run(code: str) -> float:
         times = f"import time; t = time.process_time(); {code}; print(time.process_time() - t)"
@@ -172,7 +172,7 @@ def milliseconds_to_import() -> float:
 
 
 def measure(objects: int) -> dict[str, float]:
-    """Milliseconds of each thing on one heap. The collector is off, so that it disturbs none of them."""
+    """Milliseconds of each call on one heap. The garbage collector is off, so that it disturbs none."""
     gc.collect()
     gc.disable()
     heap = build_heap(objects)
@@ -213,7 +213,7 @@ def measure(objects: int) -> dict[str, float]:
 
 
 def ratios(times: dict[str, float]) -> dict[str, float]:
-    """The ratios that count."""
+    """The ratios to report."""
     return {
         "plain scan + gc.collect() / idle sweep": (times["plain scan"] + times["gc.collect()"])
         / times["idle sweep"],

@@ -1,8 +1,8 @@
-"""Thousands of sweeps beside threads that compute: a series of what the process holds, its plot, a judgement.
+"""Thousands of sweeps beside computing threads: samples of memory, objects, files and threads, as a plot.
 
 ``python -m benches.soak --sweeps 10000 --plot docs/soak.svg`` writes the figures beside the plot. The exit
-status is 1 if a result was wrong or something rose. ``--prompts FILE`` draws the series of ComfyUI's prompts
-beside it, which tests/comfyui/test_endurance.py writes.
+status is 1 if a result was wrong or a quantity grew. ``--prompts FILE`` adds the samples of ComfyUI prompts,
+as tests/comfyui/test_endurance.py writes them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from tests.flat import MiB, rising
+from tests.memory_growth import MiB, growth
 
-STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "stress.py"
+STRESS = Path(__file__).parents[1] / "tests" / "unit" / "engine" / "sweep_beside_threads.py"
 COLOURS = {"rss": "#3b8fd4", "objects": "#e08214", "handles": "#1b9e77", "threads": "#808080"}
 LABELS = {
     "rss": "resident set (MiB)",
@@ -59,7 +59,7 @@ def soak(sweeps: int, pause: float, *options: str) -> dict[str, Any]:
 
 
 def draw(runs: dict[str, list[dict[str, float]]], file: Path) -> None:
-    """A column for each run, a row for each quantity, each from nought."""
+    """A column for each run, a row for each quantity, with axes from zero."""
     with rc_context(STYLE):
         figure = Figure(figsize=(3.6 * len(runs), 5.2), layout="constrained", facecolor="none")
         grid = figure.subplots(len(LABELS), len(runs), squeeze=False, sharex="col")
@@ -92,7 +92,7 @@ def main() -> int:
     if asked.prompts:
         runs["prompts of a ComfyUI"] = json.loads(asked.prompts.read_text())["series"]
     draw(runs, asked.plot)
-    grown = rising(found["series"])
+    grown = growth(found["series"])
     print(f"{found['sweeps']} sweeps, {sum(found['checked'])} results checked")
     print(f"wrong: {found['errors'] or 'nothing'}")
     print(f"risen: {grown or 'nothing'}")

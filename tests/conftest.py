@@ -1,4 +1,4 @@
-"""What the tests of the package and of the zoo share."""
+"""Fixtures of the tests of the package and of the zoo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module that stands for somebody's program: its globals are where things are forgotten."""
+    """A module in the role of a user's program, with forgotten objects in its globals."""
     module: Any = types.ModuleType("forgetful_program")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     yield module

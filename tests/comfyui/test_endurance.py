@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.comfyui.comfyui_process import Server
 from tests.comfyui.graphs import PURGES, chain, node
-from tests.flat import ALLOWED, MiB, rising
+from tests.memory_growth import ALLOWED, MiB, growth
 
 PROMPTS = int(os.environ.get("FASTPURGE_COMFYUI_PROMPTS", "200"))
 SAMPLES = max(20, PROMPTS // 20)
@@ -40,5 +40,5 @@ def test_memory_of_a_server_stays_flat_over_many_prompts(server: Server, seed: i
     if file := os.environ.get("FASTPURGE_COMFYUI_SERIES"):
         Path(file).write_text(json.dumps({"series": series}))
     allowed = {**ALLOWED, "rss": 64 * MiB, "tensors": 10, "tombstones": 0, "handles": 2, "threads": 1}
-    assert rising(series, allowed, per_step=HISTORY) == {}
+    assert growth(series, allowed, per_step=HISTORY) == {}
     assert series[-1]["tombstones"] == 0

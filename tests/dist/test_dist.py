@@ -1,4 +1,4 @@
-"""What is published holds all that it should, and nothing else. `make dist` builds what is looked at here."""
+"""The published files contain what they should, and nothing else. `make dist` builds them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ tomllib = pytest.importorskip("tomllib", reason="the standard library has it fro
 REPOSITORY = Path(__file__).parents[2]
 DIST = REPOSITORY / "dist"
 MEGABYTE = 1_000_000
-# Of the crate and the package, what a build reads; what the tests read; and what people do.
+# Files that a build reads, files that the tests read, and files for people.
 SOURCE = """
     Cargo.* LICENSE PKG-INFO README.md pyproject.toml src/*.rs benches/core.rs python/fastpurge/*
     tests/* benches/*.py examples/*.py examples/comfyui/*.json noxfile.py mkdocs.yml Makefile __init__.py requirements.txt node_list.json

@@ -1,1 +1,1 @@
-"""The pages of the documentation, run as their readers would."""
+"""Tests of the documentation: they run the code blocks of its pages."""

@@ -1,4 +1,4 @@
-"""The code blocks of a page, found as a Markdown parser finds them."""
+"""The code blocks of a page, found by a Markdown parser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ELSEWHERE = re.compile(r"<!-- run by (\S+) -->")
 
 @dataclass(frozen=True)
 class Block:
-    """A code block: its language, its text, the line of the page that the text begins in (from 0)."""
+    """A code block: its language, its text, and the line of the page where the text begins (from 0)."""
 
     language: str
     text: str
@@ -62,7 +62,7 @@ def _run_by(before: Token | None) -> str | None:
 
 
 def targets_of(page: Path) -> Iterator[str]:
-    """What the page links to and shows."""
+    """The targets of links and images of the page."""
     for token in MarkdownIt().parse(page.read_text()):
         for child in token.children or ():
             target = child.attrGet("href") or child.attrGet("src")
@@ -73,7 +73,7 @@ def targets_of(page: Path) -> Iterator[str]:
 
 
 def links_of(page: Path) -> Iterator[Path]:
-    """What the page links to and shows, in the repository."""
+    """The targets of the page that are files of the repository."""
     for target in targets_of(page):
         path, _, _ = target.partition("#")
         if ours := _OURS.match(path):

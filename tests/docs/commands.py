@@ -1,4 +1,4 @@
-"""Commands that pages name: run for real where that is cheap, and looked up where it is not."""
+"""Commands in `bash` blocks: cheap ones are run, for the others the test checks that they exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SETTING = re.compile(r"([A-Z_]+)=\S*")
 
 
 def check(block: Block, folder: Path) -> str:
-    """Raise an error if a command of the block is not there, or fails; what the others have said."""
+    """Run or check each command of the block; return the output. A missing or failing one is an error."""
     said = ""
     for line in block.text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -58,7 +58,7 @@ def _check_setting(name: str) -> None:
 
 
 def _check_requirement(wanted: str) -> None:
-    if wanted == "dist/*.whl":  # what `make wheel` makes
+    if wanted == "dist/*.whl":  # built by `make wheel`
         return
     requirement = Requirement(wanted)
     if requirement.name == _PACKAGE["Name"]:
@@ -68,7 +68,7 @@ def _check_requirement(wanted: str) -> None:
 
 
 def _fastpurge(options: list[str], folder: Path) -> str:
-    """Run what only looks. The others have tests of their own: that they are there is enough."""
+    """Run commands that only read. The others have their own tests: here they must only exist."""
     if "--help" in options or (options[:1] == ["doctor"] and "--comfyui" not in options):
         command = [sys.executable, "-m", "fastpurge", *options]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The examples in public docstrings, which the reference shows, do what they say."""
+"""The examples in public docstrings, which the reference shows, run and print the shown output."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import fastpurge
 import pytest
 
-from tests.docs.running import PRELUDE, check_output, run_script
+from tests.docs.run_blocks import PRELUDE, check_output, run_script
 
 
 def documented() -> Iterator[tuple[str, str]]:
-    """Public names and their docstrings, those of methods as well."""
+    """Public names and their docstrings, including methods."""
     yield "fastpurge", str(fastpurge.__doc__)
     yield "distributed.sweep", str(fastpurge.distributed.sweep.__doc__)
     for name in fastpurge.__all__:

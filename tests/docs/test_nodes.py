@@ -1,4 +1,4 @@
-"""The reference of the nodes names each with what it takes and gives."""
+"""The reference of the nodes lists each node with its inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every code block of every page does what the page says."""
+"""Every code block of every page runs and prints the shown output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.docs import commands
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of, links_of, name_of, targets_of
-from tests.docs.running import check_output, outputs
+from tests.docs.run_blocks import check_output, outputs
 
 LANGUAGES = ("python", "bash", "text")
 BLOCKS = {page: [block for block in blocks_of(page) if block.run_by is None] for page in PAGES}
@@ -35,7 +35,7 @@ def test_commands_are_there_and_say_what_the_page_shows(page: Path, tmp_path: Pa
 
 
 def compare(page: Path, said: dict[Block, str]) -> None:
-    """Compare what was said with the output that the page shows under a block."""
+    """Compare the output with the one that the page shows after a block."""
     for block, shown in pairwise(BLOCKS[page]):
         if block in said and shown.language == "text":
             check_output(shown.text, said[block])

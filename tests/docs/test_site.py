@@ -1,4 +1,4 @@
-"""The site, built as it is published."""
+"""The built site."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_it_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: 
     loads = r'<(?:script|link|img|source|iframe)\b[^>]*?\b(?:src|srcset|href)="?((?:https?:)?//[^"\s>]+)'
     assert pages
     assert {page.name: found for page, text in pages.items() if (found := re.findall(loads, text))} == {}
-    # What the theme's script would fetch: a shim for searching in files, and diagrams.
+    # The script of the theme would fetch these: a shim for the offline search, and diagrams.
     assert not any("iframe-worker/shim" in text or 'class="mermaid"' in text for text in pages.values())

@@ -1,4 +1,4 @@
-"""Public calls with values that nobody would pass: they work, or say which argument is wrong.
+"""Public calls with invalid values succeed, or raise an error that names the argument.
 
 `check` takes the bytes of one input.
 """
@@ -12,17 +12,17 @@ from typing import Any
 import fastpurge
 
 from .choices import Choices
-from .hostile import HostileError, value
+from .invalid_values import ForeignCodeError, value
 
 OPTIONS = ("devices", "models", "wipe", "min_bytes", "guards", "collect", "label")
 GOOD: dict[str, Any] = {"collect": False, "guards": fastpurge.Guard.ALL}
 
 
 def _plan(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
-    # One or two at a time: of several wrong ones only the first is named.
+    # One or two at a time: the error names only the first wrong one.
     asked = {choices.one_of(OPTIONS): value(choices) for _ in range(1 + choices.number(2))}
     kept = value(choices)
-    # Without the guards a sweep would take away what torch itself stands on.
+    # Without guards a sweep would release the state of torch itself.
     call: Any = fastpurge.plan if "guards" in asked else choices.one_of([fastpurge.plan, fastpurge.sweep])
     return lambda: str(call(keep=kept, **{**GOOD, **asked})), ("keep", *asked)
 
@@ -47,21 +47,21 @@ def _is_purged(choices: Choices) -> tuple[Callable[[], Any], tuple[str, ...]]:
     return lambda: fastpurge.is_purged(obj), ()
 
 
-# What takes a walk over the heap is called less often.
+# Calls that walk the heap are less frequent.
 CALLS = (_plan, _plan, _plan, _plan, _census, _why, _let_go, _is_purged)
 
 
 def check(data: bytes) -> None:
-    """Call, and see that what is raised is a TypeError or ValueError that names an argument."""
+    """Call, and check that an error is a TypeError or ValueError that names an argument."""
     choices = Choices(data)
     call, names = choices.one_of(CALLS)(choices)
     try:
         said = call()
     except (TypeError, ValueError) as error:
-        # An iterable of devices may raise what it likes.
+        # An iterable of devices may raise any error.
         if str(error) != "in the middle" and not any(name in str(error) for name in names):
             raise AssertionError(f"an error that names none of {names}: {error!r}") from error
-    except HostileError as error:
+    except ForeignCodeError as error:
         raise AssertionError("code of a value was run") from error
     else:
         json.dumps(said)

@@ -1,4 +1,4 @@
-"""Choices by bytes: what a fuzzer changes a byte of is another choice, and the rest stays as it was."""
+"""Choices from bytes: a fuzzer that changes one byte changes one choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Choices:
-    """One byte for each choice; zeros when the bytes have run out."""
+    """One byte for each choice; zeros after the last byte."""
 
     def __init__(self, data: bytes) -> None:
         self._data = iter(data)
@@ -19,13 +19,13 @@ class Choices:
         return next(self._data, 0) % limit
 
     def one_of(self, options: Sequence[T]) -> T:
-        """One of several."""
+        """One of the options."""
         return options[self.number(len(options))]
 
     def several(self, limit: int, make: Callable[[], Any]) -> list[Any]:
-        """Up to a limit of them, made one by one."""
+        """A list of up to ``limit`` values, made one by one."""
         return [make() for _ in range(self.number(limit + 1))]
 
     def text(self) -> str:
-        """Any characters, surrogates among them."""
+        """A text of any characters, including surrogates."""
         return "".join(self.several(12, lambda: chr(self.number(256) << self.number(9) & 0xFFFF)))

@@ -1,4 +1,4 @@
-"""Runs a check on the inputs of atheris, which makes new ones of those that reach new code of the package.
+"""Run a check on the inputs of atheris, which mutates inputs that reach new code of the package.
 
     python -m tests.fuzz.run arguments -max_total_time=60
 
@@ -14,19 +14,19 @@ from importlib import import_module
 import atheris
 import torch
 
-# What the package itself imports when it is needed.
+# The package imports these on demand.
 IMPORTED_LATE = ("engine.sweep", "inspection.census", "inspection.why", "exceptions.let_go")
 
 
 def main() -> None:
     name = sys.argv.pop(1)
-    with atheris.instrument_imports(include=["fastpurge", "tests.programs"]):
+    with atheris.instrument_imports(include=["fastpurge", "tests.random_programs"]):
         for module in IMPORTED_LATE:
             import_module(f"fastpurge.{module}")
         check = import_module(f"tests.fuzz.{name}").check
     torch.set_num_threads(1)
     atheris.Setup(sys.argv, check)
-    # With what was there before out of the collector's sight, a sweep takes milliseconds.
+    # `gc.freeze` hides existing objects from the collector: a sweep takes milliseconds.
     gc.collect()
     gc.freeze()
     atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""Whose tests `run.py` runs. The versions are those of the group `suites` in pyproject.toml."""
+"""The projects whose tests `run.py` runs. The group `suites` of pyproject.toml has their versions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Project:
-    """A source distribution that carries its tests.
+    """A source distribution with tests.
 
     Attributes:
-        name: as PyPI spells it.
-        folder: where in it they are, and nothing else is: its classes would be the program's own.
-        tests: what is run in that folder; all, if empty.
-        few: what is run by continuous integration.
-        options: what pytest is told besides.
+        name: the name on PyPI.
+        folder: the folder of the tests, without other code: its classes would count as the program's.
+        tests: paths to run in that folder.
+        few: paths that continuous integration runs; none, if empty.
+        options: more options for pytest.
 
     """
 
@@ -49,7 +49,7 @@ PROJECTS = (
     Project(
         "linear-operator",
         "test",
-        # Each operator is tested by the same two hundred tests.
+        # Each operator has the same two hundred tests.
         "functions utils test_settings.py "
         + " ".join(f"operators/test_{name}_linear_operator.py" for name in OPERATORS),
         few="utils",
@@ -60,7 +60,7 @@ PROJECTS = (
         "tests",
         "ignite/base ignite/engine ignite/handlers",
         options=(
-            # Measure time.
+            # These measure time.
             "--deselect=tests/ignite/handlers/test_time_profilers.py",
             "--deselect=tests/ignite/handlers/test_timing.py",
             *(f"--ignore=tests/ignite/handlers/test_{name}_logger.py" for name in ("clearml", "mlflow")),

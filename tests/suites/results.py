@@ -1,4 +1,4 @@
-"""What the runs of `run.py` gave: junit files of pytest, compared, and the table of docs/endurance.md."""
+"""Results of `run.py`: compares junit files of pytest, and writes the table of docs/endurance.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("project", "version", "tests", "passed without", *(f"failed, {mode}" 
 
 @dataclass(frozen=True)
 class Results:
-    """Of the tests of one project, without a purge and in each mode."""
+    """Results of the tests of one project, without a purge and in each mode."""
 
     project: str
     version: str
@@ -31,7 +31,7 @@ class Results:
         return {name for name, passes in self.outcomes[WITHOUT].items() if passes}
 
     def failed(self, mode: str) -> list[str]:
-        """Tests that pass without a purge, and not in this mode."""
+        """Tests that pass without a purge and fail in this mode."""
         return sorted(name for name in self.passed if not self.outcomes[mode].get(name))
 
     def row(self) -> tuple[object, ...]:
@@ -42,7 +42,7 @@ class Results:
 
 
 def outcomes(file: Path) -> dict[str, bool]:
-    """Whether each test passed, its teardown included; not those that were skipped."""
+    """Whether each test passed, including its teardown; without skipped tests."""
     found: dict[str, bool] = {}
     for case in ElementTree.parse(file).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
@@ -62,6 +62,6 @@ def table(results: Iterable[Results]) -> str:
 
 
 def write(results: Iterable[Results]) -> None:
-    """Put the table into the page, between the two comments."""
+    """Write the table into the page, between the two comments."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.partition(END)[2]}")

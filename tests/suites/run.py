@@ -1,13 +1,13 @@
-"""Test suites that no one here wrote, beside sweeps and plans: see `purging.py`. Run by `make suites`.
+"""Test suites of other projects beside sweeps and plans: see `sweep_plugin.py`. Run by `make suites`.
 
 python -m tests.suites.run FOLDER          # all projects of `projects.py`
 python -m tests.suites.run FOLDER NAME...  # these
 python -m tests.suites.run FOLDER few      # a choice of their tests, for continuous integration
 
-Each is run without a purge and in each mode. A test that passes without and not with is printed, and makes
-the exit status 1; so does one in which the process ends or hangs: its worker is replaced, and the others go
-on. FOLDER keeps the sources and the results: those of whole suites are not made again, and docs/endurance.md
-has the table of all that are there.
+Each suite runs without a purge and in each mode. A test that fails only beside purges is printed, and makes
+the exit status 1; so does a test in which the process ends or hangs: its worker is replaced, and the others
+continue. FOLDER keeps the sources and the results: results of whole suites are reused, and docs/endurance.md
+has the table of all results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.suites.projects import PROJECTS, Project
 from tests.suites.results import MODES, WITHOUT, Results, table, write
 
 PYTEST = (
-    *("-m", "pytest", "--quiet", "-p", "purging", "-p", "no:cacheprovider", "-c", "pytest.ini"),
+    *("-m", "pytest", "--quiet", "-p", "sweep_plugin", "-p", "no:cacheprovider", "-c", "pytest.ini"),
     *("-n1", "--max-worker-restart=10000", "--timeout=600", "--timeout-method=thread"),
 )
 ENVIRONMENT = {
@@ -40,7 +40,7 @@ ENVIRONMENT = {
 
 
 def unpacked(project: Project, folder: Path) -> Path:
-    """The tests of a project, and not the source beside them: what they test is installed."""
+    """Unpack the tests of a project without its source: the installed project is tested."""
     release = f"{project.name}=={version(project.name)}"
     target = folder / release
     if not target.exists():
@@ -62,7 +62,7 @@ def _tests(source: tarfile.TarFile, project: Project) -> Iterator[tarfile.TarInf
 
 
 def results(project: Project, folder: Path, *, few: bool) -> Results:
-    """Where they are, once they have been made."""
+    """The junit files of a project by mode."""
     release = version(project.name)
     files = {
         mode: (folder / f"{project.name}=={release}{'-few' * few}-{mode}.xml").absolute()

@@ -1,4 +1,4 @@
-"""What the tests of the package share."""
+"""Fixtures of the tests of the package."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_at_module_level() -> None:
-    """Release what test modules have as arguments of tests: the first sweep would count it with its own."""
+    """Release parameters of tests in test modules, which the first sweep would count."""
     fastpurge.sweep(keep=())
 
 
 @pytest.fixture(scope="module")
 def small_heap() -> Iterator[None]:
-    """What was there before is out of the collector's sight: a sweep takes a fraction of the time.
+    """`gc.freeze` hides existing objects from the collector: a sweep takes a fraction of the time.
 
-    What that holds counts as held by C code, so this is for tests of what comes after a sweep.
+    Objects that they refer to have external references then. So this is for tests of the result of a sweep.
     """
     gc.collect()
     gc.freeze()
@@ -35,7 +35,7 @@ def small_heap() -> Iterator[None]:
 
 @pytest.fixture
 def main_thread_takes_part() -> Iterator[None]:
-    """Nothing is swept but where a test waits at a safe point, and no test keeps the next one from it."""
+    """The main thread has safe points, so that a watch waits for it; they are cleared after the test."""
     with safe_point():
         pass
     yield

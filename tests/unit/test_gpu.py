@@ -1,4 +1,4 @@
-"""The promises on a real device: what is kept gives the same bits, what is not goes back to the driver."""
+"""The promises on a real device: kept tensors are bit-for-bit unchanged, other memory is freed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 class Training:
-    """A model in training, all that a step needs, and the loss of the last step."""
+    """A model in training, the inputs of a step, and the loss of the last step."""
 
     model: Any
     optimizer: Any
@@ -38,7 +38,7 @@ def leak_and_sweep(program: Any, kept: object) -> None:
 
 
 def in_a_process(code: str, **env: str) -> str:
-    """Run code in a process that begins without a device in use."""
+    """Run code in a new process, in which no device is in use yet."""
     start = """
         import sys, types, torch, fastpurge
         program = sys.modules["program"] = types.ModuleType("program")
@@ -54,7 +54,7 @@ def in_a_process(code: str, **env: str) -> str:
     return done.stdout
 
 
-# Kept means bit-for-bit unchanged
+# Kept objects are unchanged
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed"])
@@ -92,7 +92,7 @@ def test_training_gives_the_same_bits(precision: str, program: Any) -> None:
 
 
 @pytest.mark.parametrize("cache", [None, "static"], ids=["growing cache", "static cache"])
-def test_a_language_model_writes_the_same_while_it_is_swept(cache: str | None, program: Any) -> None:
+def test_a_language_model_generates_the_same_text_beside_sweeps(cache: str | None, program: Any) -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -207,7 +207,7 @@ def _sum_twice(there: Any, back: Any) -> None:
 
 
 def test_threads_compute_the_same_on_a_device_while_another_sweeps() -> None:
-    stress = Path(__file__).with_name("engine") / "stress.py"
+    stress = Path(__file__).with_name("engine") / "sweep_beside_threads.py"
     command = [sys.executable, str(stress), "--device=cuda", "--sweeps=60"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -221,7 +221,7 @@ def test_threads_compute_the_same_on_a_device_while_another_sweeps() -> None:
     ["", "expandable_segments:True", "backend:cudaMallocAsync"],
     ids=lambda text: text or "default",
 )
-def test_what_every_allocator_gives_back_is_measured(allocator: str) -> None:
+def test_memory_freed_by_every_allocator_is_measured(allocator: str) -> None:
     said = in_a_process(
         """
         program.leak = torch.ones(1 << 28, device="cuda")
@@ -238,7 +238,7 @@ def test_what_every_allocator_gives_back_is_measured(allocator: str) -> None:
     assert left == 0
 
 
-def test_pinned_memory_goes_back_to_the_system(program: Any) -> None:
+def test_pinned_memory_is_returned_to_the_system(program: Any) -> None:
     program.leak = torch.ones(64 * MIB, pin_memory=True)
     program.kept = torch.ones(MIB, pin_memory=True)
     report = fastpurge.sweep(keep=program.kept, devices="cpu")
@@ -248,7 +248,7 @@ def test_pinned_memory_goes_back_to_the_system(program: Any) -> None:
     assert report.freed_by_device["cpu"] >= 200 * MIB
 
 
-def test_after_an_out_of_memory_error_the_device_is_free_again() -> None:
+def test_after_an_out_of_memory_error_let_go_frees_the_device() -> None:
     said = in_a_process(
         """
         class Model(torch.nn.Module):
@@ -303,7 +303,7 @@ def test_a_sweep_of_the_host_starts_no_device() -> None:
     assert said.strip() == "False"
 
 
-# Zombies are loud
+# Tombstones raise errors
 
 
 def _made_on_a_device() -> dict[str, torch.Tensor]:
@@ -324,7 +324,7 @@ def _made_on_a_device() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_kind_of_tensor_is_released_and_loud(program: Any) -> None:
+def test_every_kind_of_device_tensor_is_released_and_raises(program: Any) -> None:
     program.made = _made_on_a_device()
     names = [*program.made]
     report = fastpurge.sweep(keep=(), devices="cuda", guards=Guard.ALL & ~Guard.ALIAS)
@@ -336,7 +336,7 @@ def test_every_kind_of_tensor_is_released_and_loud(program: Any) -> None:
 
 
 def test_wipe_overwrites_device_memory_before_it_goes(program: Any) -> None:
-    pool = torch.cuda.MemPool()  # keeps the memory, so that it can be looked at
+    pool = torch.cuda.MemPool()  # keeps the memory alive, so that the test can read it
     with torch.cuda.use_mem_pool(pool):
         program.secret = torch.full((MIB,), 7.0, device="cuda")
     address = program.secret.data_ptr()
@@ -347,10 +347,10 @@ def test_wipe_overwrites_device_memory_before_it_goes(program: Any) -> None:
     assert again.abs().sum() == 0
 
 
-# Seeing
+# Inspection
 
 
-def test_a_census_tells_live_memory_from_the_cache(program: Any) -> None:
+def test_a_census_separates_live_memory_from_the_cache(program: Any) -> None:
     program.held = torch.ones(16 * MIB, device="cuda")
     torch.empty(64 * MIB, device="cuda")
     found = fastpurge.census(top=1)
@@ -363,7 +363,7 @@ def test_a_census_tells_live_memory_from_the_cache(program: Any) -> None:
     assert fastpurge.census().devices["cuda:0"].cached <= use.cached - 200 * MIB
 
 
-def test_a_graph_under_recording_is_recorded_to_the_end(program: Any) -> None:
+def test_a_cuda_graph_under_capture_is_captured_completely(program: Any) -> None:
     x = torch.ones(1000, device="cuda")
     torch.empty(1 << 24, device="cuda")  # for the cache
     graph = torch.cuda.CUDAGraph()

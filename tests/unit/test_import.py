@@ -1,4 +1,4 @@
-"""`import fastpurge` costs nothing, and the public names are those of the documentation."""
+"""`import fastpurge` is fast, and the public names are those of the documentation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print([name for name in fastpurge.__all__ if not callable(getattr(fastpurge, nam
     assert done.stdout == "[]\n"
 
 
-def test_a_call_in_the_midst_of_its_import_is_a_clear_error() -> None:
+def test_a_call_during_the_import_of_the_package_is_a_clear_error() -> None:
     program = """
 import sys
 class Finder:
@@ -51,8 +51,8 @@ import fastpurge
 print(fastpurge.sweep(keep=()).skipped)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    told, swept = done.stdout.splitlines()
-    assert told.startswith("fastpurge is being imported")
+    printed, swept = done.stdout.splitlines()
+    assert printed.startswith("fastpurge is being imported")
     assert swept == "()"
 
 
@@ -86,11 +86,9 @@ thread.join()
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(
-    ("takes", "waits", "told"), [(1, 30, "swept"), (60, 0.1, "forked while another thread was importing")]
+    ("takes", "waits", "printed"), [(1, 30, "swept"), (60, 0.1, "forked while another thread was importing")]
 )
-def test_a_child_that_was_forked_during_an_import_sweeps_or_is_told(
-    takes: float, waits: float, told: str
-) -> None:
+def test_a_child_forked_during_an_import_sweeps_or_raises(takes: float, waits: float, printed: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKED_DURING_AN_IMPORT, str(takes), str(waits)],
         capture_output=True,
@@ -98,7 +96,7 @@ def test_a_child_that_was_forked_during_an_import_sweeps_or_is_told(
         check=True,
         timeout=120,
     )
-    assert told in done.stdout
+    assert printed in done.stdout
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

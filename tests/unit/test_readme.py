@@ -1,4 +1,4 @@
-"""The README does what it says."""
+"""The examples of the README run."""
 
 from __future__ import annotations
 

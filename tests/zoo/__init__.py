@@ -1,1 +1,1 @@
-"""Real architectures, tiny and with random weights."""
+"""Tests with real architectures, tiny and with random weights."""

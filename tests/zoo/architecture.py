@@ -1,4 +1,4 @@
-"""What the zoo asks of an architecture, whichever library it comes from."""
+"""An architecture of any library, and the functions that run it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Bits = tuple[tuple[int, ...], torch.dtype, str]
 
 
 class UnfitError(Exception):
-    """The library by itself cannot build, run or train this architecture here."""
+    """The library cannot build, run or train this architecture, with or without fastpurge."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a tiny model, and what it may be fed: the first inputs that it takes are used."""
+    """How to build a tiny model, and possible inputs, of which the first accepted ones are used."""
 
     make: Callable[[], torch.nn.Module]
     feeds: Callable[[Any], Iterator[Inputs]]
 
     def build(self) -> torch.nn.Module:
-        """The model, with the same random weights each time."""
+        """A model with the same random weights each time."""
         seed()
         try:
             return self.make()
@@ -38,7 +38,7 @@ class Architecture:
             raise UnfitError(f"cannot be built: {error}") from error
 
     def inputs(self, model: torch.nn.Module) -> Inputs:
-        """Inputs that the model takes."""
+        """The first inputs that the model accepts."""
         problem: Exception | None = None
         for inputs in self.feeds(model):
             try:
@@ -60,14 +60,14 @@ def seed() -> None:
 
 
 def run(model: torch.nn.Module, inputs: Inputs) -> list[torch.Tensor]:
-    """Everything that the model computes from the inputs."""
+    """All tensors that the model computes from the inputs."""
     seed()
     with torch.no_grad():
         return list(tensors_in(model(**inputs)))
 
 
 def tensors_in(output: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
-    """Every tensor in an output, each once, through containers and caches."""
+    """Every tensor in an output, once each, including those in containers and caches."""
     seen = set() if seen is None else seen
     if id(output) in seen or isinstance(output, type | torch.nn.Module):
         return
@@ -87,7 +87,7 @@ def tensors_in(output: Any, seen: set[int] | None = None) -> Iterator[torch.Tens
 
 def bits(tensor: torch.Tensor) -> Bits:
     """Shape, type, and a digest of the raw bytes: NaN equals itself, and 0.0 differs from -0.0."""
-    # A clone: the storage that `numpy` is asked of can never be resized again, and a sweep treats it apart.
+    # A clone: a storage that `numpy` has exported cannot be resized, and a sweep treats it differently.
     flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1).clone()
     raw = flat.view(torch.uint8).numpy().tobytes()
     return tuple(tensor.shape), tensor.dtype, hashlib.sha256(raw).hexdigest()

@@ -1,4 +1,4 @@
-"""What the tests of the zoo share."""
+"""Fixtures of the tests of architectures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny models lose more by waiting for threads than they win."""
+    """One torch thread: tiny models are slower with several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,8 +1,8 @@
-"""Real architectures: what is kept works on as if nothing had been swept, to the bit.
+"""Real architectures: a sweep does not change the results of a kept model by a bit.
 
-By default those that the libraries' modules list as ``CHOICE``, and each must be fit for it. With
+By default the architectures in ``CHOICE`` of the modules, which must all build, run and train. With
 ``FASTPURGE_ZOO=all`` in the environment every architecture that can be built, with ``FASTPURGE_ZOO=half`` one
-of the two tests for each that is listed.
+of the two tests for each architecture of the list.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import timm_models, transformers_models
 from .architecture import Architecture, UnfitError, bits, run
 from .training import Training
 
-# Only `keep` is to protect what a test uses, not that the test is running; what is released by mistake
-# is to show; and the cycles that earlier architectures left behind are more junk to sweep.
+# Only `keep` protects the objects of a test, not the guard of running code. A wrong release must fail
+# the test. Cycles of earlier architectures are more garbage to sweep.
 OPTIONS: dict[str, Any] = {"guards": Guard.ALL & ~Guard.RUNNING, "wipe": True, "collect": False}
 LIBRARIES: dict[str, Any] = {"transformers": transformers_models, "timm": timm_models}
 ALL = os.environ.get("FASTPURGE_ZOO") == "all"
@@ -43,7 +43,7 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
 
 @contextmanager
 def before_any_sweep() -> Iterator[None]:
-    """What fails in here is the library's, and only tolerated of an architecture nobody has chosen."""
+    """Errors in the block are errors of the library. They skip the test, unless the name is in CHOICE."""
     try:
         yield
     except UnfitError as unfit:
@@ -55,7 +55,7 @@ def before_any_sweep() -> Iterator[None]:
 @pytest.mark.parametrize("architecture", NAMES[::STEP], indirect=True)
 def test_kept_means_bit_for_bit_unchanged(architecture: Architecture, program: Any) -> None:
     with before_any_sweep():
-        # The old model runs first, so that whatever the library caches was made for that one.
+        # The old model runs first, so that caches of the library belong to it.
         program.old = architecture.build().eval()
         program.inputs = architecture.inputs(program.old)
         program.model = architecture.build().eval()
@@ -79,7 +79,7 @@ def test_a_training_step_goes_on_as_if_nothing_had_been_swept(
     with before_any_sweep():
         program.older, program.old, program.new = (Training(architecture) for _ in range(3))
         for one in program.older, program.old, program.new:
-            # Weights that the library has left uninitialized differ from one build to the next.
+            # Weights that the library does not initialize differ between builds.
             one.model.load_state_dict(program.older.model.state_dict())
         for one in program.older, program.old, program.new:
             one.start()
@@ -102,7 +102,7 @@ def test_a_training_step_goes_on_as_if_nothing_had_been_swept(
 
 
 def forget_things(program: Any) -> None:
-    """Leave memory behind the way programs do."""
+    """Forget objects as programs do: in a cycle, a cache, a view and a list of models."""
     cycle: dict[str, Any] = {"latent": torch.ones(100)}
     cycle["itself"] = cycle
     program.cycle = cycle

@@ -66,7 +66,7 @@ _OTHERS = """
 
 
 def everything() -> list[str]:
-    """One of every family that has one of thirty million parameters or less."""
+    """One architecture of every family that has one of at most thirty million parameters."""
     return [*CHOICE, *_OTHERS]
 
 
@@ -77,6 +77,6 @@ def make(name: str) -> torch.nn.Module:
 
 
 def feeds(model: Any) -> Iterator[Inputs]:
-    """Small images, or the one size that the model takes."""
+    """Small images, or images of the only size that the model accepts."""
     for size in (_SIZE, model.default_cfg["input_size"][-1]):
         yield {"x": torch.randn(2, 3, size, size)}

@@ -1,4 +1,4 @@
-"""A training step in halves, so that something can come between forward and backward."""
+"""A training step in two halves, so that a sweep can run between forward and backward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .architecture import Architecture, Bits, UnfitError, bits, seed, tensors_in
 
 
 class Training:
-    """A model, its optimizer with a state, and the loss of a step that is half done."""
+    """A model, its optimizer with state, and the loss of a step before its backward."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.model = architecture.build().eval()
@@ -19,7 +19,7 @@ class Training:
         self.loss = torch.zeros(())
 
     def start(self) -> None:
-        """Make one whole step, and the second one up to the loss."""
+        """Run a whole step, and the second one up to the loss."""
         seed()
         try:
             self._forward()
@@ -31,12 +31,12 @@ class Training:
             raise UnfitError(f"cannot be trained: {error}") from error
 
     def finish(self) -> None:
-        """Make the rest of the step."""
+        """Run backward and the optimizer."""
         self.loss.backward()
         self.optimizer.step()
 
     def state(self) -> dict[str, Bits]:
-        """Every parameter and buffer, to the bit."""
+        """A digest of the bits of every parameter and buffer."""
         return {
             name: bits(tensor)
             for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers())
@@ -47,5 +47,5 @@ class Training:
         outputs = [one for one in tensors_in(self.model(**self._inputs)) if one.requires_grad]
         if not outputs:
             raise UnfitError("computes nothing that requires a gradient")
-        # A plain sum of what a LayerNorm has normalized is constant, and trains nothing.
+        # The plain sum of the output of a LayerNorm is constant, and has no gradient.
         self.loss = torch.stack([one.abs().float().sin().sum() for one in outputs]).sum()

@@ -1,4 +1,4 @@
-"""Architectures of transformers: every model type by the same rules, as small as they get."""
+"""Architectures of transformers: every model type, shrunk by the same rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from .architecture import Inputs
-from .shrink import FIRST_SPECIAL_TOKEN, shrink
+from .small_configs import FIRST_SPECIAL_TOKEN, shrink
 
 _Shape = tuple[int, ...]
 _BATCH = 2
@@ -30,7 +30,7 @@ CHOICE = """
     speech_to_text squeezebert swinv2 switch_transformers t5 timesformer videomae vilt vit_mae wav2vec2
     whisper xlnet zamba2
 """.split()
-# More than thirty million parameters whatever is done to the fields.
+# These have more than thirty million parameters with any values of the fields.
 _LARGE = """
     blt gemma3n_vision janus pe_audio_video pe_audio_video_encoder pe_video pe_video_encoder perceiver
     vibevoice vibevoice_acoustic_tokenizer vibevoice_acoustic_tokenizer_decoder
@@ -39,7 +39,7 @@ _LARGE = """
 
 
 def everything() -> list[str]:
-    """All model types but the large ones."""
+    """All model types except the large ones."""
     return [name for name in MODEL_MAPPING_NAMES if name not in _LARGE]
 
 
@@ -50,7 +50,7 @@ def make(model_type: str) -> torch.nn.Module:
 
 
 def feeds(model: Any) -> Iterator[Inputs]:
-    """Inputs to try: what must be given, then what others of its kind want as well."""
+    """Inputs to try: the required ones, then those that similar models also need."""
     parameters = inspect.signature(model.forward).parameters
     main = [model.main_input_name] if isinstance(model.main_input_name, str) else model.main_input_name
     required = [
@@ -71,7 +71,7 @@ def feeds(model: Any) -> Iterator[Inputs]:
 
 
 def _made(name: str, config: Any) -> Iterator[torch.Tensor]:
-    """Tensors that an input of this name may be."""
+    """Possible tensors for an input of this name."""
     if name.endswith("input_ids"):
         yield torch.randint(3, FIRST_SPECIAL_TOKEN, (_BATCH, _TOKENS))
     elif name == "bbox":
@@ -124,7 +124,7 @@ _WANTED: Sequence[Sequence[str]] = (
 
 
 def _field(config: Any, *names: str, default: int) -> int:
-    """A number from the configuration or one of those within, the first of several numbers."""
+    """A number of the configuration or of a nested one; of a list, the first number."""
     for within in (config, *(getattr(config, key) for key in type(config).sub_configs)):
         for name in names:
             value = getattr(within, name, None)

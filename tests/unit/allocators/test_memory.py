@@ -1,4 +1,4 @@
-"""Readings and trims, of the memory that is really there."""
+"""Readings and trims of real memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_a_reading_lists_no_device_that_torch_has_not_used() -> None:
         assert not any(device.startswith("cuda") for device in memory.read().devices)
 
 
-def test_growth_is_nothing_freed() -> None:
+def test_memory_growth_counts_as_zero_freed() -> None:
     before = MemoryReading(100, {"cuda:0": DeviceMemory(5, 10), "cuda:1": DeviceMemory(0, 7)})
     after = MemoryReading(150, {"cuda:0": DeviceMemory(5, 4)})
     assert before.freed_until(after) == {"cpu": 0, "cuda:0": 6}
     assert after.freed_until(before) == {"cpu": 50, "cuda:0": 0}
 
 
-def test_trim_gives_the_heap_back_and_says_how() -> None:
+def test_trim_returns_the_heap_to_the_system_and_names_the_actions() -> None:
     blocks = [bytearray(64 * 1024) for _ in range(4000)]
     top = bytearray(64 * 1024)
     for block in blocks:
@@ -46,7 +46,7 @@ def test_trim_gives_the_heap_back_and_says_how() -> None:
     assert len(top) == 64 * 1024
 
 
-def test_an_action_that_fails_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trim_action_that_fails_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise RuntimeError("the device is lost")
 
@@ -58,7 +58,7 @@ def test_an_action_that_fails_is_not_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")
-def test_a_sweep_gives_device_memory_back_to_the_driver(program: Any) -> None:
+def test_a_sweep_returns_device_memory_to_the_driver(program: Any) -> None:
     kept = torch.ones(2**20, device="cuda")
     program.forgotten = torch.ones(2**28, device="cuda")
     report = fastpurge.sweep(keep=[kept], devices="cuda")

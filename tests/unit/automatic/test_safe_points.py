@@ -1,4 +1,4 @@
-"""Safe points: no sweep comes in the middle of a computation, and none waits for ever."""
+"""Safe points: a sweep starts only between computations, and never waits forever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from fastpurge import Watch, is_purged, safe_point
 from fastpurge.automatic import safe_points
 
-from tests.unit.automatic.watched import (
+from tests.unit.automatic.watch_helpers import (
     SOON,
     is_due,
     leak_elsewhere,
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.usefixtures("main_thread_takes_part")
 
 
 class Job:
-    """What a thread works with, out of the sight of the guard of running code."""
+    """The objects of a thread, which the guard of running code does not protect."""
 
 
 def _compute(program: Any, at: int) -> str:
-    """Several steps, with all that is between them in an object that only a global leads to."""
+    """A computation in steps. Only a global refers to the object with the intermediate results."""
     job = program.jobs[at] = Job()
     job.state = torch.full((256, 64), float(at))  # type: ignore[attr-defined]
     for step in range(20):
@@ -42,7 +42,7 @@ def _compute(program: Any, at: int) -> str:
     return digest
 
 
-def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
+def test_no_sweep_interrupts_a_computation(program: Any) -> None:
     program.model = torch.eye(64)
     program.jobs = {}
     expected = [_compute(program, at) for at in range(8)]
@@ -54,7 +54,7 @@ def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
         try:
             while not enough.is_set():
                 with safe_point(wait=30 if at % 2 else 0):
-                    time.sleep(0.01 * (at % 4))  # the next job comes
+                    time.sleep(0.01 * (at % 4))  # until the next job arrives
                 assert _compute(program, at) == expected[at]
                 program.leak = mebibytes(4)
                 program.leaks.append(program.leak)
@@ -76,7 +76,7 @@ def test_no_sweep_comes_in_the_middle_of_any_computation(program: Any) -> None:
     assert sum(map(is_purged, program.leaks)) > 50
 
 
-def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(program: Any) -> None:
+def test_a_computing_thread_delays_the_sweep_until_it_ends(program: Any) -> None:
     end = threading.Event()
 
     def compute() -> None:
@@ -98,7 +98,7 @@ def test_one_that_computes_keeps_the_others_from_being_swept_until_it_has_ended(
 
 
 def test_a_thread_that_ends_at_a_safe_point_is_not_waited_for(program: Any) -> None:
-    own = threading.local()  # goes with its thread
+    own = threading.local()  # its thread ends with it
 
     def enter() -> None:
         own.here = safe_point()
@@ -141,7 +141,7 @@ def test_leaving_a_safe_point_waits_for_the_sweep(program: Any) -> None:
     assert watch.sweeps == 1
 
 
-def test_threads_that_only_pass_wait_for_each_other_if_they_are_asked_to(program: Any) -> None:
+def test_threads_that_pass_a_safe_point_wait_for_each_other_on_request(program: Any) -> None:
     swept = threading.Event()
     errors: list[BaseException] = []
 
@@ -170,8 +170,8 @@ def test_after_an_exception_a_thread_is_no_longer_at_a_safe_point() -> None:
     assert safe_points.outside() == ["MainThread"]
 
 
-def test_a_thread_is_not_at_a_safe_point_that_is_gone() -> None:
-    here = safe_point()  # Ctrl-C can come between the last line of the block and the first of `__exit__`
+def test_a_thread_is_not_at_a_deleted_safe_point() -> None:
+    here = safe_point()  # Ctrl-C can arrive between the last line of the block and the first of `__exit__`
     here.__enter__()
     assert safe_points.outside() == []
     del here
@@ -258,7 +258,7 @@ def test_a_finalizer_in_a_sweep_can_pass_a_safe_point_while_another_sweep_is_due
             fastpurge.sweep(keep=())
 
     program.model = torch.nn.ReLU()
-    program.model.held = PassesOne()
+    program.model.referent = PassesOne()
     with watch_above(50, lambda: asked.set() or ()) as watch, safe_point():  # type: ignore[func-returns-value]
         thread = threading.Thread(target=sweep, daemon=True)
         thread.start()
@@ -270,7 +270,7 @@ def test_a_finalizer_in_a_sweep_can_pass_a_safe_point_while_another_sweep_is_due
     assert watch.last_error is None
 
 
-def test_a_safe_point_within_a_sweep_is_no_place_for_another(program: Any) -> None:
+def test_a_safe_point_inside_a_sweep_starts_no_other_sweep(program: Any) -> None:
     class PassesOne:
         def __del__(self) -> None:
             program.leak = mebibytes(100)
@@ -279,7 +279,7 @@ def test_a_safe_point_within_a_sweep_is_no_place_for_another(program: Any) -> No
                 pass
 
     program.model = torch.nn.ReLU()
-    program.model.held = PassesOne()
+    program.model.referent = PassesOne()
     with watch_above(50) as watch:
         fastpurge.sweep(keep=())
         assert watch.sweeps == 0

@@ -1,4 +1,4 @@
-"""The example with Ray does what it says, on a Ray of its own."""
+"""The Ray example works, on a Ray cluster of its own."""
 
 from __future__ import annotations
 

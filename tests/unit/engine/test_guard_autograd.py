@@ -1,4 +1,4 @@
-"""What autograd holds in C++ of a graph in use: spared until `Guard.AUTOGRAD` is switched off."""
+"""`Guard.AUTOGRAD` spares the tensors that a graph in use refers to in C++."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from fastpurge import Guard, is_purged
 from torch.utils.checkpoint import checkpoint
 
-# Elsewhere what was saved becomes a zombie, and backward has the numbers from C++ all the same.
+# Otherwise saved tensors become tombstones, and backward reads the values in C++ all the same.
 SHOWS_SAVED = hasattr(torch._C._autograd.SavedTensor, "data")
 
 
 class TestAutograd:
-    """Backward gives the same gradients after a sweep, and what it works with stays usable."""
+    """Backward gives the same gradients after a sweep, and the tensors of its graph stay usable."""
 
     @pytest.mark.parametrize("wipe", [False, True])
     def test_backward_after_a_sweep_gives_the_same_gradients(self, wipe: bool, program: Any) -> None:
@@ -33,7 +33,7 @@ class TestAutograd:
         report = fastpurge.sweep(keep=[loss, expected], wipe=wipe)
         loss.backward()
         assert is_purged(program.forgotten)
-        # The leaves are what `backward` fills in: they are not zombies.
+        # `backward` writes into the leaves: they are no tombstones.
         assert torch.equal(program.x.grad, expected[0])
         assert program.x.requires_grad
         assert report.spared["autograd"] > 0
@@ -65,7 +65,9 @@ class TestAutograd:
         if SHOWS_SAVED:
             assert program.squared.tolist() == [1, 1, 1]
 
-    def test_switched_off_the_leaves_become_zombies_and_the_numbers_stay(self, program: Any) -> None:
+    def test_without_the_guard_leaves_become_tombstones_and_the_gradients_stay_right(
+        self, program: Any
+    ) -> None:
         program.leaf = torch.ones(3, requires_grad=True)
         loss = (program.leaf**2).sum()
         grads: list[torch.Tensor] = []
@@ -90,7 +92,7 @@ class TestAutograd:
         loss.backward()
         assert program.leaf.grad.tolist() == [2, 2, 2]
 
-    def test_a_graph_freed_by_backward_is_no_trouble(self, program: Any) -> None:
+    def test_a_graph_freed_by_backward_can_be_kept(self, program: Any) -> None:
         program.leaf = torch.ones(3, requires_grad=True)
         loss = (program.leaf**2).sum()
         loss.backward()
@@ -102,8 +104,8 @@ class TestAutograd:
         program.captured = torch.tensor([5.0, 5.0, 5.0])
         loss = (program.leaf**2).sum()
 
-        def add_hook(held: torch.Tensor) -> None:
-            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * held,))
+        def add_hook(referent: torch.Tensor) -> None:
+            loss.grad_fn.next_functions[0][0].register_prehook(lambda grads: (grads[0] * referent,))
 
         add_hook(program.captured)
         fastpurge.sweep(keep=[loss])
@@ -113,7 +115,7 @@ class TestAutograd:
 
 @contextmanager
 def backward_under_way() -> Iterator[None]:
-    """Another thread, inside a backward of its own."""
+    """A backward under way in another thread."""
     arrived, leave = threading.Event(), threading.Event()
 
     def stay(_: torch.Tensor) -> None:
@@ -137,7 +139,7 @@ def backward_under_way() -> Iterator[None]:
 
 
 class TestBackwardOfAnotherThread:
-    """A backward lets go of the GIL and frees what graphs saved: nobody can read it meanwhile."""
+    """A backward releases the GIL and frees saved tensors, so that no other thread may read them."""
 
     def test_nothing_is_released_beside_a_kept_graph_until_the_backward_is_over(self, program: Any) -> None:
         program.x = torch.ones(3)
@@ -156,7 +158,7 @@ class TestBackwardOfAnotherThread:
         assert weight.grad is not None
         assert weight.grad.tolist() == [1, 1, 1]
 
-    def test_without_a_kept_graph_it_is_no_hindrance(self, program: Any) -> None:
+    def test_without_a_kept_graph_a_backward_blocks_no_release(self, program: Any) -> None:
         program.forgotten = torch.ones(10)
         weight = torch.ones(3, requires_grad=True)
         with backward_under_way():
@@ -164,18 +166,18 @@ class TestBackwardOfAnotherThread:
         assert is_purged(program.forgotten)
 
     @pytest.mark.parametrize("guards", [Guard.ALL, Guard.NONE])
-    def test_gradients_of_what_is_kept_stay(self, program: Any, guards: Guard) -> None:
+    def test_gradients_of_kept_tensors_stay(self, program: Any, guards: Guard) -> None:
         program.forgotten = torch.ones(10)
         weight = torch.ones(3, requires_grad=True)
         (weight * 2).sum().backward()
-        assert weight.grad is not None  # and with this it has a Python object
+        assert weight.grad is not None  # this creates its Python object
         with backward_under_way():
             fastpurge.sweep(keep=[weight], guards=guards)
         assert is_purged(program.forgotten)
         assert weight.grad.tolist() == [2, 2, 2]
 
     @pytest.mark.parametrize("part", [slice(None), slice(1, 2)])
-    def test_nor_are_they_released_if_it_pauses_while_the_survey_asks_who_owns_what(
+    def test_nothing_is_released_if_the_backward_pauses_during_the_owner_check(
         self, program: Any, monkeypatch: pytest.MonkeyPatch, part: slice
     ) -> None:
         weight = torch.ones(3, requires_grad=True)
@@ -200,15 +202,15 @@ class TestBackwardOfAnotherThread:
         assert is_purged(program.forgotten)
         assert program.gradient.tolist() == [2, 2, 2]
 
-    def test_what_might_be_one_is_left_until_the_backward_is_over(self, program: Any) -> None:
-        program.view = torch.ones(1000)[:1]  # the view holds its base in C++
+    def test_possible_gradients_stay_until_the_backward_is_over(self, program: Any) -> None:
+        program.view = torch.ones(1000)[:1]  # the view refers to its base in C++
         with backward_under_way():
             report = fastpurge.sweep(keep=[torch.ones(1)])
         assert is_purged(program.view)
         assert [item.shape for item in report.skipped] == [(1000,)]
         assert "may be a gradient" in str(report.skipped[0].reason)
 
-    def test_a_graph_that_nothing_protects_is_not_read_either(self, program: Any) -> None:
+    def test_an_unprotected_graph_in_use_is_not_read(self, program: Any) -> None:
         class Box:
             pass
 
@@ -225,7 +227,7 @@ class TestBackwardOfAnotherThread:
 
 
 class Hooks:
-    """An object whose methods are hooks. Nothing but autograd's C++ leads to it."""
+    """An object whose methods are hooks. Only autograd's C++ refers to it."""
 
     def __init__(self) -> None:
         self.factor = torch.full((3,), 3.0)
@@ -262,7 +264,7 @@ def _hooks_of_saved_tensors(leaf: torch.Tensor) -> torch.Tensor:
 
 
 class Unpack:
-    """An instance that is called: C++ holds it as it holds a function."""
+    """A callable instance: C++ refers to it as to a function."""
 
     def __init__(self) -> None:
         self.factor = torch.full((3,), 3.0)
@@ -283,7 +285,7 @@ def _checkpoint(leaf: torch.Tensor) -> torch.Tensor:
 
 
 class TestCallbacks:
-    """What C++ is to call some day is whole when it does."""
+    """Callbacks that C++ will call keep their objects."""
 
     @pytest.mark.parametrize(
         "make",
@@ -301,7 +303,7 @@ class TestCallbacks:
             pytest.param(_checkpoint, marks=pytest.mark.imports_much),
         ],
     )
-    def test_hooks_of_a_graph_keep_what_they_lead_to(self, program: Any, make: Any) -> None:
+    def test_hooks_of_a_graph_keep_everything_reachable_from_them(self, program: Any, make: Any) -> None:
         first, leaf = (torch.ones(3, requires_grad=True) for _ in range(2))
         make(first).backward()
         expected = first.grad.tolist()  # type: ignore[union-attr]
@@ -323,7 +325,7 @@ class TestCallbacks:
         assert is_purged(program.loss)
         assert is_purged(program.leaf)
 
-    def test_a_hook_is_told_from_another_of_the_same_code_that_runs(self, program: Any) -> None:
+    def test_a_hook_is_distinguished_from_a_running_one_of_the_same_code(self, program: Any) -> None:
         def make(hooks: Hooks, sweep: bool) -> Any:
             def unpack(x: torch.Tensor) -> torch.Tensor:
                 if sweep:
@@ -343,7 +345,7 @@ class TestCallbacks:
         program.other.backward()
         assert torch.allclose(leaf.grad, torch.ones(3).exp())  # type: ignore[arg-type]
 
-    def test_a_bound_method_in_a_local_is_not_looked_into(self, program: Any) -> None:
+    def test_a_bound_method_in_a_local_is_not_traversed(self, program: Any) -> None:
         class App:
             def work(self) -> None:
                 pass
@@ -355,7 +357,7 @@ class TestCallbacks:
         assert is_purged(program.app.cache)
         step()
 
-    def test_a_method_that_is_being_called_is_no_callback(self, program: Any) -> None:
+    def test_a_method_under_call_is_no_callback(self, program: Any) -> None:
         class App:
             def run(self) -> None:
                 self.cache = torch.ones(3)

@@ -1,4 +1,4 @@
-"""A library's own state is not the user's garbage, until `Guard.LIBRARY` is switched off."""
+"""`Guard.LIBRARY` spares the state of libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from torch.optim import optimizer
 
 
 class Callback:
-    """An object of the program that can be called."""
+    """A callable object of the program."""
 
     def __init__(self, read: Any, table: Any) -> None:
         self.read, self.table = read, table
@@ -129,28 +129,28 @@ def _in_proxy(value: torch.Tensor) -> Any:
 
 def _in_class(value: torch.Tensor) -> Any:
     class Base:
-        held = value
+        referent = value
 
     class Derived(Base):
         @classmethod
         def hook(cls, *_: Any) -> torch.Tensor:
-            return cls.held
+            return cls.referent
 
     return Derived.hook
 
 
 class Stats:
-    """A class at the top of a module of the program."""
+    """A module-level class of the program."""
 
-    held: torch.Tensor
+    referent: torch.Tensor
 
     @classmethod
     def hook(cls, *_: Any) -> torch.Tensor:
-        return cls.held
+        return cls.referent
 
 
 def _in_own_class(value: torch.Tensor) -> Any:
-    Stats.held = value
+    Stats.referent = value
     return Stats.hook
 
 
@@ -165,11 +165,11 @@ CLOSURES = {
 
 
 class TestLibrary:
-    """A library's own state is not the user's garbage."""
+    """The state of a library is spared."""
 
     @pytest.fixture
     def library(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-        # Beside torch: a folder that counts as one of libraries.
+        # Beside torch, in a folder of libraries.
         import torch.utils.hooks as library
 
         class Class:
@@ -182,10 +182,12 @@ class TestLibrary:
         monkeypatch.setattr(library, "FastpurgeClass", Class, raising=False)
         Class.value = torch.ones(10)  # type: ignore[attr-defined]
         yield library
-        # Clear what is left, so that nothing is found by another test.
+        # Clear the rest, so that no other test finds it.
         del Class.value  # type: ignore[attr-defined]
 
-    def test_module_and_class_level_state_is_spared_with_all_it_holds(self, library: Any) -> None:
+    def test_globals_and_class_attributes_of_libraries_are_spared_with_their_contents(
+        self, library: Any
+    ) -> None:
         report = fastpurge.sweep(keep=())
         assert library.fastpurge_value.sum() == 10
         assert library.fastpurge_table["k"][0].sum() == 10
@@ -193,7 +195,7 @@ class TestLibrary:
         assert library.FastpurgeClass.value.sum() == 10
         assert report.spared["library"] >= 120
 
-    def test_what_a_library_kept_before_is_looked_for_there_first(
+    def test_library_state_of_the_last_sweep_is_checked_first(
         self, library: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = fastpurge.sweep(keep=())
@@ -208,19 +210,19 @@ class TestLibrary:
         assert second.spared["library"] == first.spared["library"]
         assert library.fastpurge_value.sum() == library.FastpurgeClass.value.sum() == 10
 
-    def test_what_a_library_kept_before_and_keeps_no_more_goes(
+    def test_former_library_state_is_released(
         self, library: Any, program: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fastpurge.sweep(keep=())
-        program.held = library.fastpurge_value
-        library.fastpurge_value = None  # what `monkeypatch` exchanges it will restore
+        program.referent = library.fastpurge_value
+        library.fastpurge_value = None  # `monkeypatch` restores it
         monkeypatch.setattr(library, "fastpurge_other", torch.ones(5), raising=False)
         fastpurge.sweep(keep=())
-        assert is_purged(program.held)
+        assert is_purged(program.referent)
         assert library.fastpurge_other.sum() == 5
 
-    def test_switched_off_it_goes(self, library: Any) -> None:
-        fastpurge.sweep(keep=())  # from here on it is known what it keeps
+    def test_without_the_guard_library_state_is_released(self, library: Any) -> None:
+        fastpurge.sweep(keep=())  # the second search knows its globals
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         assert is_purged(library.fastpurge_value)
         assert is_purged(library.fastpurge_model)
@@ -243,13 +245,13 @@ class TestLibrary:
 
     @pytest.mark.imports_much
     def test_jagged_tensors_can_be_made_after_a_sweep(self) -> None:
-        # torch.nested keeps a dummy at module level, and no jagged tensor can be made without it.
+        # torch.nested has a dummy tensor in its globals; without it no jagged tensor can be made.
         make = "torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)"
         eval(make)
         fastpurge.sweep(keep=())
         assert eval(make).is_nested
 
-    def test_the_program_is_no_library(self, program: Any) -> None:
+    def test_globals_of_the_program_are_no_library_state(self, program: Any) -> None:
         program.tensor = torch.ones(3)
         program.Class = type("Class", (), {"value": torch.ones(3), "__module__": program.__name__})
         fastpurge.sweep(keep=())
@@ -264,7 +266,7 @@ class TestLibrary:
         ],
     )
     @pytest.mark.parametrize("deep", [False, True])
-    def test_what_a_library_will_call_has_all_it_needs(self, name: str, deep: bool) -> None:
+    def test_callbacks_registered_with_a_library_keep_their_values(self, name: str, deep: bool) -> None:
         results: list[float] = []
         table: Any = {"layer": [(torch.ones(3),)]} if deep else torch.ones(3)
 
@@ -289,7 +291,7 @@ class TestLibrary:
                 handle.remove()
 
     @pytest.mark.parametrize("name", CLOSURES)
-    def test_a_hook_has_all_it_needs_of_whatever_kind(self, name: str) -> None:
+    def test_hooks_of_every_kind_keep_their_values(self, name: str) -> None:
         hook = CLOSURES[name](torch.ones(3))
         handle = module.register_module_forward_hook(hook)
         try:
@@ -299,7 +301,7 @@ class TestLibrary:
         finally:
             handle.remove()
 
-    def test_what_a_thread_has_called_is_not_what_a_library_will_call(self, program: Any) -> None:
+    def test_a_call_in_a_running_thread_is_no_registered_callback(self, program: Any) -> None:
         class Server:
             def __init__(self) -> None:
                 self.cache, self.stop = torch.ones(3), threading.Event()
@@ -322,7 +324,7 @@ class TestLibrary:
             stop.set()
             thread.join()
 
-    def test_what_typing_has_cached_is_not_to_be_called(self, program: Any) -> None:
+    def test_entries_of_typing_caches_are_no_callbacks(self, program: Any) -> None:
         def annotate() -> None:
             class Row:
                 table = program.table = torch.ones(3)
@@ -338,9 +340,9 @@ class TestLibrary:
         assert is_purged(program.table)
         assert is_purged(program.value)
 
-    def test_functions_and_coroutines_of_cython_are_of_a_library(self) -> None:
+    def test_functions_and_coroutines_of_cython_belong_to_a_library(self) -> None:
         extension = pytest.importorskip("yaml._yaml")
-        # Its `__module__` is what gives each function its own, and it is nobody's callback.
+        # typing's wrapper copies `__module__` to each function; it is no callback of a library.
         assert not isinstance(
             type.__dict__["__dict__"].__get__(type(extension.get_version))["__module__"], str
         )
@@ -348,7 +350,7 @@ class TestLibrary:
         assert not any(type(one) is type(extension.get_version) for one in found)
 
     @pytest.mark.parametrize("how", ["a tensor", "an object", "a method"])
-    def test_a_hook_on_all_modules_keeps_what_it_leads_to(self, program: Any, how: str) -> None:
+    def test_a_global_module_hook_keeps_everything_reachable_from_it(self, program: Any, how: str) -> None:
         class Scale:
             def __init__(self) -> None:
                 self.factor = torch.full((3,), 2.0)
@@ -356,8 +358,8 @@ class TestLibrary:
             def hook(self, _: Any, __: Any, out: torch.Tensor) -> torch.Tensor:
                 return out * self.factor
 
-        def capture(held: Any) -> Any:
-            return lambda _, __, out: out * (held.factor if how == "an object" else held)
+        def capture(referent: Any) -> Any:
+            return lambda _, __, out: out * (referent.factor if how == "an object" else referent)
 
         register: Any = torch.nn.modules.module.register_module_forward_hook
         handle = register(

@@ -1,4 +1,4 @@
-"""Running code is not pulled out from under itself, until `Guard.RUNNING` is switched off."""
+"""`Guard.RUNNING` spares the objects of running code."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def sweep():
 
 
 class TestRunning:
-    """Running code is not pulled out from under itself."""
+    """Objects of running code are spared."""
 
-    def test_locals_are_spared_with_all_they_hold(self, program: Any) -> None:
+    def test_locals_are_spared_with_their_contents(self, program: Any) -> None:
         local = torch.ones(3)
         model = torch.nn.Sequential(torch.nn.Linear(3, 3))
         nested = {"k": [(torch.ones(5),)]}
@@ -60,21 +60,21 @@ class TestRunning:
         fastpurge.sweep(keep=())
         assert local.grad.tolist() == [2, 2, 2]  # type: ignore[union-attr]
 
-    def test_switched_off_they_go(self) -> None:
-        held = [torch.ones(3)]
+    def test_without_the_guard_locals_are_released(self) -> None:
+        referent = [torch.ones(3)]
         fastpurge.sweep(keep=(), guards=Guard.ALL & ~Guard.RUNNING)
-        assert is_purged(held[0])
+        assert is_purged(referent[0])
 
-    def test_switched_off_and_alone_those_held_directly_go_too(self) -> None:
-        released = str(OWNED_TENSORS_REFERENCE_THEMSELVES)  # before torch 2.10 they stay
+    def test_without_the_guard_a_single_thread_also_releases_direct_references(self) -> None:
+        released = str(OWNED_TENSORS_REFERENCE_THEMSELVES)  # before torch 2.10 they are spared
         assert _locals_after_a_sweep(CALLS["function"], beside_a_thread=False) == released
 
     @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-    def test_switched_off_beside_other_threads_those_held_directly_stay(self, call: str) -> None:
-        # Another thread may be inside an operation on what it holds, and that would crash.
+    def test_without_the_guard_direct_references_of_other_threads_stay(self, call: str) -> None:
+        # Another thread may be inside an operation on its objects; a release would crash it.
         assert _locals_after_a_sweep(call, beside_a_thread=True) == "False"
 
-    def test_an_object_in_a_local_is_not_looked_into(self, program: Any) -> None:
+    def test_an_object_of_the_program_in_a_local_is_not_traversed(self, program: Any) -> None:
         class Cache:
             pass
 
@@ -83,7 +83,7 @@ class TestRunning:
         fastpurge.sweep(keep=())
         assert is_purged(local.value)  # type: ignore[attr-defined]
 
-    def test_what_a_closure_captures_is_spared(self) -> None:
+    def test_variables_captured_by_a_closure_are_spared(self) -> None:
         captured = torch.ones(3)
 
         def inner() -> torch.Tensor:
@@ -92,7 +92,9 @@ class TestRunning:
         fastpurge.sweep(keep=())
         assert inner().sum() == 3
 
-    def test_what_a_running_generator_holds_is_spared_and_a_forgotten_ones_is_not(self, program: Any) -> None:
+    def test_locals_of_a_running_generator_are_spared_and_of_a_forgotten_one_released(
+        self, program: Any
+    ) -> None:
         def generator() -> Iterator[torch.Tensor]:
             local = torch.ones(3)
             fastpurge.sweep(keep=())
@@ -110,7 +112,7 @@ class TestRunning:
         fastpurge.sweep(keep=())
         assert program.seen()
 
-    def test_what_a_running_coroutine_holds_is_spared(self) -> None:
+    def test_locals_of_a_running_coroutine_are_spared(self) -> None:
         async def coroutine() -> float:
             local = torch.ones(3)
             fastpurge.sweep(keep=())
@@ -118,7 +120,7 @@ class TestRunning:
 
         assert asyncio.run(coroutine()) == 3
 
-    def test_containers_derived_from_plain_ones_are_looked_through(self) -> None:
+    def test_classes_derived_from_containers_are_traversed(self) -> None:
         class Output(dict[str, torch.Tensor]):
             pass
 
@@ -129,7 +131,7 @@ class TestRunning:
         assert largest.values.sum() == 3
 
     @pytest.mark.imports_much
-    def test_a_local_optimizer_is_kept_whole(self) -> None:
+    def test_a_local_optimizer_is_spared_with_its_contents(self) -> None:
         model = torch.nn.Linear(3, 1)
         optimizer = torch.optim.Adam(model.parameters())
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -141,7 +143,7 @@ class TestRunning:
             fastpurge.sweep(keep=())
         assert all(state["step"] == 2 for state in optimizer.state.values())
 
-    def test_a_loader_that_a_loop_reads_is_kept_whole(self) -> None:
+    def test_a_data_loader_in_a_loop_is_spared_with_its_contents(self) -> None:
         data = torch.utils.data.TensorDataset(torch.arange(6.0))
         seen = []
         for (batch,) in torch.utils.data.DataLoader(data, batch_size=2):
@@ -158,21 +160,21 @@ class TestRunning:
         assert torch.cat([torch.ones(1), sweep()]).tolist() == [1, 1, 1, 1]
 
     def test_a_view_and_its_base_are_both_released(self, program: Any) -> None:
-        # A base has an owner in C++, its view. That is not running code.
+        # The owner of a base is its view, in C++. That is no running code.
         program.base = torch.ones(100)
         program.view = program.base[:5]
         fastpurge.sweep(keep=())
         assert is_purged(program.base)
         assert is_purged(program.view)
 
-    def test_a_base_that_only_its_view_keeps_alive_frees_its_memory(self, program: Any) -> None:
+    def test_a_base_referenced_only_by_its_view_frees_its_memory(self, program: Any) -> None:
         program.view = torch.ones(100)[:5]
         fastpurge.sweep(keep=())
         gc.collect()
         assert is_purged(program.view)
         assert not [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape == (100,)]
 
-    def test_a_finished_exception_is_let_go_and_one_being_handled_is_not(self, program: Any) -> None:
+    def test_a_finished_exception_is_released_and_a_handled_one_is_spared(self, program: Any) -> None:
         def fail() -> None:
             program.locals = []
             activations = torch.ones(3)
@@ -215,7 +217,7 @@ class TestRunning:
         assert all(results)
 
     @pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
-    def test_a_custom_backward_that_runs_has_its_context(self, guards: Guard) -> None:
+    def test_a_running_custom_backward_keeps_its_context(self, guards: Guard) -> None:
         class Double(torch.autograd.Function):
             @staticmethod
             def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Guards together: what one spares protects more, and none is asked for nothing."""
+"""Guards together: aliases of spared objects are spared, and no guard runs without need."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastpurge.python_facts import library_globals
 
 
 class TestAlias:
-    """What a guard spares protects the memory it stands on, like what was named."""
+    """Objects that a guard spares protect their aliases, as kept objects do."""
 
-    def test_memory_of_a_spared_local_is_spared(self, program: Any) -> None:
+    def test_aliases_of_a_spared_local_are_spared(self, program: Any) -> None:
         program.tensor = torch.ones(10)
-        # On the same storage, and no view: C++ ties the two together in no other way.
+        # On the same storage, and no view: only the storage connects the two in C++.
         local = torch.empty(0).set_(program.tensor.untyped_storage())
         report = fastpurge.sweep(keep=(), wipe=True)
         assert program.tensor.sum() == 10
@@ -31,12 +31,10 @@ def test_every_guard_has_a_docstring_and_a_name(guard: Guard) -> None:
     assert guard in Guard.ALL
 
 
-def test_guards_are_not_asked_when_nothing_is_there_to_spare(
-    program: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_guards_do_not_run_without_candidates(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fastpurge.sweep(keep=(), guards=Guard.NONE)
 
-    # Where libraries are known to keep something is asked for first: that saves a walk.
+    # Known places of library state are read first, which saves a walk over the heap.
     def everywhere(_: object, *, where_known: bool = False) -> list[Any]:
         return [] if where_known else pytest.fail("asked")
 
@@ -45,8 +43,10 @@ def test_guards_are_not_asked_when_nothing_is_there_to_spare(
     fastpurge.sweep(keep=(), min_bytes=1 << 40)
 
 
-def test_the_base_of_a_kept_view_costs_no_further_walk(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = torch.arange(64).reshape(8, 8)  # C++ holds its base
+def test_the_base_of_a_kept_view_needs_no_second_heap_walk(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = torch.arange(64).reshape(8, 8)  # C++ refers to its base
     fastpurge.sweep(keep=[view])
     walks = 0
     snapshot = _core.snapshot

@@ -1,4 +1,4 @@
-"""Whatever an interpreter asks for a person answers that it was purged; only a use raises."""
+"""Tombstones answer the inspection by shells and debuggers; only a use raises."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.fixture(params=KINDS)
-def zombie(request: Any, program: Any) -> Any:
-    program.zombie = KINDS[request.param]()
+def tombstone(request: Any, program: Any) -> Any:
+    program.tombstone = KINDS[request.param]()
     fastpurge.sweep(keep=(), label="node 7")
-    assert fastpurge.is_purged(program.zombie)
-    return program.zombie
+    assert fastpurge.is_purged(program.tombstone)
+    return program.tombstone
 
 
 def _rich(show: Callable[[Console], object]) -> str:
@@ -64,7 +64,7 @@ def _debugger(obj: object, *commands: str) -> str:
     return said.getvalue()
 
 
-TELLING: dict[str, Callable[[Any], str]] = {
+DISPLAYS: dict[str, Callable[[Any], str]] = {
     "repr": repr,
     "str": str,
     "f-string": lambda z: f"{z}",
@@ -85,12 +85,12 @@ TELLING: dict[str, Callable[[Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("ask", TELLING.values(), ids=TELLING)
-def test_what_shows_it_says_that_it_was_purged(ask: Any, zombie: Any) -> None:
-    assert "purged" in ask(zombie)
+@pytest.mark.parametrize("ask", DISPLAYS.values(), ids=DISPLAYS)
+def test_every_display_of_a_tombstone_says_that_it_was_purged(ask: Any, tombstone: Any) -> None:
+    assert "purged" in ask(tombstone)
 
 
-ANSWERING: dict[str, Callable[[Any], object]] = {
+INSPECTIONS: dict[str, Callable[[Any], object]] = {
     "dir": dir,
     "getmembers": inspect.getmembers,
     "vars": vars,
@@ -106,18 +106,20 @@ ANSWERING: dict[str, Callable[[Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("ask", ANSWERING.values(), ids=ANSWERING)
-def test_what_an_inspector_asks_is_answered(ask: Any, zombie: Any) -> None:
-    assert ask(zombie)
+@pytest.mark.parametrize("ask", INSPECTIONS.values(), ids=INSPECTIONS)
+def test_inspectors_can_read_special_attributes_of_tombstones(ask: Any, tombstone: Any) -> None:
+    assert ask(tombstone)
 
 
-def test_what_it_is_not_raises_as_a_use_and_as_a_missing_attribute(zombie: Any) -> None:
+def test_unknown_attributes_raise_purged_error_and_special_ones_also_attribute_error(tombstone: Any) -> None:
     with pytest.raises(PurgedError, match="node 7") as raised:
-        _ = zombie.__wrapped__
+        _ = tombstone.__wrapped__
     assert isinstance(raised.value, AttributeError)
     for name in ("shape", "anything", "_private", "_repr_html_"):
-        with pytest.raises(PurgedError) as raised:  # or `hasattr` would say no, and a default be taken
-            getattr(zombie, name, None)
+        with pytest.raises(
+            PurgedError
+        ) as raised:  # no AttributeError, or `hasattr` would be False and `getattr` return the default
+            getattr(tombstone, name, None)
         assert not isinstance(raised.value, AttributeError)
 
 
@@ -129,20 +131,22 @@ def shell() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("detail", [0, 1])
-def test_ipython_answers(shell: Any, zombie: Any, detail: int, capsys: pytest.CaptureFixture[str]) -> None:
-    shell.user_ns["z"] = zombie
+def test_ipython_inspects_tombstones(
+    shell: Any, tombstone: Any, detail: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.user_ns["z"] = tombstone
     assert "purged by fastpurge (node 7)" in shell.object_inspect("z", detail_level=detail)["docstring"]
     assert "purged" in shell.object_inspect_mime("z", detail_level=detail)["text/plain"]
     shell.run_line_magic("pinfo2" if detail else "pinfo", "z")
     assert "purged" in capsys.readouterr().out
     with provisionalcompleter():
         assert list(shell.Completer.completions("z.__do", 6))
-    assert "purged" in shell.display_formatter.format(zombie)[0]["text/plain"]
+    assert "purged" in shell.display_formatter.format(tombstone)[0]["text/plain"]
 
 
 DEBUGPY = """
 import torch, fastpurge
-held = [torch.ones(2, 3), torch.nn.Linear(3, 3), torch.nn.Parameter(torch.ones(2))]
+referent = [torch.ones(2, 3), torch.nn.Linear(3, 3), torch.nn.Parameter(torch.ones(2))]
 fastpurge.sweep(keep=())
 import debugpy._vendored.force_pydevd
 import pydevd
@@ -150,18 +154,18 @@ from _pydevd_bundle import pydevd_resolver, pydevd_xml
 from _pydevd_bundle.pydevd_suspended_frames import _ObjectVariable
 
 debugger = pydevd.PyDB(set_as_global=False)
-for one in held:
+for one in referent:
     name, *_ = pydevd_xml.get_variable_details(one)
     assert name.startswith("Purged"), name
     for resolver in (pydevd_xml.get_type(one)[2], pydevd_resolver.defaultResolver):
         assert resolver is None or resolver.get_contents_debug_adapter_protocol(one)
-    variable = _ObjectVariable(debugger, "held", one, lambda variable: None)
+    variable = _ObjectVariable(debugger, "referent", one, lambda variable: None)
     assert "purged" in variable.get_var_data()["value"]
     assert variable.get_children_variables()
 """
 
 
-def test_a_debugger_shows_its_variables() -> None:
+def test_a_debugger_shows_tombstones_among_variables() -> None:
     pytest.importorskip("debugpy")
     environment = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     subprocess.run([sys.executable, "-c", DEBUGPY], check=True, env=environment, timeout=120)
@@ -174,7 +178,7 @@ fastpurge.sweep(keep=())
 """
 
 
-def test_a_kernel_answers_shift_tab_and_tab() -> None:
+def test_a_kernel_inspects_and_completes_tombstones() -> None:
     manager: KernelManager
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=120)
     try:
@@ -182,13 +186,13 @@ def test_a_kernel_answers_shift_tab_and_tab() -> None:
         for name in ("t", "m"):
             for detail in (0, 1):
                 client.inspect(name, detail_level=detail)
-                told = _reply(client)
-                assert told["found"]
-                assert "purged" in told["data"]["text/plain"]
+                recorded = _reply(client)
+                assert recorded["found"]
+                assert "purged" in recorded["data"]["text/plain"]
             for code in (f"{name}.", f"{name}.sh", f"{name}("):
                 client.complete(code)
                 assert _reply(client)["status"] == "ok"
-        client.inspect("print")  # it goes on
+        client.inspect("print")  # the session continues
         assert _reply(client)["found"]
     finally:
         client.stop_channels()

@@ -1,4 +1,4 @@
-"""What cannot be meant as `keep` is refused, with what to write instead, before anything is touched."""
+"""An invalid `keep` is an error that says what to write instead, before anything is released."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(("keep", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_names_nothing_is_refused(call: Any, keep: object, message: str, program: Any) -> None:
+def test_a_keep_argument_without_objects_is_refused(
+    call: Any, keep: object, message: str, program: Any
+) -> None:
     program.forgotten = torch.ones(3)
     with pytest.raises(TypeError, match=f"^keep .*{message}"):
         call(keep)
@@ -88,39 +90,39 @@ def test_what_names_nothing_is_refused(call: Any, keep: object, message: str, pr
 
 
 class Computed:
-    """A sequence whose elements are its attribute's."""
+    """A sequence whose elements are those of an attribute."""
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, _: int) -> object:
-        return self.held
+        return self.referent
 
 
 class Loop:
-    """An iterator that is an object of the program."""
+    """An iterator of a class of the program."""
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
     def __iter__(self) -> Loop:
         return self
 
     def __next__(self) -> object:
-        return self.held
+        return self.referent
 
 
-def _array(held: object) -> Any:
+def _array(referent: object) -> Any:
     array = np.empty(1, dtype=object)
-    array[0] = held
+    array[0] = referent
     return array
 
 
-class Hostile(type):
-    """A metaclass that answers no question."""
+class Raising(type):
+    """A metaclass whose special methods raise."""
 
     def __eq__(cls, _: object) -> bool:
         raise AssertionError
@@ -132,11 +134,11 @@ class Hostile(type):
         raise AssertionError
 
 
-class OfHostile(metaclass=Hostile):
-    __slots__ = ("held",)
+class OfRaising(metaclass=Raising):
+    __slots__ = ("referent",)
 
-    def __init__(self, held: object) -> None:
-        self.held = held
+    def __init__(self, referent: object) -> None:
+        self.referent = referent
 
 
 ACCEPTED: dict[str, Callable[[Any], object]] = {
@@ -153,7 +155,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
     "a namespace": lambda x: SimpleNamespace(x=x),
     "a sequence of its own": Computed,
     "an iterator of its own": Loop,
-    "a class that answers no question": OfHostile,
+    "a class that answers no question": OfRaising,
     "a subclass of list": lambda x: type("Own", (list,), {})([x]),
     "a named tuple": lambda x: torch.return_types.max((x, x)),
     "a suspended generator in a list": lambda x: [(one for one in [x])],
@@ -164,7 +166,7 @@ ACCEPTED: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("make", ACCEPTED.values(), ids=ACCEPTED)
-def test_any_other_object_is_kept_with_what_is_in_it(make: Any, program: Any) -> None:
+def test_any_other_object_is_kept_with_its_contents(make: Any, program: Any) -> None:
     program.kept, program.other = torch.ones(3), torch.ones(4)
     fastpurge.plan(keep=make(program.kept)).apply()
     assert program.kept.sum() == 3
@@ -172,7 +174,7 @@ def test_any_other_object_is_kept_with_what_is_in_it(make: Any, program: Any) ->
 
 
 @pytest.mark.parametrize("keep", [(), [], {}, set(), [None], [3, 0.5]], ids=repr)
-def test_nothing_and_numbers_in_a_list_are_no_mistake(keep: object, program: Any) -> None:
+def test_none_and_numbers_in_a_list_are_accepted(keep: object, program: Any) -> None:
     program.other = torch.ones(4)
     fastpurge.sweep(keep=keep)
     assert is_purged(program.other)
@@ -188,7 +190,7 @@ VIEWS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("make", VIEWS.values(), ids=VIEWS)
-def test_what_is_in_any_plain_container_is_named(make: Any, program: Any) -> None:
+def test_elements_of_every_plain_container_are_kept(make: Any, program: Any) -> None:
     program.tensor = torch.ones(3)  # a closure stops at modules, unless they are named
     fastpurge.sweep(keep=make(program))
     assert program.tensor.sum() == 3
@@ -204,19 +206,19 @@ POSITIONAL: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("call", "instead"), POSITIONAL.values(), ids=POSITIONAL)
 @pytest.mark.parametrize("more", [{}, {"keep": ()}], ids=["alone", "with keep"])
-def test_what_is_not_named_keep_is_refused(call: Any, instead: str, more: Any, program: Any) -> None:
+def test_positional_objects_are_refused(call: Any, instead: str, more: Any, program: Any) -> None:
     program.model = torch.nn.Linear(2, 2)
     with pytest.raises(TypeError, match=instead):
         call(program.model, **more)
     assert not is_purged(program.model)
 
 
-def test_the_signature_is_that_of_the_call(tmp_path: Path) -> None:
+def test_arguments_are_keyword_only_and_the_label_is_the_line_of_the_caller(tmp_path: Path) -> None:
     import inspect
 
     for call, _ in POSITIONAL.values():
         names = inspect.signature(call).parameters
         assert "keep" in names
         assert all(one.kind is one.KEYWORD_ONLY for one in names.values())
-    # A label names the line of the caller, and not one of ours.
+    # A label names the line of the caller, and no line of the package.
     assert __file__ in str(fastpurge.plan(keep=()))

@@ -1,6 +1,6 @@
-"""Random programs against a plain model of what must survive a sweep and what must go.
+"""A sweep of random programs releases exactly the objects that the model of `tests.random_programs` names.
 
-``FASTPURGE_PROGRAMS`` is how many.
+``FASTPURGE_PROGRAMS`` is the number of programs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.in_use import USES
-from tests.programs import KINDS, Steps, check
+from tests.owners import OWNERS
+from tests.random_programs import KINDS, Steps, check
 
 PROGRAMS = int(os.environ.get("FASTPURGE_PROGRAMS", "500"))
 
@@ -22,15 +22,15 @@ STEPS = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(st.integers(0, 99), max_size=3)), min_size=1, max_size=25
 )
 KEEP = st.lists(st.integers(0, 99), max_size=3)
-IN_USE = st.lists(st.tuples(st.sampled_from(sorted(USES)), KEEP), max_size=3)
+OWNED = st.lists(st.tuples(st.sampled_from(sorted(OWNERS)), KEEP), max_size=3)
 
 
 @pytest.fixture(scope="module")
 def frozen_heap() -> Iterator[None]:
-    # What was there before is put out of the collector's sight, so that a sweep takes milliseconds; and so
-    # is what torch imports at the first use of an optimizer.
-    for use in USES.values():
-        use.run(list, lambda: None)
+    # `gc.freeze` hides existing objects from the collector, so that a sweep takes milliseconds. The owners
+    # run before it, because torch imports a lot at the first use of an optimizer.
+    for owner in OWNERS.values():
+        owner.run(list, lambda: None)
     gc.collect()
     gc.freeze()
     yield
@@ -38,18 +38,18 @@ def frozen_heap() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("frozen_heap")
-@pytest.mark.parametrize("name", sorted(USES))
-def test_what_is_in_use_survives_and_the_rest_goes(name: str) -> None:
-    check([("leaf", []), ("module", [0]), ("tensor", [])], [], wipe=True, uses=[(name, [0, 1, 2])])
+@pytest.mark.parametrize("name", sorted(OWNERS))
+def test_objects_with_owners_in_running_code_survive_and_the_rest_is_released(name: str) -> None:
+    check([("leaf", []), ("module", [0]), ("tensor", [])], [], wipe=True, owners=[(name, [0, 1, 2])])
 
 
 @pytest.mark.usefixtures("frozen_heap")
 @settings(deadline=None, max_examples=PROGRAMS, suppress_health_check=[HealthCheck.too_slow])
-@given(steps=STEPS, keep=KEEP, wipe=st.booleans(), uses=IN_USE)
-@example(  # an alias of a leaf of the graph of an alias of what an array reads
-    steps=[("leaf", []), ("view", [1]), ("product", [0, 1]), ("numpy", [3])], keep=[], wipe=False, uses=[]
+@given(steps=STEPS, keep=KEEP, wipe=st.booleans(), owners=OWNED)
+@example(  # an alias of a graph's leaf, where an array is an alias of the graph's result
+    steps=[("leaf", []), ("view", [1]), ("product", [0, 1]), ("numpy", [3])], keep=[], wipe=False, owners=[]
 )
-def test_what_must_survive_survives_and_the_rest_goes(
-    steps: Steps, keep: list[int], wipe: bool, uses: Steps
+def test_random_programs_lose_exactly_the_unneeded_objects(
+    steps: Steps, keep: list[int], wipe: bool, owners: Steps
 ) -> None:
-    check(steps, keep, wipe=wipe, uses=uses)
+    check(steps, keep, wipe=wipe, owners=owners)

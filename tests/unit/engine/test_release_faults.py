@@ -1,6 +1,6 @@
-"""An error of torch or of a device in the middle of a release: the rest is released, and all of it is told.
+"""An error of torch or of a device during a release: the rest is released, and the report says so.
 
-There is no device here. One that is lost is the one call of torch that would fail then.
+No device is needed: the test makes the call of torch fail that would fail on a lost device.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LOST = [torch.OutOfMemoryError, getattr(torch, "AcceleratorError", RuntimeError)]
 
 
-class Rude(TorchDispatchMode):
-    """A mode that lets nothing be computed."""
+class Raising(TorchDispatchMode):
+    """A dispatch mode that raises at every operator."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise ValueError("not in my mode")
 
 
-class RudeFunctions(TorchFunctionMode):
-    """A mode that lets nothing be asked."""
+class RaisingFunctions(TorchFunctionMode):
+    """A function mode that raises at every torch function."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise ValueError("not in my mode")
@@ -37,7 +37,7 @@ class RudeFunctions(TorchFunctionMode):
 
 @pytest.fixture
 def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the storages that were overwritten."""
+    """The sizes of the overwritten storages, in bytes."""
     sizes: list[int] = []
     fill: Any = cast(Any, torch.UntypedStorage).fill_
 
@@ -52,10 +52,12 @@ def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("at", [0, 2, 4])
 @pytest.mark.parametrize("wipe", [False, True])
-def test_one_that_refuses_is_as_before_and_the_rest_is_released(program: Any, at: int, wipe: bool) -> None:
+def test_an_object_that_refuses_is_unchanged_and_the_rest_is_released(
+    program: Any, at: int, wipe: bool
+) -> None:
     program.all = [torch.full((3,), float(number)) for number in range(5)]
     program.all[at].attribute = torch.ones(2)
-    # Its implementation is not exchanged while C++ holds it weakly (THPModule_swap_tensor_impl).
+    # torch swaps no tensor that C++ refers to weakly (THPModule_swap_tensor_impl).
     weak = torch._C._WeakTensorRef(program.all[at])  # type: ignore[attr-defined]
     report = fastpurge.sweep(keep=(), wipe=wipe)
     assert [is_purged(one) for one in program.all] == [number != at for number in range(5)]
@@ -68,7 +70,7 @@ def test_one_that_refuses_is_as_before_and_the_rest_is_released(program: Any, at
 
 
 @pytest.mark.parametrize("error", LOST)
-def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
+def test_a_failed_overwrite_is_reported_and_the_rest_is_overwritten(
     program: Any, filled: list[int], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     note = cast(Any, torch.UntypedStorage).fill_
@@ -92,13 +94,15 @@ def test_what_cannot_be_overwritten_is_told_and_the_rest_is_overwritten(
 @pytest.mark.parametrize(
     "mode",
     [
-        Rude,
-        RudeFunctions,
+        Raising,
+        RaisingFunctions,
         pytest.param(FakeTensorMode, marks=pytest.mark.imports_much),
         lambda: torch.device("meta"),
     ],
 )
-def test_a_mode_of_the_caller_s_has_no_say(program: Any, filled: list[int], mode: Any) -> None:
+def test_a_torch_mode_of_the_caller_does_not_affect_a_sweep(
+    program: Any, filled: list[int], mode: Any
+) -> None:
     kept = torch.ones(5, requires_grad=True) * 3
     program.all = [torch.ones(10), torch.ones(20, requires_grad=True) * 2]
     program.model = torch.nn.Linear(2, 2)
@@ -110,7 +114,7 @@ def test_a_mode_of_the_caller_s_has_no_say(program: Any, filled: list[int], mode
     assert not any(item.reason for item in report.released)
 
 
-def test_finalizers_that_raise_end_nothing(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalizers_that_raise_do_not_end_a_sweep(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Mortal(torch.Tensor):
         def __del__(self) -> None:
             raise ValueError("at the end")
@@ -119,12 +123,12 @@ def test_finalizers_that_raise_end_nothing(program: Any, monkeypatch: pytest.Mon
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    told: list[Any] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    recorded: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: recorded.append(unraisable.exc_type))
     program.all = [torch.ones(3), torch.ones(3).as_subclass(Mortal), MortalModule(), torch.ones(3)]
-    program.all[0].attribute = held = type("Held", (), {})()
-    finalizer = weakref.ref(held, lambda _: 1 / 0)
-    del held
+    program.all[0].attribute = referent = type("Held", (), {})()
+    finalizer = weakref.ref(referent, lambda _: 1 / 0)
+    del referent
     report = fastpurge.sweep(keep=())
     assert all(map(is_purged, program.all))
     assert {item.type_name for item in report.released} == {
@@ -132,7 +136,7 @@ def test_finalizers_that_raise_end_nothing(program: Any, monkeypatch: pytest.Mon
         Mortal.__qualname__,
         MortalModule.__qualname__,
     }
-    assert {ValueError, KeyboardInterrupt, ZeroDivisionError} <= {*told}
+    assert {ValueError, KeyboardInterrupt, ZeroDivisionError} <= {*recorded}
     assert finalizer() is None
 
 

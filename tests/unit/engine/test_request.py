@@ -1,4 +1,4 @@
-"""Bad input gets a clear error that names the argument, before anything is touched."""
+"""An invalid argument is an error that names it, before anything is released."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CASES = [(name, value, error) for name, (error, values) in BAD.items() for value
 
 @pytest.mark.parametrize("call", [fastpurge.sweep, fastpurge.plan])
 @pytest.mark.parametrize(("name", "value", "error"), CASES)
-def test_bad_input_names_the_argument_and_touches_nothing(
+def test_bad_input_names_the_argument_and_changes_nothing(
     call: Any, name: str, value: object, error: Any, program: Any
 ) -> None:
     program.FORGOTTEN = torch.ones(3)

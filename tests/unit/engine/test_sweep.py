@@ -1,4 +1,4 @@
-"""Sweeps and plans: what goes, what stays, what is measured."""
+"""Sweeps and plans: what is released, what is spared, what is measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_unkept_tensors_and_modules_are_released(program: Any) -> None:
     assert ("module", "ReLU", None, None, None) in released
 
 
-def test_a_tensor_that_only_a_released_module_held_dies(program: Any) -> None:
+def test_a_tensor_referenced_only_by_a_released_module_is_freed(program: Any) -> None:
     program.model = torch.nn.Linear(4, 4)
     ref = weakref.ref(program.model.weight)
     fastpurge.sweep(keep=())
@@ -44,16 +44,16 @@ def test_a_tensor_that_only_a_released_module_held_dies(program: Any) -> None:
     assert ref() is None
 
 
-def test_hooks_are_let_go(program: Any) -> None:
+def test_hooks_of_released_modules_are_dropped(program: Any) -> None:
     class Big:
         pass
 
     big = Big()
     ref = weakref.ref(big)
     program.model = torch.nn.Linear(4, 4)
-    program.model.register_forward_hook(lambda *_, held=big: None)
+    program.model.register_forward_hook(lambda *_, referent=big: None)
     program.tensor = torch.ones(3, requires_grad=True)
-    program.tensor.register_hook(lambda grad, held=big: grad)
+    program.tensor.register_hook(lambda grad, referent=big: grad)
     program.tensor.attribute = big
     del big
     fastpurge.sweep(keep=())
@@ -110,7 +110,7 @@ def test_a_second_sweep_finds_nothing(program: Any) -> None:
     assert is_purged(program.tensor)
 
 
-def test_a_plan_touches_nothing_and_applies_what_it_says(program: Any) -> None:
+def test_a_plan_changes_nothing_and_apply_releases_what_it_lists(program: Any) -> None:
     program.tensor = torch.ones(1000)
     plan = fastpurge.plan(keep=())
     assert program.tensor.sum() == 1000
@@ -123,7 +123,7 @@ def test_a_plan_touches_nothing_and_applies_what_it_says(program: Any) -> None:
     assert {item.shape for item in report.released} == {item.shape for item in plan.items}
 
 
-def test_what_became_reachable_since_the_plan_stays(program: Any) -> None:
+def test_objects_reachable_from_keep_since_the_plan_stay(program: Any) -> None:
     program.saved, program.lost = torch.ones(10), torch.ones(11)
     keep = {"model": torch.nn.Linear(2, 2)}
     plan = fastpurge.plan(keep=keep)
@@ -167,7 +167,7 @@ def collections() -> Any:
 
 
 def test_collect_auto_collects_only_if_there_is_something_to_free() -> None:
-    # A process of its own: in this one, running code of the test runner may hold something.
+    # In a process of its own: in this one, the test runner may refer to objects.
     program = """
         import gc, weakref, torch, fastpurge
 
@@ -194,7 +194,7 @@ def test_collect_auto_collects_only_if_there_is_something_to_free() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
-def test_a_finalizer_of_garbage_meets_what_it_had_also_if_a_variable_leads_to_that() -> None:
+def test_a_finalizer_of_garbage_finds_its_objects_intact() -> None:
     program = """
         import gc, torch, fastpurge
 
@@ -219,14 +219,14 @@ def test_a_finalizer_of_garbage_meets_what_it_had_also_if_a_variable_leads_to_th
 @pytest.mark.parametrize(
     "make",
     [
-        "future = Future(); future.set_result(cache[0]); garbage.held = future",
+        "future = Future(); future.set_result(cache[0]); garbage.referent = future",
         "state.tensor = cache[0]; weakref.finalize(garbage, print, state).atexit = False",
-        "garbage.held = numpy.array([cache[0], None], dtype=object)",
-        "garbage.held = numpy.from_dlpack(cache[0])",
-        "cache[0].requires_grad_(); garbage.held = (cache[0] ** 2).sum()",
+        "garbage.referent = numpy.array([cache[0], None], dtype=object)",
+        "garbage.referent = numpy.from_dlpack(cache[0])",
+        "cache[0].requires_grad_(); garbage.referent = (cache[0] ** 2).sum()",
     ],
 )
-def test_what_garbage_alone_makes_look_in_use_gives_its_memory_back(make: str) -> None:
+def test_tensors_referenced_only_by_garbage_free_their_memory(make: str) -> None:
     program = f"""
         import gc, sys, weakref
         from concurrent.futures import Future
@@ -259,7 +259,7 @@ def test_collect_true_collects_and_false_does_not(program: Any, collections: lis
 
 
 def test_freed_is_measured() -> None:
-    # A process of its own, so that nothing else allocates.
+    # In a process of its own, so that nothing else allocates.
     program = """
         import json, sys, types
         import psutil, torch, fastpurge
@@ -285,7 +285,7 @@ def test_freed_is_measured() -> None:
     assert report["before"]["rss"] - report["after"]["rss"] == report["freed_bytes"]
 
 
-def test_freed_is_not_added_up_from_sizes(program: Any) -> None:
+def test_freed_is_no_sum_of_sizes(program: Any) -> None:
     # 400 MB of address space that was never written to: the storage is large, and nothing is freed.
     program.untouched = torch.empty(100 * MiB)
     report = fastpurge.sweep(keep=())
@@ -306,7 +306,7 @@ def test_a_numpy_array_on_a_forgotten_tensor_stays_readable(guards: Guard, progr
     program.tensor = torch.arange(1_000_000.0)
     program.array = program.tensor.numpy()
     report = fastpurge.sweep(keep=(), wipe=True, guards=guards)
-    # Memory of its own after the release would land where the array reads.
+    # New memory allocated after the release could be that of the array.
     program.overwrite = [np.full(1_000_000, 7.0, dtype=np.float32) for _ in range(4)]
     assert program.array.sum() == np.arange(1_000_000.0, dtype=np.float32).sum()
     if guards is Guard.NONE:
@@ -322,7 +322,7 @@ def test_tensors_on_numpy_memory_that_no_array_reads_are_released(program: Any) 
     assert is_purged(program.tensor)
 
 
-def test_no_foreign_code_is_run_through_a_whole_sweep(program: Any) -> None:  # noqa: C901
+def test_a_whole_sweep_runs_no_foreign_code(program: Any) -> None:  # noqa: C901
     class Liar:
         asked = 0
 
@@ -343,41 +343,41 @@ def test_no_foreign_code_is_run_through_a_whole_sweep(program: Any) -> None:  # 
             Liar.asked += 1
             return 1
 
-    class RudeTensor(torch.Tensor):
+    class RaisingTensor(torch.Tensor):
         asked = 0
 
         def __getattribute__(self, name: str) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return super().__getattribute__(name)
 
         @classmethod
         def __torch_function__(cls, *args: Any, **kwargs: Any) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return super().__torch_function__(*args, **kwargs)
 
         def __eq__(self, other: object) -> Any:
-            RudeTensor.asked += 1
+            RaisingTensor.asked += 1
             return True
 
         __hash__ = None  # type: ignore[assignment]
 
-    class RudeModule(torch.nn.Module):
+    class RaisingModule(torch.nn.Module):
         asked = 0
 
         def __getattribute__(self, name: str) -> Any:
-            RudeModule.asked += 1
+            RaisingModule.asked += 1
             return super().__getattribute__(name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            RudeModule.asked += 1
+            RaisingModule.asked += 1
             super().__setattr__(name, value)
 
     liar = Liar()
-    kept_tensor = torch.ones(4).as_subclass(RudeTensor)
-    kept_module = RudeModule()
-    program.tensor = torch.ones(3).as_subclass(RudeTensor)
-    program.module = RudeModule()
-    counts = (Liar, RudeTensor, RudeModule)
+    kept_tensor = torch.ones(4).as_subclass(RaisingTensor)
+    kept_module = RaisingModule()
+    program.tensor = torch.ones(3).as_subclass(RaisingTensor)
+    program.module = RaisingModule()
+    counts = (Liar, RaisingTensor, RaisingModule)
     for cls in counts:
         cls.asked = 0
     report = fastpurge.sweep(keep=[liar, {"k": liar}, kept_tensor, kept_module], wipe=True)

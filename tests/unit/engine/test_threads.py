@@ -1,4 +1,4 @@
-"""Threads and forks: others compute on while one sweeps, sweeps wait for each other, a child can sweep."""
+"""Threads compute correctly beside a sweep, sweeps run one after another, a forked child can sweep."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ import torch
 from fastpurge import _core, is_purged
 from fastpurge.torch_facts.tensors import OWNED_TENSORS_REFERENCE_THEMSELVES
 
-from tests.flat import rising
+from tests.memory_growth import growth
 
-STRESS = Path(__file__).with_name("stress.py")
+STRESS = Path(__file__).with_name("sweep_beside_threads.py")
 SWEEPS = int(os.environ.get("FASTPURGE_STRESS_SWEEPS", "250"))
 
 
 def _run(*arguments: str, interpreter: tuple[str, ...] = (), **env: str) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    environment.pop("COVERAGE_PROCESS_CONFIG", None)  # to trace eight threads takes most of the time
+    environment.pop("COVERAGE_PROCESS_CONFIG", None)  # tracing eight threads takes most of the time
     done = subprocess.run(
         [sys.executable, *interpreter, STRESS, *arguments],
         capture_output=True,
@@ -40,7 +40,7 @@ def _run(*arguments: str, interpreter: tuple[str, ...] = (), **env: str) -> dict
 
 
 def _least(sweeps: int) -> int:
-    """How many sweeps release what was forgotten: before torch 2.10 not those that come upon a backward."""
+    """The share of sweeps that release everything: before torch 2.10 not those beside a backward."""
     return sweeps if OWNED_TENSORS_REFERENCE_THEMSELVES else 1
 
 
@@ -49,17 +49,17 @@ def test_threads_compute_the_same_while_another_sweeps() -> None:
     assert result["errors"] == []
     assert result["sweeps"] >= _least(SWEEPS)
     assert min(result["checked"]) > 0
-    assert rising(result["series"]) == {}
+    assert growth(result["series"]) == {}
 
 
-def test_a_leak_does_not_go_unseen() -> None:
+def test_an_added_leak_is_detected() -> None:
     result = _run("--sweeps=60", "--samples=20", "--pause=0.02", "--leak")
-    assert set(rising(result["series"])) == {"rss", "objects", "handles"}
+    assert set(growth(result["series"])) == {"rss", "objects", "handles"}
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
-    # Freed memory is overwritten and bounds are checked: a use after free does not go unseen.
+    # Freed memory is overwritten and bounds are checked, so that a use after free is detected.
     options = ("-X", "dev", "-W", "ignore")
     result = _run("--sweeps=20", interpreter=options, PYTHONMALLOC="debug", MALLOC_PERTURB_="165")
     assert result["errors"] == []
@@ -67,9 +67,9 @@ def test_threads_under_the_debug_allocator_and_dev_mode() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Deallocating Tensor")
-def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
-    # As when another thread drops what a snapshot has just referred to. Before torch 2.10 the Python object
-    # is left without a tensor (`decref` in torch/csrc/PyInterpreter.cpp), and most attributes raise.
+def test_a_tensor_owned_again_by_cpp_does_not_end_a_sweep(program: Any) -> None:
+    # As if another thread drops an object that a snapshot refers to. Before torch 2.10 the Python object
+    # then has no tensor (`decref` in torch/csrc/PyInterpreter.cpp), and most attributes raise.
     base = torch.ones(3)
     view = base.view(3)
     gone = weakref.ref(base)
@@ -86,13 +86,13 @@ def test_a_tensor_that_c_has_taken_back_is_no_obstacle(program: Any) -> None:
     assert is_purged(program.forgotten)
 
 
-def test_what_another_thread_takes_from_c_after_the_last_look_stays(
+def test_a_tensor_taken_from_cpp_by_another_thread_after_the_scan_stays(
     program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Before torch 2.10 whoever asks for a gradient that only C++ holds takes over the reference that C++ had.
+    # Before torch 2.10, reading a gradient that only C++ owns takes over the reference of C++.
     program.weight = torch.ones(3, requires_grad=True)
     program.weight.sum().backward()
-    assert program.weight.grad is not None  # its Python object is C++'s from here on
+    assert program.weight.grad is not None  # from now on C++ owns its Python object
     program.forgotten = torch.ones(4)
     taken: list[float] = []
 
@@ -122,12 +122,12 @@ def test_what_another_thread_takes_from_c_after_the_last_look_stays(
 
 
 class Samples(list[Any]):
-    """A list of the program's."""
+    """A list class of the program."""
 
 
 @pytest.mark.parametrize("of", [list, Samples])
 @pytest.mark.parametrize("at", ["survey", "release"])
-def test_what_is_in_a_list_that_is_being_sorted_stays(
+def test_tensors_in_a_list_being_sorted_stay(
     at: str, of: type[list[Any]], program: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sample:
@@ -136,14 +136,14 @@ def test_what_is_in_a_list_that_is_being_sorted_stays(
 
     started, stop = threading.Event(), threading.Event()
 
-    def wait_and_tell(sample: Sample) -> float:
+    def wait_and_record(sample: Sample) -> float:
         started.set()
         stop.wait()
         return -sample.number
 
     program.samples = of(Sample(number) for number in range(3))
     program.forgotten = torch.ones(4)
-    thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_tell))
+    thread = threading.Thread(target=lambda: program.samples.sort(key=wait_and_record))
     exchange = _core.exchange
 
     def sort_first(*args: Any, **named: Any) -> Any:
@@ -177,12 +177,12 @@ def test_a_sweep_within_a_sweep_is_an_error(program: Any) -> None:
                 errors.append(str(error))
 
     program.model = torch.nn.ReLU()
-    program.model.held = Sweeper()
+    program.model.referent = Sweeper()
     fastpurge.sweep(keep=())
     assert len(errors) == 1
     assert "sweep is under way" in errors[0]
     assert is_purged(program.model)
-    fastpurge.sweep(keep=())  # and the next one runs
+    fastpurge.sweep(keep=())  # and the next sweep runs
 
 
 def test_sweeps_of_several_threads_wait_for_each_other(program: Any) -> None:

@@ -1,4 +1,4 @@
-"""Zombies are loud: every use of what was released raises PurgedError, and says what to do."""
+"""Every use of a tombstone raises PurgedError, which says how to keep the object."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.usefixtures("small_heap")
 
 
 def x() -> torch.Tensor:
-    # Made anew for each use: a module-level tensor would be released by the next test's sweep.
+    # Created for each use: the sweep of another test would release a module-level tensor.
     return torch.ones(2, 3)
 
 
 TENSOR_USES: dict[str, Callable[[Any], object]] = {
     "add": lambda z: z + 1,
     "radd": lambda z: 1 + z,
-    "tensor + zombie": lambda z: x() + z,
-    "zombie + tensor": lambda z: z + x(),
+    "tensor + tombstone": lambda z: x() + z,
+    "tombstone + tensor": lambda z: z + x(),
     "matmul": lambda z: z @ x().t(),
     "rmatmul": lambda z: x().t() @ z,
     "iadd": lambda z: operator.iadd(z, 1),
@@ -39,7 +39,7 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
     "neg": lambda z: -z,
     "eq": lambda z: z == 1,
     "lt": lambda z: z < 1,
-    "tensor == zombie": lambda z: x() == z,
+    "tensor == tombstone": lambda z: x() == z,
     "function": torch.sum,
     "out=": lambda z: torch.add(x(), 1, out=z),
     "in a list": lambda z: torch.cat([x(), z]),
@@ -105,19 +105,19 @@ TENSOR_USES: dict[str, Callable[[Any], object]] = {
 }
 
 
-def _bury(program: Any, *, parameter: bool = False) -> None:
-    # The program alone holds it: a local variable here would be running code's, and spared.
-    program.zombie = torch.nn.Parameter(x()) if parameter else x()
+def _released(program: Any, *, parameter: bool = False) -> None:
+    # Only the program refers to it: a local variable here would be spared as running code.
+    program.tombstone = torch.nn.Parameter(x()) if parameter else x()
     fastpurge.sweep(keep=(), label="node 7 'Purge ALL'")
-    assert is_purged(program.zombie)
+    assert is_purged(program.tombstone)
 
 
 @pytest.mark.parametrize("use", TENSOR_USES.values(), ids=TENSOR_USES)
 @pytest.mark.parametrize("parameter", [False, True], ids=["tensor", "parameter"])
 def test_every_use_of_a_released_tensor_raises(use: Any, parameter: bool, program: Any) -> None:
-    _bury(program, parameter=parameter)
+    _released(program, parameter=parameter)
     with pytest.raises(PurgedError) as raised:
-        use(program.zombie)
+        use(program.tombstone)
     message = str(raised.value)
     type_name = "Parameter" if parameter else "Tensor"
     assert f"float32 {type_name} of shape (2, 3) on cpu" in message
@@ -129,7 +129,7 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
     name: TENSOR_USES[name]
     for name in (
         "add",
-        "tensor + zombie",
+        "tensor + tombstone",
         "in-place into",
         "copy from",
         "copy to",
@@ -150,21 +150,21 @@ BEHIND_TORCH_FUNCTION: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("use", BEHIND_TORCH_FUNCTION.values(), ids=BEHIND_TORCH_FUNCTION)
-def test_a_zombie_is_loud_where_torch_function_is_disabled(use: Any, program: Any) -> None:
-    # As inside another subclass's __torch_function__, and as for C++ code.
-    _bury(program)
+def test_a_tombstone_raises_where_torch_function_is_disabled(use: Any, program: Any) -> None:
+    # As in the __torch_function__ of another subclass, and for C++ code.
+    _released(program)
     with torch._C.DisableTorchFunctionSubclass(), pytest.raises(PurgedError, match="node 7"):
-        use(program.zombie)
+        use(program.tombstone)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
-def test_torchscript_is_loud_too(program: Any) -> None:
+def test_torchscript_raises_on_a_tombstone(program: Any) -> None:
     graph: Any = torch.jit.trace(lambda a, b: a @ b.t(), (x(), x()))
     assert graph(x(), x()).sum() == 12
-    _bury(program)
+    _released(program)
     # Its interpreter turns every Python exception into an anonymous RuntimeError.
     with pytest.raises(RuntimeError, match="TorchScript interpreter"):
-        graph(x(), program.zombie)
+        graph(x(), program.tombstone)
 
 
 MODULE_USES: dict[str, Callable[[Any], object]] = {
@@ -203,13 +203,13 @@ MODULE_USES: dict[str, Callable[[Any], object]] = {
 
 @pytest.mark.parametrize("use", MODULE_USES.values(), ids=MODULE_USES)
 def test_every_use_of_a_released_module_raises(use: Any, program: Any) -> None:
-    program.zombie = torch.nn.Sequential(torch.nn.Linear(3, 3))
+    program.tombstone = torch.nn.Sequential(torch.nn.Linear(3, 3))
     fastpurge.sweep(keep=(), label="here")
     with pytest.raises(PurgedError, match=r"module Sequential.*\(here\).*keep="):
-        use(program.zombie)
+        use(program.tombstone)
 
 
-def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
+def test_a_tombstone_can_be_printed_identified_and_dropped(program: Any) -> None:
     program.tensor = torch.ones(2, 3)
     program.module = torch.nn.Linear(3, 3)
     ref = weakref.ref(program.tensor)
@@ -224,7 +224,7 @@ def test_a_tombstone_can_be_printed_told_and_dropped(program: Any) -> None:
     assert not hasattr(torch.nn, "Buffer") or not isinstance(program.tensor, torch.nn.Buffer)
     assert isinstance(program.module, torch.nn.Module)
     assert torch.is_tensor(program.tensor)
-    # Containers can look it up and let it go.
+    # Containers can find and remove it.
     assert {program.tensor: 1}.pop(program.tensor) == 1
     assert program.module in [program.module]
     del program.tensor
@@ -244,29 +244,29 @@ def test_released_twice_is_a_no_op(program: Any) -> None:
         program.tensor + 1
 
 
-def test_an_error_survives_a_pickle() -> None:
+def test_purged_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(PurgedError("what and why")))
     assert isinstance(error, RuntimeError)
     assert str(error) == "what and why"
 
 
-def test_no_tensor_takes_the_data_of_a_zombie(program: Any) -> None:
-    # These do not dispatch, so torch itself must refuse: a tombstone is a meta tensor, which has no memory.
-    _bury(program)
-    zombie = program.zombie
+def test_no_tensor_takes_the_data_of_a_tombstone(program: Any) -> None:
+    # These do not dispatch, so torch must refuse: a tombstone is a meta tensor, which has no memory.
+    _released(program)
+    tombstone = program.tombstone
     tensor, parameter = torch.ones(2, 3), torch.nn.Parameter(torch.ones(2, 3))
     for one in (tensor, parameter):
         with pytest.raises(RuntimeError, match="incompatible tensor type"):
-            one.data = zombie
+            one.data = tombstone
         with pytest.raises((RuntimeError, TypeError)):
-            one.grad = zombie
-    with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view of it first
-        torch._C._to_dlpack(zombie)
+            one.grad = tombstone
+    with pytest.raises((BufferError, PurgedError)):  # torch 2.4 makes a view first
+        torch._C._to_dlpack(tombstone)
     assert tensor.sum() == parameter.sum() == 6
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_tensor_without_a_single_shape_says_the_rest_of_what_it_was(program: Any) -> None:
+def test_the_error_of_a_nested_tensor_names_its_dtype_and_device(program: Any) -> None:
     program.nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
     fastpurge.sweep(keep=())
     with pytest.raises(PurgedError, match="this float32 Tensor on cpu was released by fastpurge"):

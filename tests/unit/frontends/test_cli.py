@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as a subprocess."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fastpurge.frontends import cli
         (["comfyui", "remove"], ["fastpurge comfyui remove ~/ComfyUI", "no clone"]),
     ],
 )
-def test_help_teaches(arguments: list[str], taught: list[str]) -> None:
+def test_help_lists_commands_and_examples(arguments: list[str], taught: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fastpurge", *arguments, "--help"], capture_output=True, text=True, check=True
     )
@@ -43,7 +43,7 @@ def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> N
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_the_demo_holds_what_it_says_and_draws_it(tmp_path: Path) -> None:
+def test_the_demo_frees_memory_and_draws_a_plot(tmp_path: Path) -> None:
     # In a process of its own, as `make demo` runs it: it measures the resident set.
     plot = tmp_path / "report.svg"
     done = subprocess.run(
@@ -60,14 +60,14 @@ def test_the_demo_holds_what_it_says_and_draws_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.imports_much
-def test_a_plot_that_cannot_be_drawn_is_said_before_the_demo_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_plot_file_is_an_error_before_the_demo_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--plot", "report.docx"]) == 1
     shown = capsys.readouterr()
     assert "report.docx: a plot is written as one of" in shown.err
     assert shown.out == ""
 
 
-def test_a_check_that_fails_is_said_and_makes_the_status_1() -> None:
+def test_a_failed_check_is_printed_and_the_exit_status_is_1() -> None:
     program = """
 import sys
 from pathlib import Path
@@ -78,10 +78,10 @@ sys.exit(cli.main(["demo"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "FAILED a zombie is loud" in done.stdout
+    assert "FAILED a tombstone is loud" in done.stdout
 
 
-def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
+def test_the_pack_is_installed_into_a_comfyui_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["comfyui", "install", str(tmp_path)]) == 1
@@ -98,7 +98,7 @@ def test_the_pack_is_put_into_a_comfyui_and_nowhere_else(
     compile((pack / "__init__.py").read_text(), "pack", "exec")
 
 
-def test_what_was_put_into_a_comfyui_is_taken_out_again_and_nothing_else(
+def test_uninstalling_removes_the_installed_files_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pack, clone = tmp_path / "custom_nodes" / "fastpurge", tmp_path / "custom_nodes" / "a_clone"
@@ -112,14 +112,14 @@ def test_what_was_put_into_a_comfyui_is_taken_out_again_and_nothing_else(
     assert cli.main(command) == 0
     assert f"{pack} is gone" in capsys.readouterr().out
     assert [left.name for left in clone.parent.iterdir()] == ["a_clone"]
-    assert cli.main(command) == 0  # doing it again is no error
+    assert cli.main(command) == 0  # a second uninstall is no error
     assert f"{clone} has these nodes too" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "theirs", ["pyproject.toml", "__pycache__/notes.txt", "notes", "linked", "__init__.py", "folder"]
 )
-def test_what_somebody_else_has_put_there_is_neither_removed_nor_replaced(
+def test_files_of_others_are_neither_removed_nor_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], theirs: str
 ) -> None:
     assert cli.main(["comfyui", "install", str(_comfyui(tmp_path))]) == 0
@@ -155,7 +155,7 @@ DOCTOR = [sys.executable, "-m", "fastpurge", "doctor"]
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_is_said_without_a_traceback(options: list[str]) -> None:
+def test_a_full_disk_is_an_error_without_a_traceback(options: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*DOCTOR, *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_without_a_traceback(options: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes as Unix has them")
-def test_a_reader_that_has_gone_is_no_error_to_read_of() -> None:
+def test_a_closed_output_pipe_prints_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(DOCTOR, stdout=write, stderr=subprocess.PIPE, text=True, check=False)

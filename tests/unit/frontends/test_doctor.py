@@ -1,4 +1,4 @@
-"""`fastpurge doctor` says what is here and what is missing, run as a user runs it."""
+"""`fastpurge doctor` lists dependencies that are installed or missing; run as a subprocess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(*arguments: str | Path, first_on_path: Path | None = None, cwd: Path | N
     env = dict(os.environ)
     if first_on_path is not None:
         env["PYTHONPATH"] = os.pathsep.join([str(first_on_path), env.get("PYTHONPATH", "")])
-        if (first_on_path / "fastpurge").exists():  # a copy, which is not to be measured
+        if (first_on_path / "fastpurge").exists():  # a copy, whose coverage is not measured
             env.pop("COVERAGE_PROCESS_CONFIG", None)
     command = [sys.executable, "-m", "fastpurge", "doctor", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=cwd)
@@ -47,7 +47,7 @@ def comfyui(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_says_what_there_is_here(tmp_path: Path) -> None:
+def test_the_installed_versions_are_listed(tmp_path: Path) -> None:
     done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "all is well" in done.stdout
@@ -75,14 +75,14 @@ def test_trims_are_tried_and_the_malloc_is_named() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the libraries of a process are not listed")
 def test_another_malloc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "libjemalloc.so.2"
-    shutil.copy(_core.__file__, other)  # any library will do: it is told by its name
+    shutil.copy(_core.__file__, other)  # any library will do: its name identifies it
     monkeypatch.setenv("LD_PRELOAD", str(other))
     assert ask()["malloc"].startswith("jemalloc, in place of ")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA or ROCm device here")
-def test_every_device_is_told_with_its_memory() -> None:
+def test_every_device_is_listed_with_its_memory() -> None:
     found = ask()
     names = [device["name"] for device in found["devices"]]
     assert names == ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -100,7 +100,9 @@ def test_every_device_is_told_with_its_memory() -> None:
         ("__version__ = '2.3.1+cu121'", "PyTorch 2.3.1+cu121 is older than 2.4: pip install -U torch"),
     ],
 )
-def test_without_a_torch_that_works_it_says_how_to_get_one(tmp_path: Path, code: str, problem: str) -> None:
+def test_without_a_working_torch_the_install_command_is_printed(
+    tmp_path: Path, code: str, problem: str
+) -> None:
     (tmp_path / "torch.py").write_text(code)
     done = run(first_on_path=tmp_path)
     assert done.returncode == 1
@@ -111,14 +113,14 @@ def test_without_a_torch_that_works_it_says_how_to_get_one(tmp_path: Path, code:
     assert found["trims"] == [name for name in [_core.trim_heap()] if name]
 
 
-def test_without_a_gil_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_a_gil_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     found = doctor.examine()
     assert not found.gil
     assert "without its GIL" in str(found)
 
 
-def test_the_namesake_is_told_even_where_it_took_the_place_of_the_package(tmp_path: Path) -> None:
+def test_another_package_named_fastpurge_is_reported(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "fastpurge")
     (tmp_path / "fastpurge" / "__init__.py").write_text("class FastPurgeClient: ...\n__all__ = []\n")
     metadata = tmp_path / "fastpurge-1.0.5.dist-info"
@@ -131,7 +133,7 @@ def test_the_namesake_is_told_even_where_it_took_the_place_of_the_package(tmp_pa
 
 
 def look(comfyui: Path | None = None) -> Any:
-    """The same without a process for it, which is seconds of importing torch."""
+    """The same in this process, which saves the import of torch."""
     return json.loads(json.dumps(doctor.examine(comfyui).to_dict()))
 
 
@@ -145,16 +147,16 @@ def test_the_nodes_are_looked_for_in_a_comfyui(comfyui: Path) -> None:
     assert str(pack) in run(cwd=comfyui).stdout
 
 
-def test_the_current_directory_is_looked_at_if_it_is_a_comfyui(
+def test_the_current_directory_is_checked_if_it_is_a_comfyui(
     comfyui: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(comfyui)
     found = look()
     assert found["comfyui"]["packs"] == []
-    assert found["problems"] == []  # nobody asked for the nodes
+    assert found["problems"] == []  # the nodes were not requested
 
 
-def test_another_pack_with_these_nodes_is_told(comfyui: Path) -> None:
+def test_another_pack_with_the_same_nodes_is_reported(comfyui: Path) -> None:
     install(comfyui)
     rival = comfyui / "custom_nodes" / "ComfyUI-CleanMemory"
     rival.mkdir()
@@ -177,9 +179,9 @@ def test_the_keys_are_those_of_the_nodes() -> None:
     assert tuple(NODE_CLASS_MAPPINGS) == KEYS
 
 
-def test_what_cannot_be_read_in_a_pack_is_left_out(comfyui: Path) -> None:
+def test_unreadable_files_of_a_pack_are_ignored(comfyui: Path) -> None:
     pack = comfyui / "custom_nodes" / "other"
     pack.mkdir()
-    (pack / "gone.py").symlink_to(pack / "gone.py")  # a loop, which is no file
+    (pack / "gone.py").symlink_to(pack / "gone.py")  # a loop of links
     (pack / "nodes.py").mkdir()
     assert look(comfyui)["comfyui"]["rivals"] == []

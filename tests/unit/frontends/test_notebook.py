@@ -1,4 +1,4 @@
-"""The magics, in a terminal IPython and in a real kernel that executes a notebook."""
+"""The magics, in an IPython shell and in a real kernel that executes a notebook."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ outer()
 
 
 class Session:
-    """An IPython in this process, and what it shows."""
+    """An IPython shell in this process, with captured output."""
 
     def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
         config = Config()
@@ -50,13 +50,13 @@ class Session:
         self.run("%load_ext fastpurge")
 
     def run(self, cell: str) -> str:
-        """Execute a cell that raises nothing; what it shows."""
+        """Execute a cell that raises no error; return its output."""
         self._capture.readouterr()
         self.shell.run_cell(cell, store_history=True).raise_error()
         return COLOURS.sub("", self._capture.readouterr().out)
 
     def fail(self, cell: str) -> str:
-        """Execute a cell that raises something; what it shows as the error."""
+        """Execute a cell that raises an error; return the printed error."""
         self._capture.readouterr()
         assert not self.shell.run_cell(cell, store_history=True).success
         return COLOURS.sub("", "".join(self._capture.readouterr()))
@@ -76,19 +76,19 @@ def session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Sess
     for name in names:
         vars(sys).pop(name, None)
     vars(sys).update(before)
-    sys.settrace(trace)  # a debugger leaves none, and then nothing is measured any more
+    sys.settrace(trace)  # a debugger would remove the trace function that measures coverage
     for name in ("get_ipython", "display"):
         vars(builtins).pop(name, None)
 
 
 def tensors_of(size: int) -> int:
-    """How many tensors of that many MiB are alive."""
+    """The number of live tensors of ``mebibytes`` MiB."""
     gc.collect()
     found = [one for one in gc.get_objects() if type(one) is torch.Tensor]
     return sum(one.shape == (size, MiB // 4) for one in found if not fastpurge.is_purged(one))
 
 
-def test_what_is_kept_by_name_stays_and_the_rest_goes(session: Session) -> None:
+def test_named_variables_stay_and_the_rest_is_released(session: Session) -> None:
     session.run("model, x, junk = torch.nn.Linear(3, 4), torch.ones(1, 3), torch.ones(5)")
     expected = session.names["model"](session.names["x"]).tolist()
     shown = session.run("%sweep keep model, x")
@@ -107,7 +107,7 @@ def test_a_report_is_a_value_and_can_be_silenced(session: Session) -> None:
     assert session.run("%sweep keep ();") == ""
 
 
-def test_any_expression_can_say_what_to_keep(session: Session) -> None:
+def test_keep_accepts_any_expression(session: Session) -> None:
     session.run("things = {'a b': torch.ones(3), 'c': torch.ones(4)}; more = [torch.ones(6)]")
     session.run("%sweep keep things['a b'], *more, {n: torch.ones(n) for n in (1, 2)}")
     purged = [fastpurge.is_purged(one) for one in (*session.names["things"].values(), *session.names["more"])]
@@ -126,7 +126,7 @@ def test_options_are_those_of_a_sweep(session: Session) -> None:
     assert "nothing released" in shown
 
 
-def test_a_plan_only_looks(session: Session) -> None:
+def test_the_plan_magic_changes_nothing(session: Session) -> None:
     session.run("junk = torch.ones(5)")
     shown = session.run("plan = %sweep --plan keep ()\nplan")
     assert "fastpurge would release" in shown
@@ -165,7 +165,7 @@ def test_a_plan_in_the_history_keeps_nothing_alive(session: Session) -> None:
         ("--plan --exception keep junk", "--plan touches nothing"),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_touched(session: Session, line: str, message: str) -> None:
+def test_wrong_arguments_are_named_and_nothing_is_released(session: Session, line: str, message: str) -> None:
     session.run("junk = torch.ones(5); torch.ones(6)")
     session.run("torch.ones(6)")
     assert message in session.fail(f"%sweep {line}")
@@ -179,7 +179,7 @@ def test_an_expression_that_raises_leaves_nothing_alive(session: Session) -> Non
     assert tensors_of(7) == 0
 
 
-def test_what_the_last_exception_holds_is_let_go_on_request(session: Session) -> None:
+def test_locals_of_the_last_exception_are_released_on_request(session: Session) -> None:
     session.run("model, x = torch.nn.Linear(3, 4), torch.ones(1, 3)")
     assert "you tried to allocate" in session.fail(RUN_OUT)
     before = format_exception(sys.last_value)
@@ -193,18 +193,18 @@ def test_what_the_last_exception_holds_is_let_go_on_request(session: Session) ->
     assert session.names["model"](session.names["x"]).shape == (1, 4)
 
 
-def test_what_a_mistyped_line_made_ipython_forget_is_found_all_the_same(session: Session) -> None:
+def test_the_last_exception_is_found_after_a_mistyped_line(session: Session) -> None:
     session.fail(RUN_OUT)
     session.fail("%sweep")  # now this is the last exception
     assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
 
 
-def test_the_traceback_can_still_be_looked_at(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_can_still_be_printed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session.fail(RUN_OUT)
     commands = iter(["up", "list", "p sorted(locals())", "quit"] * 2)
     monkeypatch.setattr("builtins.input", lambda *_: next(commands))
     monkeypatch.setattr("IPython.core.debugger.Pdb.use_rawinput", True)
-    assert "['batch']" in session.run("%debug")  # and the debugger remembers what it has read
+    assert "['batch']" in session.run("%debug")  # and the debugger stores the locals that it has read
     assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
     shown = session.run("%debug")
     assert "return inner(batch)" in shown
@@ -213,7 +213,7 @@ def test_the_traceback_can_still_be_looked_at(session: Session, monkeypatch: pyt
     assert "torch.empty(1 << 60)" in session._capture.readouterr().out
 
 
-def test_without_the_request_what_an_exception_holds_becomes_tombstones(session: Session) -> None:
+def test_without_the_request_locals_of_an_exception_become_tombstones(session: Session) -> None:
     session.fail(RUN_OUT)
     session.run("report = %sweep keep ()")
     assert sorted(item.shape for item in session.names["report"].released if item.shape) == [
@@ -222,13 +222,13 @@ def test_without_the_request_what_an_exception_holds_becomes_tombstones(session:
     ]
 
 
-def test_history_that_leads_to_what_is_not_kept_is_dropped_on_request(session: Session) -> None:
+def test_history_entries_with_unkept_objects_are_dropped_on_request(session: Session) -> None:
     session.run("torch.ones(2, 1 << 18)")  # 3
     session.run("kept = {'deep': [torch.ones(3, 1 << 18)]}; kept['deep']")  # 4
     session.run("(torch.ones(4, 1 << 18), 'and text')")  # 5
     session.run("'text'")  # 6
     session.run("torch.ones(5, 1 << 18)")  # 7
-    session.run("_3 = [torch.ones(6, 1 << 18)]")  # the user's own, under a name of IPython's
+    session.run("_3 = [torch.ones(6, 1 << 18)]")  # a variable of the user with a name of IPython
     session.run("_7")  # 9, the same object once more
     assert "fastpurge let go" not in session.run("%sweep --plan keep kept, _3")
     shown = session.run("report = %sweep --history keep kept, _3")
@@ -244,15 +244,15 @@ def test_history_that_leads_to_what_is_not_kept_is_dropped_on_request(session: S
     assert session.names["_i5"] == session.names["In"][5]
 
 
-def test_history_that_alone_holds_what_is_kept_stays(session: Session) -> None:
+def test_history_entries_that_alone_refer_to_kept_objects_stay(session: Session) -> None:
     session.run("[torch.ones(2, 1 << 18), torch.ones(3, 1 << 18)]")
     session.run("%sweep --history keep Out[3][0]")
     kept, unkept = session.names["Out"][3]
     assert kept.sum() == 2 * MiB // 4
-    assert unkept.sum() == 3 * MiB // 4  # it goes with the entry, which stays
+    assert unkept.sum() == 3 * MiB // 4  # the entry refers to it, and stays
 
 
-def test_history_goes_on_after_something_was_dropped(session: Session) -> None:
+def test_history_continues_after_entries_were_dropped(session: Session) -> None:
     session.run("torch.ones(2, 1 << 18)")
     assert "let go of 2.0M" in session.run("%sweep --history keep ();")
     assert tensors_of(2) == 0
@@ -269,25 +269,23 @@ def test_without_the_request_history_is_spared(session: Session) -> None:
     assert session.names["Out"][3].sum() == 2 * MiB // 4
 
 
-def test_a_line_says_why_something_is_alive(session: Session) -> None:
+def test_the_why_magic_prints_a_referrer_path(session: Session) -> None:
     session.run("cache = {'old': [torch.ones(3)]}\ntorch.ones(4)")
     shown = session.run("%why cache['old'][0]")
     assert "held by __main__.cache['old'][0]" in shown
     shown = session.run("%why Out[3], cache['old'], ")
-    assert "held by __main__._" in shown  # by one of the names that IPython gives a result
+    assert "held by __main__._" in shown  # by a name that IPython gives to a result
     assert "held by __main__.cache['old']\n" in shown
     assert "held by __main__.cache\n" in session.run("%why cache,  # one of several")
     session.run("again = {'k': cache['old']}; old = cache['old']")
-    assert "held by __main__.cache['old']\n" in session.run(
-        "%why old"
-    )  # and not by the name that was asked for
+    assert "held by __main__.cache['old']\n" in session.run("%why old")  # and not by the requested name
     assert session.run("found = %why cache") == ""
     assert session.names["found"].path == "__main__.cache"
     assert "%why needs an object" in session.fail("%why")
     assert "why: cahce raised NameError" in session.fail("%why cahce")
 
 
-def test_a_line_says_who_holds_the_memory(session: Session) -> None:
+def test_the_census_magic_lists_owners_of_memory(session: Session) -> None:
     session.run("cache = {'old': torch.ones(9, 1 << 18), 'older': torch.ones(8, 1 << 18)}")
     shown = session.run("%census")
     assert "live tensors and arrays" in shown
@@ -337,7 +335,7 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     assert text[0].data["text/plain"] == "True"
 
 
-def test_a_notebook_stops_at_a_line_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_magic_line_stops_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     cells = ["%load_ext fastpurge", "%sweep keep modle"]
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

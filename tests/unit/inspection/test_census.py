@@ -1,4 +1,4 @@
-"""Who holds the memory: everything alive is counted once, and named by who holds it."""
+"""`census` counts live memory once, and lists its owners."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import fastpurge
@@ -24,11 +23,7 @@ from hypothesis import strategies as st
 MiB = 2**20
 
 
-@pytest.fixture(autouse=True)
-def collector_off() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("collector_off")
 
 
 def _share(shares: tuple[Share, ...], name: str) -> Share:
@@ -36,7 +31,7 @@ def _share(shares: tuple[Share, ...], name: str) -> Share:
 
 
 def _more(after: Census, before: Census, by: str, name: str) -> tuple[int, int]:
-    """How many more there are, and bytes."""
+    """The number of new objects, and their bytes."""
     one, two = _share(getattr(before, by), name), _share(getattr(after, by), name)
     return two.count - one.count, two.nbytes - one.nbytes
 
@@ -45,7 +40,7 @@ def _held(program: Any, found: Census) -> Share:
     return _share(found.by_holder, program.__name__)
 
 
-def test_what_a_module_holds_is_counted_there(program: Any) -> None:
+def test_the_contents_of_a_module_are_counted_under_it(program: Any) -> None:
     program.cache = {"sdxl": [torch.ones(1000, 1000)]}
     found = census()
     assert _held(program, found) == Share(program.__name__, 1, 4_000_000)
@@ -56,7 +51,7 @@ def test_what_a_module_holds_is_counted_there(program: Any) -> None:
     assert largest.owner == "(global)"
 
 
-def test_memory_that_several_stand_on_counts_once(program: Any) -> None:
+def test_memory_with_several_aliases_counts_once(program: Any) -> None:
     program.base = torch.ones(1000, 1000)
     program.views = [
         program.base[1:],
@@ -66,12 +61,12 @@ def test_memory_that_several_stand_on_counts_once(program: Any) -> None:
     ]
     program.array = program.base.numpy()
     program.views += [program.array[3:], program.array.T]
-    held = _held(program, census())
-    assert held.nbytes == 4_000_000
-    assert held.count >= 8
+    referent = _held(program, census())
+    assert referent.nbytes == 4_000_000
+    assert referent.count >= 8
 
 
-def test_arrays_are_found_by_what_holds_them(program: Any) -> None:
+def test_arrays_are_found_through_their_owners(program: Any) -> None:
     before = census()
     program.raw = {"a": (np.ones((1000, 1000)),)}
     program.views = [program.raw["a"][0][5:], program.raw["a"][0].T]
@@ -81,11 +76,11 @@ def test_arrays_are_found_by_what_holds_them(program: Any) -> None:
     assert [one.kind for one in found.largest if one.holder == program.__name__] == ["array"]
 
 
-def test_an_array_that_only_a_view_of_it_holds_is_counted_by_the_view(program: Any) -> None:
+def test_an_array_referenced_only_by_a_view_is_counted_through_the_view(program: Any) -> None:
     program.view = np.ones((1000, 1000))[10:, 10:]
-    held = _held(program, census())
-    assert held.nbytes == 8_000_000
-    assert held.count in (1, 2)
+    referent = _held(program, census())
+    assert referent.nbytes == 8_000_000
+    assert referent.count in (1, 2)
 
 
 def test_memory_that_overlaps_counts_once(program: Any) -> None:
@@ -98,7 +93,7 @@ def test_memory_that_overlaps_counts_once(program: Any) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=20))
-def test_of_a_range_that_counts_which_was_not_there(added: list[tuple[int, int]]) -> None:
+def test_overlapping_ranges_count_their_new_part_only(added: list[tuple[int, int]]) -> None:
     ranges, there = MemoryRangeSet(), set[int]()
     for start, length in added:
         new = {*range(start, start + length)} - there
@@ -106,7 +101,7 @@ def test_of_a_range_that_counts_which_was_not_there(added: list[tuple[int, int]]
         there |= new
 
 
-def test_parameters_are_held_by_the_type_of_their_module(program: Any) -> None:
+def test_the_owner_of_parameters_is_the_type_of_their_module(program: Any) -> None:
     before = census()
     program.model = torch.nn.Sequential(torch.nn.Linear(100, 100), torch.nn.LayerNorm(100))
     found = census()
@@ -114,21 +109,23 @@ def test_parameters_are_held_by_the_type_of_their_module(program: Any) -> None:
     assert _more(found, before, "by_owner", "LayerNorm") == (2, 800)
 
 
-def test_a_gradient_is_held_where_its_parameter_is(program: Any) -> None:
+def test_a_gradient_has_the_owner_of_its_parameter(program: Any) -> None:
     program.model = torch.nn.Linear(100, 100)
     without = _held(program, census())
     program.model(torch.ones(1, 100)).sum().backward()
     assert _held(program, census()) == Share(program.__name__, without.count + 2, 2 * without.nbytes)
 
 
-def test_a_local_of_a_running_function_is_held_by_its_module() -> None:
+def test_the_owner_of_a_local_is_the_module_of_its_function() -> None:
     latent = torch.ones(1000, 1000)
     found = census()
     [largest] = [one for one in found.largest if one.holder == __name__]
     assert (largest.owner, largest.path, largest.nbytes) == ("(local)", "latent", latent.nbytes)
 
 
-def test_a_library_goes_by_its_name(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_of_a_library_are_listed_under_its_name(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = census()
     monkeypatch.setattr(torch.nn.functional, "_cache_of_a_test", torch.ones(1000, 1000), raising=False)
     assert _more(census(), before, "by_holder", "torch") == (1, 4_000_000)
@@ -139,8 +136,8 @@ def _garbage() -> None:
     cycle.append(cycle)
 
 
-def test_garbage_that_is_not_collected_yet_is_told_apart() -> None:
-    gc.collect()  # what other tests have left is garbage as well
+def test_uncollected_garbage_is_listed_separately() -> None:
+    gc.collect()  # other tests have left garbage too
     before = census().garbage
     _garbage()
     found = census()
@@ -150,14 +147,14 @@ def test_garbage_that_is_not_collected_yet_is_told_apart() -> None:
     assert census().garbage.nbytes == before.nbytes
 
 
-def test_what_is_held_from_outside_the_heap_is_no_garbage() -> None:
+def test_objects_with_external_references_are_no_garbage() -> None:
     before = census()
     _, found = [torch.ones(1000, 1000)], census()
     assert found.garbage == before.garbage
     assert _more(found, before, "by_holder", "C or C++ code") == (1, 4_000_000)
 
 
-def test_shares_add_up(program: Any) -> None:
+def test_percentages_of_owners_add_up(program: Any) -> None:
     program.things = [torch.ones(10), np.ones(20), torch.ones(3).to_sparse(), torch.empty(4, device="meta")]
     found = census()
     for shares in (found.by_device, found.by_dtype, found.by_owner, found.by_holder):
@@ -170,7 +167,7 @@ def test_shares_add_up(program: Any) -> None:
 
 
 @pytest.mark.imports_much
-def test_what_cannot_say_what_it_is_is_counted_all_the_same(program: Any) -> None:
+def test_objects_that_cannot_be_described_are_counted(program: Any) -> None:
     class Mute(torch.Tensor):
         @classmethod
         def __torch_dispatch__(cls, *_: Any) -> Any:
@@ -187,12 +184,12 @@ def test_a_tombstone_is_not_alive(program: Any) -> None:
     assert _held(program, census()).count == 0
 
 
-def test_what_is_no_thread_among_threads_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_objects_in_the_list_of_threads_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(threading._active, -1, object())  # type: ignore[attr-defined]
     assert fastpurge.census().nbytes >= 0
 
 
-def test_a_census_holds_nothing_afterwards() -> None:
+def test_a_census_keeps_nothing_alive() -> None:
     tensor, model = torch.ones(1000, 1000), torch.nn.Linear(3, 3)
     gone: list[Any] = [weakref.ref(tensor), weakref.ref(model), weakref.ref(model.weight)]
     found = census()
@@ -201,7 +198,7 @@ def test_a_census_holds_nothing_afterwards() -> None:
     assert [one() for one in gone] == [None, None, None]
 
 
-def test_so_many_are_named(program: Any) -> None:
+def test_top_limits_the_listed_owners(program: Any) -> None:
     program.things = [torch.ones(1000, 100 + at) for at in range(8)]
     assert len(census(top=3).largest) == 3
     assert census(top=0).largest == ()
@@ -237,7 +234,7 @@ def test_it_can_be_printed_shown_and_stored(program: Any) -> None:
     assert data["devices"]["cpu"]["reserved"] == found.devices["cpu"].reserved
 
 
-def test_what_is_many_is_summed_up(program: Any) -> None:
+def test_many_owners_are_summed_up(program: Any) -> None:
     for at in range(14):
         name = f"forgetful_part_{at}"
         part: Any = types.ModuleType(name)

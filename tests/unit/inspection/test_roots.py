@@ -1,4 +1,4 @@
-"""Where referrer paths begin: to find that changes nothing in running code."""
+"""Roots of referrer paths: reading them changes nothing in running code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def _run(program: str) -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
 
 
-def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
-    # As gevent does, to give greenlets an id each.
+def test_a_thread_with_a_replaced_id_is_identified_by_its_frame() -> None:
+    # As gevent does, so that each greenlet has an id.
     _run("""
         import threading
         get_ident, threading.get_ident = threading.get_ident, lambda: 12345
@@ -31,7 +31,7 @@ def test_a_thread_is_told_by_its_frame_where_its_id_was_replaced() -> None:
     """)
 
 
-def test_a_class_body_that_is_being_executed_stays_whole() -> None:
+def test_a_class_body_under_execution_is_a_root() -> None:
     _run("""
         import torch, fastpurge
 
@@ -63,7 +63,7 @@ def test_a_class_body_that_is_being_executed_stays_whole() -> None:
     """)
 
 
-def test_what_c_code_calls_with_no_python_code_beneath_it() -> None:
+def test_calls_from_c_code_without_a_python_frame_work() -> None:
     _run("""
         import _thread, atexit, functools, itertools, sys, time, torch, fastpurge
 

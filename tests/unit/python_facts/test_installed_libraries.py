@@ -1,4 +1,4 @@
-"""What is installed for real is a library, and an editable install of the program is none."""
+"""Really installed packages are libraries; an editable install belongs to the program."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import fastpurge
 import pytest
 import torch
 
-from tests.unit.packages import NUMBERS, SOURCE, package
+from tests.unit.installed_packages import NUMBERS, SOURCE, package
 
 CODE = "import {0}, fastpurge; fastpurge.sweep(keep=()); print(fastpurge.is_purged({0}.TABLE))"
 
@@ -29,7 +29,7 @@ def run(
     path: Path | None = None,
     cwd: Path | None = None,
 ) -> bool:
-    """Whether what a module holds is spared in a process of its own."""
+    """Whether a sweep spares the globals of a module, in a new process."""
     paths = [str(path or ""), os.environ.get("PYTHONPATH", "")]
     code = [*arguments] or ["-c", CODE.format(name)]
     done = subprocess.run(
@@ -46,7 +46,7 @@ def run(
 
 
 def wheel(folder: Path) -> tuple[Path, str]:
-    """A wheel that can be installed, made by hand; and the name of what is in it."""
+    """An installable wheel, and the name of its package."""
     name = f"somelib{next(NUMBERS)}"
     info = f"{name}-1.0.dist-info"
     files = {
@@ -81,7 +81,7 @@ def pip(*arguments: str, python: str = sys.executable) -> list[str]:
 
 
 @pytest.mark.parametrize("installer", ["pip", "uv"])
-def test_what_is_installed_into_a_target_is_a_library(installer: str, tmp_path: Path) -> None:
+def test_a_package_installed_with_target_is_a_library(installer: str, tmp_path: Path) -> None:
     path, name = wheel(tmp_path)
     target = tmp_path / "target"
     options = ["install", "--no-deps", "--no-index", "--target", str(target), str(path)]
@@ -135,7 +135,7 @@ def build_wheel(*_):
 
 @pytest.fixture
 def environment(tmp_path: Path) -> tuple[Path, str]:
-    """An environment of its own, in which torch and this package can be imported as here; and its Python."""
+    """A virtual environment in which torch and this package can be imported, and its Python."""
     folder = tmp_path / "env"
     subprocess.run(
         [uv(), "venv", "--quiet", "--offline", "--python", sys.executable, str(folder)], check=True
@@ -171,7 +171,7 @@ def test_an_editable_install_of_the_program_is_the_program(
     subprocess.run([uv(), *install, "--python", python, "-e", str(project)], check=True)
     assert (sites / f"{name}-1.0.dist-info" / "direct_url.json").exists()
     if where == "in a library's folder":
-        package(project / "src")  # metadata of something else lies there
+        package(project / "src")  # metadata of another package is there
     assert not run(name, python=python)
 
 

@@ -1,4 +1,4 @@
-"""What is a library: whatever brought its folder there; and the program's own folders are none."""
+"""Which folders are libraries, however they were installed, and which belong to the program."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fastpurge import is_purged
 from fastpurge.python_facts import library_folders
 from fastpurge.python_facts.library_folders import judge_folder, libraries
 
-from tests.unit.packages import SOURCE, package
+from tests.unit.installed_packages import SOURCE, package
 
 
 @pytest.fixture
 def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a module from a folder that is put on the path, as it is spelled."""
+    """Imports a module from a folder that is put on the path in the given spelling."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     names: list[str] = []
 
@@ -61,22 +61,22 @@ def test_a_folder_with_metadata_is_a_library_as_soon_as_it_is_on_the_path(
     assert is_spared(module)
 
 
-def test_a_folder_without_is_the_programs(tmp_path: Path, imported: Any) -> None:
+def test_a_folder_without_metadata_belongs_to_the_program(tmp_path: Path, imported: Any) -> None:
     assert not is_spared(imported(package(tmp_path, metadata=None), str(tmp_path)))
 
 
 @pytest.mark.parametrize("metadata", ["{}-1.0.egg-info", "{}-1.0-py3.11.egg-info", "{}.egg-info", "EGG-INFO"])
-def test_older_metadata_counts_as_well(metadata: str, tmp_path: Path, imported: Any) -> None:
+def test_egg_info_metadata_is_recognised(metadata: str, tmp_path: Path, imported: Any) -> None:
     assert is_spared(imported(package(tmp_path, metadata=metadata), str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["site-packages", "dist-packages"])
-def test_a_name_is_enough(name: str, tmp_path: Path, imported: Any) -> None:
+def test_a_site_packages_name_is_enough(name: str, tmp_path: Path, imported: Any) -> None:
     folder = tmp_path / "elsewhere" / name
     assert is_spared(imported(package(folder, metadata=None), str(folder)))
 
 
-def test_a_folder_is_known_by_a_link_and_by_what_the_link_leads_to(tmp_path: Path, imported: Any) -> None:
+def test_a_folder_is_recognised_by_a_link_and_by_its_target(tmp_path: Path, imported: Any) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     names = [package(tmp_path / "real") for _ in range(2)]
     assert is_spared(imported(names[0], str(tmp_path / "link")))
@@ -88,7 +88,7 @@ SPELLINGS = ["libs", "./libs", "libs/", "app/../libs", "."]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_folder_is_known_however_it_is_spelled(
+def test_a_folder_is_recognised_in_every_spelling(
     spelling: str, tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "app").mkdir()
@@ -129,12 +129,12 @@ def test_an_archive_is_a_folder(compiled: bool, tmp_path: Path, imported: Any) -
     assert is_spared(module)
 
 
-def test_a_folder_in_an_archive_is_one_as_in_a_pex(tmp_path: Path, imported: Any) -> None:
+def test_a_folder_inside_an_archive_is_recognised(tmp_path: Path, imported: Any) -> None:
     archive, name = _archive(tmp_path, inner=".deps/somelib.whl/")
     assert is_spared(imported(name, f"{archive}/.deps/somelib.whl"))
 
 
-def test_an_archive_on_a_relative_path(
+def test_an_archive_on_a_relative_path_is_recognised(
     tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, name = _archive(tmp_path)
@@ -142,7 +142,7 @@ def test_an_archive_on_a_relative_path(
     assert is_spared(imported(name, archive.name))
 
 
-def test_the_standard_library_in_an_archive(tmp_path: Path, imported: Any) -> None:
+def test_the_standard_library_in_an_archive_is_a_library(tmp_path: Path, imported: Any) -> None:
     with zipfile.ZipFile(tmp_path / "base_library.zip", "w") as file:
         for name in ("encodings/__init__.pyc", "codecs.pyc"):
             file.writestr(name, b"")
@@ -160,7 +160,7 @@ def test_a_namespace_package_is_where_its_parts_are(tmp_path: Path, imported: An
     assert is_spared(sys.modules[name])
 
 
-# The program's own folders
+# Folders of the program
 
 
 def test_a_project_under_development_is_the_program(tmp_path: Path, imported: Any) -> None:
@@ -170,9 +170,7 @@ def test_a_project_under_development_is_the_program(tmp_path: Path, imported: An
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "setup.py", "setup.cfg"])
-def test_what_a_build_has_left_in_a_project_makes_no_library(
-    file: str, tmp_path: Path, imported: Any
-) -> None:
+def test_build_metadata_in_a_project_makes_no_library(file: str, tmp_path: Path, imported: Any) -> None:
     name = package(tmp_path)
     (tmp_path / file).touch()
     assert not is_spared(imported(name, str(tmp_path)))
@@ -181,7 +179,7 @@ def test_what_a_build_has_left_in_a_project_makes_no_library(
 def test_in_the_programs_folder_only_what_was_installed_is_a_library(
     tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As `pip install --target .` beside the handler of a cloud function.
+    # As `pip install --target .` beside the handler of a cloud function does.
     name, own = package(tmp_path), package(tmp_path, metadata=None)
     (tmp_path / f"{name}_one.py").write_text(SOURCE)
     record(tmp_path, name, f"{name}/__init__.py", f"{name}_one.py", "../../bin/tool")
@@ -192,7 +190,7 @@ def test_in_the_programs_folder_only_what_was_installed_is_a_library(
 
 
 @pytest.mark.parametrize("metadata", ["{}-1.0.dist-info", "{}.egg-info"])
-def test_without_a_list_the_name_tells_what_was_installed_there(
+def test_without_a_record_file_the_name_identifies_the_installed_package(
     metadata: str, tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, own = package(tmp_path, metadata=metadata), package(tmp_path, metadata=None)
@@ -201,7 +199,7 @@ def test_without_a_list_the_name_tells_what_was_installed_there(
     assert not is_spared(imported(own, None))
 
 
-def test_what_is_said_of_a_folder_decides_and_the_deepest_does(tmp_path: Path, imported: Any) -> None:
+def test_an_explicit_entry_decides_and_the_deepest_wins(tmp_path: Path, imported: Any) -> None:
     pack, vendored = package(tmp_path / "custom_nodes"), package(tmp_path / "custom_nodes" / "pack" / "libs")
     record(tmp_path / "custom_nodes", pack, f"other{pack}/__init__.py")
     try:
@@ -214,10 +212,10 @@ def test_what_is_said_of_a_folder_decides_and_the_deepest_does(tmp_path: Path, i
         library_folders._found.forget()
 
 
-# What it costs
+# Run time
 
 
-def test_nothing_is_looked_for_while_the_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_searched_again_only_if_the_path_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     known = libraries()
 
     def never(*_: object) -> None:
@@ -229,4 +227,4 @@ def test_nothing_is_looked_for_while_the_path_stays(monkeypatch: pytest.MonkeyPa
     started = time.perf_counter()
     for _ in range(1000):
         libraries()
-    assert time.perf_counter() - started < 0.1  # 100 microseconds each would be much
+    assert time.perf_counter() - started < 0.1  # 100 microseconds each would be too slow

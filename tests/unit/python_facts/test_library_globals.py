@@ -1,4 +1,4 @@
-"""What libraries keep in their globals is theirs, in whatever plain thing they keep it."""
+"""Objects in globals of libraries are spared, in containers of every kind."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import pytest
 import torch
 from fastpurge import is_purged
 
-from tests.unit.packages import package
+from tests.unit.installed_packages import package
 
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An imported package that is installed."""
+    """An imported package in a folder of libraries."""
     folder = tmp_path / "installed"
     folder.mkdir()
     name = package(folder)
@@ -67,7 +67,7 @@ PLACES: dict[str, tuple[Callable[[torch.Tensor], Any], Callable[[Any], Any]]] = 
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_plain_things_in_globals_are_looked_into(place: str, library: Any, program: Any) -> None:
+def test_containers_in_globals_of_libraries_are_traversed(place: str, library: Any, program: Any) -> None:
     make, take = PLACES[place]
     library.kept = make(torch.ones(4))
     program.leak = torch.ones(5)
@@ -76,14 +76,14 @@ def test_plain_things_in_globals_are_looked_into(place: str, library: Any, progr
     assert not is_purged(take(library.kept))
 
 
-def test_a_suspended_generator_goes_on(library: Any) -> None:
+def test_a_suspended_generator_of_a_library_can_resume(library: Any) -> None:
     library.kept = _suspended()
     fastpurge.sweep(keep=())
     assert not is_purged(next(library.kept))
 
 
 @pytest.mark.parametrize("place", ["class", "dict"])
-def test_a_class_has_its_attributes_wherever_it_is(place: str, library: Any) -> None:
+def test_class_attributes_of_libraries_are_spared_wherever_the_class_is(place: str, library: Any) -> None:
     def body(namespace: dict[str, Any]) -> None:
         namespace.update(__module__=library.__name__, cache={"x": torch.ones(4)})
 
@@ -97,7 +97,7 @@ def test_a_class_has_its_attributes_wherever_it_is(place: str, library: Any) -> 
     assert not is_purged(inner.cache["x"])  # type: ignore[attr-defined]
 
 
-def test_a_class_that_a_decorator_has_replaced_has_its_attributes(library: Any) -> None:
+def test_attributes_of_a_class_replaced_by_a_decorator_are_spared(library: Any) -> None:
     def body(namespace: dict[str, Any]) -> None:
         namespace.update(__module__=library.__name__, cache={"x": torch.ones(4)})
 
@@ -107,7 +107,7 @@ def test_a_class_that_a_decorator_has_replaced_has_its_attributes(library: Any) 
     assert not is_purged(replaced.cache["x"])  # type: ignore[attr-defined]
 
 
-def test_what_a_module_of_c_code_keeps_beside_its_namespace() -> None:
+def test_references_of_a_c_module_outside_its_namespace_are_spared() -> None:
     readline = pytest.importorskip("readline")
     before = readline.get_completer()
 
@@ -123,7 +123,7 @@ def test_what_a_module_of_c_code_keeps_beside_its_namespace() -> None:
         readline.set_completer(before)
 
 
-def test_a_module_that_a_library_has_made_is_the_librarys(library: Any, tmp_path: Path) -> None:
+def test_a_module_created_by_a_library_belongs_to_it(library: Any, tmp_path: Path) -> None:
     made: Any = types.ModuleType(f"{library.__name__}.made")
     made.__file__ = str(tmp_path / "cache" / "made.py")
     made.constant = torch.ones(4)
@@ -139,7 +139,7 @@ def test_a_module_that_a_library_has_made_is_the_librarys(library: Any, tmp_path
         del sys.modules[made.__name__], sys.modules[alone.__name__]
 
 
-def test_a_module_whose_name_is_no_text(program: Any) -> None:
+def test_a_module_whose_name_is_no_text_ends_no_sweep(program: Any) -> None:
     # A custom node's module is named after its folder, which may be in another encoding.
     module: Any = types.ModuleType("custom_nodes/caf\udce9")
     module.latent = torch.ones(4)
@@ -154,10 +154,10 @@ def test_a_module_whose_name_is_no_text(program: Any) -> None:
 
 
 @pytest.mark.parametrize("is_library", [False, True])
-def test_a_module_in_a_folder_of_a_packages_path_is_whose_the_folder_is(
+def test_a_module_belongs_to_the_folder_on_its_package_path(
     is_library: bool, library: Any, tmp_path: Path
 ) -> None:
-    # As `pkgutil.extend_path` adds them.
+    # As added by `pkgutil.extend_path`.
     folder = tmp_path / ("site-packages" if is_library else "program")
     folder.mkdir()
     library.__path__.append(str(folder))

@@ -1,4 +1,4 @@
-"""An object of a library's class that running code holds is in use, with all that it leads to."""
+"""A library object in running code is in use, with everything reachable from it."""
 
 from __future__ import annotations
 
@@ -29,59 +29,65 @@ def _chain_map() -> Any:
     return collections.ChainMap({"x": torch.ones(4)}, {"y": torch.ones(4)})
 
 
-HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
-    "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda held: held["x"]),
-    "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda held: held["x"].value),
-    "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda held: held[0]),
-    "ChainMap": (_chain_map, lambda held: held["y"]),
-    "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda held: held.x),
-    "mappingproxy": (lambda: types.MappingProxyType({"x": torch.ones(4)}), lambda held: held["x"]),
-    "defaultdict": (lambda: collections.defaultdict(list, x=[torch.ones(4)]), lambda held: held["x"][0]),
-    "partial": (lambda: functools.partial(torch.add, torch.ones(4)), lambda held: held(0)),
+OWNERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
+    "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda referent: referent["x"]),
+    "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda referent: referent["x"].value),
+    "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda referent: referent[0]),
+    "ChainMap": (_chain_map, lambda referent: referent["y"]),
+    "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda referent: referent.x),
+    "mappingproxy": (lambda: types.MappingProxyType({"x": torch.ones(4)}), lambda referent: referent["x"]),
+    "defaultdict": (
+        lambda: collections.defaultdict(list, x=[torch.ones(4)]),
+        lambda referent: referent["x"][0],
+    ),
+    "partial": (lambda: functools.partial(torch.add, torch.ones(4)), lambda referent: referent(0)),
     "tee": (lambda: itertools.tee(iter([torch.ones(4)]))[0], next),
-    "Mock": (lambda: mock.Mock(x=torch.ones(4)), lambda held: held.x),
-    "Normal": (lambda: torch.distributions.Normal(torch.zeros(4), 1e-9), lambda held: held.sample() + 1),
+    "Mock": (lambda: mock.Mock(x=torch.ones(4)), lambda referent: referent.x),
+    "Normal": (
+        lambda: torch.distributions.Normal(torch.zeros(4), 1e-9),
+        lambda referent: referent.sample() + 1,
+    ),
     "MixtureSameFamily": (
         lambda: torch.distributions.MixtureSameFamily(
             torch.distributions.Categorical(torch.ones(2)),
             torch.distributions.Normal(torch.ones(2), torch.full((2,), 1e-9)),
         ),
-        lambda held: held.sample((4,)),
+        lambda referent: referent.sample((4,)),
     ),
     "WeightedRandomSampler": (
         lambda: torch.utils.data.WeightedRandomSampler([0.0, 1.0], 4),
-        lambda held: torch.tensor([*held]),
+        lambda referent: torch.tensor([*referent]),
     ),
     "SubsetRandomSampler": (
         lambda: torch.utils.data.SubsetRandomSampler(torch.ones(4, dtype=torch.int)),  # type: ignore[arg-type]
-        lambda held: torch.stack([*held]),
+        lambda referent: torch.stack([*referent]),
     ),
     "PackedSequence": (
         lambda: torch.nn.utils.rnn.pack_sequence([torch.ones(4)]),
-        lambda held: held.data,
+        lambda referent: referent.data,
     ),
 }
 
 
-@pytest.mark.parametrize("name", HOLDERS)
-def test_a_local_variable_has_all_it_needs(name: str) -> None:
-    make, read = HOLDERS[name]
-    held = make()
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_library_object_in_a_local_keeps_its_contents(name: str) -> None:
+    make, read = OWNERS[name]
+    referent = make()
     fastpurge.sweep(keep=())
-    assert read(held).sum().item() == pytest.approx(4)
+    assert read(referent).sum().item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize("name", HOLDERS)
-def test_a_local_variable_of_another_thread_has_all_it_needs(name: str) -> None:
-    make, read = HOLDERS[name]
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_library_object_in_a_local_of_another_thread_keeps_its_contents(name: str) -> None:
+    make, read = OWNERS[name]
     ready, swept = threading.Event(), threading.Event()
     sums: list[float] = []
 
     def work() -> None:
-        held = make()
+        referent = make()
         ready.set()
         swept.wait()
-        sums.append(read(held).sum().item())
+        sums.append(read(referent).sum().item())
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -92,32 +98,32 @@ def test_a_local_variable_of_another_thread_has_all_it_needs(name: str) -> None:
     assert sums == [pytest.approx(4)]
 
 
-@pytest.mark.parametrize("name", HOLDERS)
-def test_a_value_on_the_stack_has_all_it_needs(name: str) -> None:
-    make, read = HOLDERS[name]
+@pytest.mark.parametrize("name", OWNERS)
+def test_a_library_object_on_the_stack_keeps_its_contents(name: str) -> None:
+    make, read = OWNERS[name]
 
-    def sweep(held: Any) -> float:
+    def sweep(referent: Any) -> float:
         fastpurge.sweep(keep=())
-        return read(held).sum().item()
+        return read(referent).sum().item()
 
     assert [make(), sweep(make())][1] == pytest.approx(4)
 
 
-@pytest.mark.parametrize("name", sorted(HOLDERS))
-def test_a_forgotten_one_keeps_nothing(name: str, program: Any) -> None:
-    program.held = torch.ones(7)
-    program.forgotten = collections.UserDict(x=program.held)
+@pytest.mark.parametrize("name", sorted(OWNERS))
+def test_a_forgotten_library_object_keeps_nothing(name: str, program: Any) -> None:
+    program.referent = torch.ones(7)
+    program.forgotten = collections.UserDict(x=program.referent)
     fastpurge.sweep(keep=())
-    assert is_purged(program.held)
+    assert is_purged(program.referent)
 
 
-def test_an_object_of_the_program_is_not_looked_into(program: Any) -> None:
+def test_an_object_of_the_program_is_not_traversed(program: Any) -> None:
     record = Record()
     fastpurge.sweep(keep=())
     assert is_purged(record.value)
 
 
-def test_a_loop_over_a_progress_bar_goes_on() -> None:
+def test_a_loop_over_a_progress_bar_continues() -> None:
     tqdm = pytest.importorskip("tqdm")
     batches = [torch.ones(4) for _ in range(3)]
     bar = tqdm.tqdm(batches, disable=None, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
@@ -138,7 +144,7 @@ def test_a_tokenized_batch_is_in_use() -> None:
     assert batch["input_ids"].sum() == 8
 
 
-def test_generation_goes_on_beside_a_sweep() -> None:
+def test_text_generation_continues_beside_a_sweep() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
         vocab_size=32,
@@ -180,14 +186,14 @@ DERIVED = {
 
 
 @pytest.mark.parametrize("name", DERIVED)
-def test_a_part_of_the_computation_that_the_program_has_derived_is_in_use(name: str) -> None:
+def test_instances_of_derived_torch_classes_are_in_use(name: str) -> None:
     module, attribute = DERIVED[name]
     base = getattr(pytest.importorskip(module), attribute)
     derived: Any = type("Derived", (base,), {"__module__": __name__})
-    held = [derived.__new__(derived)]
-    held[0].table = {"k": torch.ones(4)}
+    referent = [derived.__new__(derived)]
+    referent[0].table = {"k": torch.ones(4)}
     fastpurge.sweep(keep=())
-    assert held[0].table["k"].sum() == 4
+    assert referent[0].table["k"].sum() == 4
 
 
 @pytest.mark.parametrize("models", [True, False])
@@ -204,11 +210,11 @@ def test_a_model_of_the_program_that_runs_is_in_use_whether_models_are_asked_for
     assert Model()(torch.ones(4)).sum() == 4
 
 
-def test_a_class_that_a_function_has_made_belongs_to_what_that_function_returned() -> None:
+def test_a_class_created_by_a_function_belongs_to_the_result_of_that_function() -> None:
     from torch._functorch.aot_autograd import aot_function, make_boxed_func  # type: ignore[attr-defined]
 
-    # The graphs are in the closures of functions that are attributes of an `autograd.Function`, which
-    # AOT autograd makes for each compilation.
+    # The graphs are in closures of functions, which are attributes of an `autograd.Function` that
+    # AOT autograd creates for each compilation.
     def compiler(gm: Any, example_inputs: Any) -> Any:
         return make_boxed_func(lambda *arguments: gm(*arguments))
 
@@ -219,7 +225,7 @@ def test_a_class_that_a_function_has_made_belongs_to_what_that_function_returned
     assert compiled(x).tolist() == expected
 
 
-def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
+def test_a_first_compilation_succeeds_beside_a_sweep() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
     compiled = torch.compile(model, backend="aot_eager")
     x, results = torch.ones(2, 4), []
@@ -243,7 +249,7 @@ def test_a_first_compilation_goes_on_beside_a_sweep() -> None:
 
 
 class TestRootObjects:
-    """What leads to all that a program has is not looked into."""
+    """The search stops at objects from which everything in the program is reachable."""
 
     def test_a_shell_does_not_keep_its_history(self) -> None:
         pytest.importorskip("IPython")
@@ -262,7 +268,7 @@ fastpurge.sweep(keep=(), guards=fastpurge.Guard.RUNNING)
         assert shell.user_ns["is_out"]
         InteractiveShell.clear_instance()
 
-    def test_what_a_shell_has_shown_is_not_what_it_will_call(self) -> None:
+    def test_output_of_a_shell_is_no_scheduled_callback(self) -> None:
         pytest.importorskip("IPython")
         from IPython.core.interactiveshell import InteractiveShell
 
@@ -283,30 +289,30 @@ pipe
         finally:
             InteractiveShell.clear_instance()
 
-    def test_a_logger_does_not_keep_what_handlers_hold(self, program: Any) -> None:
+    def test_a_logger_does_not_keep_the_contents_of_its_handlers(self, program: Any) -> None:
         import logging
 
-        program.held = torch.ones(4)
+        program.referent = torch.ones(4)
 
         logger = logging.getLogger("forgetful")
-        logger.handlers.append(collections.UserDict(kept=program.held))  # type: ignore[arg-type]
+        logger.handlers.append(collections.UserDict(kept=program.referent))  # type: ignore[arg-type]
         fastpurge.sweep(keep=(), guards=Guard.RUNNING)
         logger.handlers.clear()
-        assert is_purged(program.held)
+        assert is_purged(program.referent)
 
-    def test_an_event_loop_does_not_keep_what_is_on_it(self, program: Any) -> None:
+    def test_an_event_loop_does_not_keep_its_attributes(self, program: Any) -> None:
         import asyncio
 
         async def main() -> bool:
             loop = asyncio.get_running_loop()
-            loop.forgotten = program.held = torch.ones(4)  # type: ignore[attr-defined]
+            loop.forgotten = program.referent = torch.ones(4)  # type: ignore[attr-defined]
             fastpurge.sweep(keep=(), guards=Guard.RUNNING)
-            return is_purged(program.held)
+            return is_purged(program.referent)
 
         assert asyncio.run(main())
 
 
-def test_a_module_whose_attributes_are_untracked_is_planned_as_it_is_released(program: Any) -> None:
+def test_a_plan_lists_modules_with_untracked_attributes_as_a_sweep_releases_them(program: Any) -> None:
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             self.flag = True

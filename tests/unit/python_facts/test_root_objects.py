@@ -1,4 +1,4 @@
-"""What a test runner or a server gives to the code that it runs is in use, though itself is not."""
+"""Objects that a test runner or a server gives to the code that it runs are in use."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_a_patch_that_was_started_restores(program: Any) -> None:
     assert total(program.value) == 4
 
 
-def test_an_exception_that_was_expected_has_its_arguments() -> None:
+def test_an_exception_caught_by_pytest_raises_keeps_its_arguments() -> None:
     with pytest.raises(ValueError) as info:  # noqa: PT011
         raise ValueError(four())
     sweep()
     assert total(info.value.args[0]) == 4
 
 
-def test_what_a_hook_has_given_goes_through_its_wrappers() -> None:
+def test_results_of_pluggy_hooks_pass_through_hook_wrappers() -> None:
     pluggy: Any = pytest.importorskip("pluggy")
     spec: Decorator
     implementation: Decorator
@@ -88,7 +88,7 @@ def test_what_a_hook_has_given_goes_through_its_wrappers() -> None:
     assert total(manager.hook.give()) == 4
 
 
-def test_a_queue_of_tornado_is_emptied() -> None:
+def test_a_queue_of_tornado_keeps_its_items() -> None:
     queues = pytest.importorskip("tornado.queues")
 
     async def main() -> float:
@@ -100,7 +100,7 @@ def test_a_queue_of_tornado_is_emptied() -> None:
     assert asyncio.run(main()) == 4
 
 
-def test_a_coroutine_of_tornado_goes_on() -> None:
+def test_a_suspended_coroutine_of_tornado_keeps_its_values() -> None:
     gen = pytest.importorskip("tornado.gen")
     coroutine: Decorator = gen.coroutine
     totals = []
@@ -121,13 +121,13 @@ def test_a_coroutine_of_tornado_goes_on() -> None:
     assert totals == [4]
 
 
-def test_a_dict_with_attributes_has_its_values() -> None:
+def test_a_dict_subclass_with_attributes_keeps_its_values() -> None:
     bunch = pytest.importorskip("traitlets").Bunch(x=four())
     sweep()
     assert total(bunch.x) == 4
 
 
-def test_a_record_that_waits_to_be_written_is() -> None:
+def test_a_buffered_log_record_keeps_its_arguments() -> None:
     totals = []
 
     class Write(logging.Handler):

@@ -1,4 +1,4 @@
-"""Work that waits is running code, although it does not run now; and so is what finished work has brought."""
+"""Scheduled work and unfetched results count as running code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import torch
 from fastpurge import Guard, is_purged
 
 
-def test_a_task_that_waits_goes_on() -> None:
+def test_a_waiting_task_keeps_its_values() -> None:
     async def work(done: asyncio.Event) -> float:
         local, nested = torch.ones(3), {"k": [torch.ones(3)]}
         await done.wait()
@@ -39,7 +39,7 @@ def test_a_task_that_waits_goes_on() -> None:
     assert asyncio.run(main()) == 6
 
 
-def test_a_callback_that_waits_is_called() -> None:
+def test_a_scheduled_callback_keeps_its_values() -> None:
     async def main() -> list[float]:
         results: list[float] = []
         loop = asyncio.get_running_loop()
@@ -59,14 +59,14 @@ def test_a_task_that_is_done_keeps_nothing(program: Any) -> None:
     async def main() -> bool:
         program.task = asyncio.get_running_loop().create_task(work())
         await program.task
-        await asyncio.sleep(0)  # until here the event loop holds what has woken this task
+        await asyncio.sleep(0)  # until here the event loop refers to the callback that has resumed this task
         fastpurge.sweep(keep=())
         return is_purged(program.task.result())
 
     assert asyncio.run(main())
 
 
-def test_what_waits_for_a_pool_of_threads_is_worked_on() -> None:
+def test_pending_items_of_a_thread_pool_are_kept() -> None:
     go = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(go.wait)
@@ -80,7 +80,7 @@ def test_what_waits_for_a_pool_of_threads_is_worked_on() -> None:
         assert made.result().sum() == 3
 
 
-def test_what_a_queue_holds_arrives() -> None:
+def test_items_of_a_queue_are_kept() -> None:
     queues: list[Any] = [queue.Queue(), queue.SimpleQueue()]
     for one in queues:
         one.put({"k": torch.ones(3)})
@@ -88,7 +88,7 @@ def test_what_a_queue_holds_arrives() -> None:
     assert [one.get()["k"].sum().item() for one in queues] == [3, 3]
 
 
-def test_a_forgotten_queue_does_not(program: Any) -> None:
+def test_a_forgotten_queue_keeps_nothing(program: Any) -> None:
     program.queue = queue.Queue()
     program.queue.put(torch.ones(3))
     fastpurge.sweep(keep=())
@@ -103,7 +103,7 @@ def test_a_context_variable_keeps_its_value() -> None:
     variable.reset(token)
 
 
-def test_a_task_that_waits_has_its_context_variables() -> None:
+def test_a_waiting_task_keeps_its_context_variables() -> None:
     variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
 
     async def work(done: asyncio.Event) -> float:
@@ -122,7 +122,7 @@ def test_a_task_that_waits_has_its_context_variables() -> None:
     assert asyncio.run(main()) == 4
 
 
-def test_another_thread_has_its_context_variables() -> None:
+def test_another_thread_keeps_its_context_variables() -> None:
     variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
     ready, swept = threading.Event(), threading.Event()
     sums: list[float] = []
@@ -142,7 +142,7 @@ def test_another_thread_has_its_context_variables() -> None:
     assert sums == [4]
 
 
-def test_a_context_that_code_will_run_in_has_its_values() -> None:
+def test_a_context_for_later_code_keeps_its_values() -> None:
     variable: contextvars.ContextVar[torch.Tensor] = contextvars.ContextVar("variable")
     context = contextvars.copy_context()
     context.run(variable.set, torch.ones(4))
@@ -160,7 +160,7 @@ def test_a_context_variable_is_reset_to_what_it_was() -> None:
     variable.reset(outer)
 
 
-def test_a_queue_of_a_task_that_waits_is_emptied() -> None:
+def test_a_queue_of_a_waiting_task_keeps_its_items() -> None:
     async def consume(items: asyncio.Queue[dict[str, torch.Tensor]]) -> float:
         total = 0.0
         while not items.empty():
@@ -180,7 +180,7 @@ def test_a_queue_of_a_task_that_waits_is_emptied() -> None:
     assert asyncio.run(main()) == 6
 
 
-def test_a_timer_calls_with_its_arguments() -> None:
+def test_a_timer_keeps_its_arguments() -> None:
     sums: list[float] = []
     timer = threading.Timer(0.2, lambda x: sums.append(float(x.sum())), (torch.ones(4),))
     timer.start()
@@ -238,22 +238,22 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("how", ["executor", "map", "pool", "results", "imap"])
-def test_work_for_other_processes_is_done_and_fetched(how: str) -> None:
+def test_arguments_and_results_of_a_process_pool_are_kept(how: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROCESSES, how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.stdout.strip() == str([4.0] * 8), done.stderr[-2000:]
 
 
-def test_what_a_pool_of_threads_has_made_waits_to_be_fetched(program: Any) -> None:
+def test_unfetched_results_of_a_thread_pool_are_kept(program: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         program.future = pool.submit(torch.ones, 3)
     fastpurge.sweep(keep=())
     assert program.future.result().sum() == 3
 
 
-# Alone, too: the registry of finalizers is a global of a library, which another guard spares.
+# Guard.LIBRARY spares them too: the registry of finalizers is a global of a library.
 @pytest.mark.parametrize("guards", [Guard.ALL, Guard.RUNNING])
-def test_a_finalizer_is_called_with_its_arguments(guards: Guard) -> None:
+def test_a_finalizer_keeps_its_arguments(guards: Guard) -> None:
     class Resource:
         pass
 
@@ -295,14 +295,14 @@ class Job:
         self.batch = torch.ones(3)
 
 
-def test_what_waits_in_a_queue_arrives_whole() -> None:
+def test_items_of_a_queue_are_kept_with_their_contents() -> None:
     waiting: queue.Queue[Job] = queue.Queue()
     waiting.put(Job())
     fastpurge.sweep(keep=())
     assert waiting.get().batch.sum() == 3
 
 
-def test_a_call_that_waits_is_no_more_in_use_than_one_that_runs(program: Any) -> None:
+def test_a_scheduled_call_spares_no_more_than_a_running_one(program: Any) -> None:
     program.job = Job()
     go = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -313,7 +313,7 @@ def test_a_call_that_waits_is_no_more_in_use_than_one_that_runs(program: Any) ->
     assert is_purged(program.job.batch)
 
 
-def test_executors_that_are_done_keep_nothing(program: Any) -> None:
+def test_finished_executors_keep_nothing(program: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(program.__setattr__, "value", torch.ones(3)).result()
         deadline = time.monotonic() + 10

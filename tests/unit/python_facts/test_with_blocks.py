@@ -1,4 +1,4 @@
-"""What the end of a with-block will restore is in use."""
+"""Objects that the end of a with-block restores are in use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_generator_that_is_a_context_manager_restores() -> None:
     assert model.weight.tolist() == expected
 
 
-def test_a_functional_call_gives_a_kept_model_its_weights_back() -> None:
+def test_functional_call_restores_the_weights_of_a_kept_model() -> None:
     class Model(torch.nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             fastpurge.sweep(keep=[model])
@@ -56,7 +56,7 @@ def test_an_exit_stack_restores() -> None:
     assert values["x"].sum() == 4
 
 
-def test_an_exit_stack_that_no_variable_names_restores(program: Any) -> None:
+def test_an_exit_stack_without_a_variable_restores(program: Any) -> None:
     program.values = {}
 
     def enter() -> contextlib.ExitStack:
@@ -83,7 +83,7 @@ def test_a_patch_restores(program: Any) -> None:
     assert program.table.sum() == 4
 
 
-def test_an_object_of_the_program_restores(program: Any) -> None:
+def test_a_context_manager_class_of_the_program_restores(program: Any) -> None:
     class Average:
         def __enter__(self) -> None:
             self.saved = [parameter.detach().clone() for parameter in program.model.parameters()]
@@ -102,7 +102,7 @@ def test_an_object_of_the_program_restores(program: Any) -> None:
     assert program.model.weight.tolist() == expected
 
 
-def test_a_store_of_the_program_restores(program: Any) -> None:
+def test_a_context_manager_of_the_program_restores_from_its_store(program: Any) -> None:
     class Average:
         @contextlib.contextmanager
         def applied(self) -> Iterator[None]:
@@ -154,7 +154,7 @@ def test_an_asynchronous_manager_of_a_task_that_waits_restores() -> None:
     assert asyncio.run(main()) == 4
 
 
-def test_a_block_that_is_over_keeps_nothing(program: Any) -> None:
+def test_a_finished_with_block_keeps_nothing(program: Any) -> None:
     @contextlib.contextmanager
     def saving() -> Iterator[None]:
         program.saved = torch.ones(4)
@@ -166,7 +166,7 @@ def test_a_block_that_is_over_keeps_nothing(program: Any) -> None:
     assert is_purged(program.saved)
 
 
-BASES: tuple[tuple[Any, ...], ...] = (  # each with what an instance is made of
+BASES: tuple[tuple[Any, ...], ...] = (  # each with the arguments of an instance
     (object,),
     (list,),
     (dict,),
@@ -200,7 +200,7 @@ def test_a_manager_that_is_a_container_as_well_restores(base: tuple[Any, ...]) -
 
 
 class _Overriding(type):
-    """Of classes that a with-block can be entered with."""
+    """Classes that a with-block accepts."""
 
     value: Any
     saved: Any
@@ -213,7 +213,7 @@ class _Overriding(type):
 
 
 class Settings(metaclass=_Overriding):
-    """Of the program: what its class has is nobody's, but while it is to be restored."""
+    """A class of the program: its attributes are unprotected, except while a with-block restores them."""
 
     value: Any = None
 

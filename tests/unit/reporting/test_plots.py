@@ -1,4 +1,4 @@
-"""A report is drawn truly, the same every time, and needs matplotlib only when it is."""
+"""Plots of a report are correct and reproducible, and only plotting imports matplotlib."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_picture_in_a_notebook_is_the_same_every_time_and_small(program: Any
     assert "Tensor (49, 100) float32, cpu" in texts
 
 
-def test_it_reads_on_white_and_on_black(tmp_path: Path) -> None:
+def test_a_picture_is_legible_on_white_and_on_black(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     figure = plots.figure_of(MemoryReading(5, {}), MemoryReading(3, {}), [])
@@ -73,7 +73,7 @@ def test_it_reads_on_white_and_on_black(tmp_path: Path) -> None:
     assert drawn.max() < 0.75
 
 
-def test_a_file_that_cannot_be_written_is_said_before_there_is_anything_to_write(tmp_path: Path) -> None:
+def test_an_unwritable_plot_file_is_an_error_before_the_sweep(tmp_path: Path) -> None:
     plots.check(tmp_path / "plot.svg")
     plots.check(Path("plot.png"))
     with pytest.raises(ValueError, match=r"plot\.docx: a plot is written as one of .*\.png.*\.svg"):
@@ -133,7 +133,7 @@ def test_a_report_is_shown_without_its_picture_if_matplotlib_cannot_draw(
     assert "<pre" in report._repr_html_()
 
 
-def test_a_picture_has_no_rules_for_the_page_around_it() -> None:
+def test_a_picture_has_no_css_rules_for_the_surrounding_page() -> None:
     shown = fastpurge.sweep(keep=())._repr_html_()
     assert "<svg stroke-linejoin" in shown
     assert "<style" not in shown

@@ -1,4 +1,4 @@
-"""A report reads well, in a terminal and as JSON, and says who swept."""
+"""The text and the JSON of a report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MiB = 2**20
 
 
 @pytest.mark.imports_much
-def test_the_report_reads_well_and_goes_through_json(program: Any) -> None:
-    program.tensor = torch.ones(1234)  # 4.8K: no number of pages, so no part of the resident set
+def test_a_report_can_be_printed_and_stored_as_json(program: Any) -> None:
+    program.tensor = torch.ones(1234)  # 4.8K: no multiple of the page size, so no part of the resident set
     program.view = np.asarray(torch.ones(5))
     report = fastpurge.sweep(keep=(), label="the report test")
     text = str(report)
@@ -56,28 +56,28 @@ def test_the_label_is_the_callers_line(program: Any) -> None:
         program.tensor + 1
 
 
-def test_the_largest_that_were_released_are_named_by_who_held_them(program: Any) -> None:
+def test_the_largest_released_items_are_listed_with_their_owners(program: Any) -> None:
     program.cache = {"old": [torch.ones(1000, 1000)], "small": torch.ones(3)}
     program.model = torch.nn.Linear(1000, 2000)
     report = fastpurge.sweep(keep=())
-    held = {item.owner: item.nbytes for item in report.released if item.owner is not None}
+    referent = {item.owner: item.nbytes for item in report.released if item.owner is not None}
     name = program.__name__
-    assert held == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
+    assert referent == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
     assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
 
 
-def test_who_held_it_is_told_of_an_object_in_a_running_function_too() -> None:
+def test_the_owner_of_an_object_in_a_running_function_is_reported() -> None:
     class Trainer:
         history: torch.Tensor
 
     trainer = Trainer()
     trainer.history = torch.ones(1000, 1000)
     report = fastpurge.sweep(keep=())
-    [held] = [item.owner for item in report.released if item.owner is not None]
-    assert held.startswith("trainer.history, in test_who_held_it_is_told")
+    [referent] = [item.owner for item in report.released if item.owner is not None]
+    assert referent.startswith("trainer.history, in test_the_owner_of_an_object_in_a_running_function")
 
 
-def test_a_name_is_no_markup(program: Any) -> None:
+def test_names_are_escaped_in_html(program: Any) -> None:
     program.tensor = torch.ones(1234).as_subclass(type("Model[/b][int]", (torch.Tensor,), {}))
     report = fastpurge.sweep(keep=())
     assert "Model[/b][int]" in str(report)

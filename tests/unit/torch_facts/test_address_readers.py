@@ -1,4 +1,4 @@
-"""What reads memory by its address alone reads on: arrays of other libraries, graphs, work under way."""
+"""Memory that is read by its address is spared: arrays of other libraries, CUDA graphs, pending kernels."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 class Owner:
-    """An object of the program's own class: nothing that it holds is protected."""
+    """An instance of a class of the program, whose attributes no guard protects."""
 
     array: Any
     graph: Any
 
 
 def overwrite(device: str) -> list[torch.Tensor]:
-    """Take what was freed, so that who still reads it reads something else."""
+    """Allocate the freed memory again and overwrite it, so that a stale reader reads other values."""
     return [torch.full((SIZE,), torch.nan, device=device) for _ in range(10)]
 
 
@@ -57,7 +57,7 @@ def _to_numba(tensor: torch.Tensor) -> tuple[Any, Callable[[Any], float]]:
         pytest.param("cuda", _to_numba, id="numba", marks=[gpu, needs_cuda]),
     ],
 )
-def test_an_array_of_another_library_reads_on(
+def test_an_array_of_another_library_keeps_its_memory(
     guards: Guard, device: str, convert: Callable[[Any], Any], program: Any
 ) -> None:
     program.tensor = torch.ones(SIZE, device=device)
@@ -75,11 +75,11 @@ def test_an_array_of_another_library_reads_on(
     assert is_purged(program.tensor)
 
 
-# Recorded graphs
+# CUDA graphs
 
 
 def record(program: Any, x: torch.Tensor) -> Any:
-    """Record a graph that reads a tensor, and whose result the program forgets as well."""
+    """Capture a CUDA graph that reads a forgotten tensor, with a forgotten result."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
@@ -90,12 +90,12 @@ def record(program: Any, x: torch.Tensor) -> Any:
 @gpu
 @needs_cuda
 @pytest.mark.parametrize("pinned", [False, True], ids=["device memory", "pinned memory"])
-@pytest.mark.parametrize("holder", ["kept", "forgotten"])
-def test_a_graph_replays_what_it_has_recorded(holder: str, pinned: bool, program: Any) -> None:
+@pytest.mark.parametrize("owner", ["kept", "forgotten"])
+def test_a_cuda_graph_replays_its_capture(owner: str, pinned: bool, program: Any) -> None:
     program.x = torch.ones(SIZE, pin_memory=True) if pinned else torch.ones(SIZE, device="cuda")
     program.owner = Owner()
     program.owner.graph = record(program, program.x)
-    kept = [program.owner] if holder == "kept" else []
+    kept = [program.owner] if owner == "kept" else []
     report = fastpurge.sweep(keep=kept, wipe=True)
     program.later = [*overwrite("cuda"), torch.full((SIZE,), torch.nan, pin_memory=True)]
     program.owner.graph.replay()
@@ -109,7 +109,7 @@ def test_a_graph_replays_what_it_has_recorded(holder: str, pinned: bool, program
 @pytest.mark.parametrize(
     "end", [lambda owner: owner.graph.reset(), lambda owner: setattr(owner, "graph", None)]
 )
-def test_without_a_graph_to_replay_memory_goes(end: Callable[[Owner], None], program: Any) -> None:
+def test_without_a_cuda_graph_memory_is_released(end: Callable[[Owner], None], program: Any) -> None:
     program.x = torch.ones(SIZE, device="cuda")
     program.owner = Owner()
     program.owner.graph = record(program, program.x)
@@ -122,7 +122,7 @@ def test_without_a_graph_to_replay_memory_goes(end: Callable[[Owner], None], pro
 
 @gpu
 @needs_cuda
-def test_graphs_of_the_compiler_are_not_in_the_way(program: Any) -> None:
+def test_cuda_graphs_of_the_compiler_block_no_sweep(program: Any) -> None:
     torch.manual_seed(0)
     program.model = torch.nn.Sequential(
         torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 8)
@@ -149,7 +149,7 @@ def test_graphs_of_the_compiler_are_not_in_the_way(program: Any) -> None:
 @gpu
 @needs_cuda
 @pytest.mark.parametrize("where", ["here", "in another thread"])
-def test_a_recording_goes_on_after_a_sweep(where: str, program: Any) -> None:
+def test_a_cuda_graph_capture_continues_after_a_sweep(where: str, program: Any) -> None:
     x = torch.ones(SIZE, device="cuda")
     program.leak = torch.ones(SIZE, device="cuda")
     torch.cuda.synchronize()
@@ -182,14 +182,14 @@ def test_a_recording_goes_on_after_a_sweep(where: str, program: Any) -> None:
     assert is_purged(program.leak)
 
 
-# Work under way
+# Pending kernels
 
 
 @gpu
 @needs_cuda
-def test_work_under_way_on_another_stream_ends_as_it_began(program: Any) -> None:
+def test_pending_work_on_another_stream_gives_the_same_result(program: Any) -> None:
     stream = torch.cuda.Stream()
-    # In one segment of the allocator's: it is not given to the driver, which would wait for the device.
+    # In one segment of the allocator, which is not returned to the driver: that would wait for the device.
     program.segment = [torch.ones(1 << 17, device="cuda") for _ in range(8)]
     for _ in range(3):
         program.x = torch.ones(1 << 17, device="cuda")

@@ -1,4 +1,4 @@
-"""What `torch.compile` made for a kept model is kept, and a sweep never breaks the compiler."""
+"""Code that `torch.compile` made for a kept model is kept, and a sweep never breaks the compiler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-# In a process of its own: dynamo keeps state of everything it ever compiled.
+# In a process of its own: dynamo keeps state of every compilation.
 PROGRAM = """
 import json, sys, torch, fastpurge
 from fastpurge import is_purged
@@ -63,7 +63,7 @@ print(json.dumps(main(program)))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
-def test_a_kept_compiled_model_goes_on_and_others_can_be_compiled(backend: str, tmp_path: Any) -> None:
+def test_a_kept_compiled_model_works_and_others_can_be_compiled(backend: str, tmp_path: Any) -> None:
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("needs a C++ compiler")
     program = tmp_path / "program.py"
@@ -99,7 +99,7 @@ with torch.no_grad():
 """
 
 
-def test_weights_that_were_frozen_into_compiled_code_stay(tmp_path: Any) -> None:
+def test_weights_frozen_into_compiled_code_stay(tmp_path: Any) -> None:
     # Inductor writes them into a module of its own, in the folder of its cache.
     if not shutil.which("g++"):
         pytest.skip("needs a C++ compiler")
@@ -127,10 +127,10 @@ def once():
 once()
 gc.collect()
 for _ in range(2):  # the second time with more than one entry
-    held = [torch.ones(9)]
+    referent = [torch.ones(9)]
     fastpurge.plan(keep=())
     fastpurge.sweep(keep=f)
-    assert is_purged(held[0])
+    assert is_purged(referent[0])
     assert once().tolist() == [2.0] * 3
 """
 
@@ -183,7 +183,7 @@ assert is_purged(program.leak)
 assert f(torch.ones(80)).tolist() == expected
 """
 
-# What another version of torch may make of it.
+# As another version of torch may define it.
 BROKEN = {
     "nothing": "",
     "no accessors": "compiled._CONTENTS.clear()",
@@ -199,7 +199,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_compiled_code_that_cannot_be_read_is_spared_and_is_not_the_end_of_a_sweep(name: str) -> None:
+def test_unreadable_compiled_code_is_spared_and_ends_no_sweep(name: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAMS[name]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""What C or C++ code holds is said to be in its hands, and not in those of running code."""
+"""Objects owned by C or C++ code are reported with that owner, and not as running code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SIZE = 1000
 
 
 def _hook() -> Callable[..., Any]:
-    held = torch.full((SIZE,), 7.0)
+    referent = torch.full((SIZE,), 7.0)
 
     def hook(*_: object) -> None:
-        assert held.sum() == 7 * SIZE
+        assert referent.sum() == 7 * SIZE
 
     return hook
 
@@ -63,7 +63,7 @@ def of_several_tensors(program: Any) -> None:
     leaves = [_leaf(), _leaf()]
     program.result = (leaves[0] * leaves[1]) * 2
     handle = register_multi_grad_hook(leaves, _hook())
-    # In its hooks a leaf holds itself, by way of C++, until they are removed.
+    # A leaf refers to itself through its hooks in C++, until they are removed.
     program.remove = handle.remove
 
 
@@ -109,7 +109,9 @@ def _held() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", HOOKS)
-def test_what_a_hook_leads_to_is_in_the_hands_of_autograd(make: Callable[[Any], None], program: Any) -> None:
+def test_the_owner_of_objects_reachable_from_a_hook_is_autograd(
+    make: Callable[[Any], None], program: Any
+) -> None:
     program.remove = lambda: None
     make(program)
     plan = fastpurge.plan(keep=())
@@ -123,7 +125,7 @@ def test_what_a_hook_leads_to_is_in_the_hands_of_autograd(make: Callable[[Any], 
     program.remove()
 
 
-def test_the_handler_of_a_signal_is_held_by_the_interpreter() -> None:
+def test_the_owner_of_a_signal_handler_is_the_interpreter() -> None:
     before = signal.signal(signal.SIGINT, _hook())
     try:
         found = why(_held())
@@ -133,7 +135,7 @@ def test_the_handler_of_a_signal_is_held_by_the_interpreter() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_the_census_says_that_autograd_holds_it(program: Any) -> None:
+def test_the_census_reports_autograd_as_owner(program: Any) -> None:
     after_a_node(program)
     shares = {share.name: share.nbytes for share in fastpurge.census().by_holder}
     assert shares["autograd hooks"] >= 4 * SIZE
@@ -175,27 +177,27 @@ def a_hook_of_a_module(program: Any) -> None:
     assert found.reason.startswith(AMONG_HOOKS)
 
 
-SCENES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept_function, a_hook_of_a_module)
+CASES = (a_constant_of_a_function, a_constant_of_a_module, a_constant_of_a_kept_function, a_hook_of_a_module)
 
 
-def play(name: str) -> None:
-    """Play one scene in a process of its own: torch keeps its constants and hooks for good."""
+def run_case(name: str) -> None:
+    """Run one case in a process of its own: torch never drops its constants and hooks."""
     program = types.ModuleType("forgetful_program")
     sys.modules[program.__name__] = program
-    next(scene for scene in SCENES if scene.__name__ == name)(program)
+    next(case for case in CASES if case.__name__ == name)(program)
 
 
-@pytest.mark.parametrize("name", [scene.__name__ for scene in SCENES])
-def test_what_torch_keeps_for_good_is_said_to_be_in_its_hands(name: str) -> None:
+@pytest.mark.parametrize("name", [case.__name__ for case in CASES])
+def test_the_owner_of_permanent_torch_state_is_torch(name: str) -> None:
     command = [sys.executable, __file__, name]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_an_array_stands_on_is_held_by_numpy(program: Any) -> None:
+def test_the_owner_of_the_base_of_an_array_is_numpy(program: Any) -> None:
     program.array = torch.ones(SIZE).numpy()
     assert fastpurge.plan(keep=()).spared["numpy"] >= 4 * SIZE
 
 
 if __name__ == "__main__":
-    play(sys.argv[1])
+    run_case(sys.argv[1])

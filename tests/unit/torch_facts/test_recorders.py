@@ -1,4 +1,4 @@
-"""What is called while torch intercepts, records or transforms is not intercepted, and goes on after it."""
+"""Torch modes and recorders do not see the calls of a sweep, and continue after it."""
 
 from __future__ import annotations
 
@@ -55,29 +55,34 @@ def _failing() -> BaseException:
 
 @pytest.fixture
 def forgotten(program: Any) -> Any:
-    program.held = [torch.ones(1000), torch.ones(3, 4).to_sparse(), torch.eye(3).to_sparse_csr(), _failing()]
+    program.referent = [
+        torch.ones(1000),
+        torch.ones(3, 4).to_sparse(),
+        torch.eye(3).to_sparse_csr(),
+        _failing(),
+    ]
     program.leak = torch.nn.Linear(8, 8)
     return program
 
 
 def _call_all(x: Any, program: Any, *keep: Any) -> None:
-    """Everything that is public and reads torch."""
+    """All public functions that read torch objects."""
     kept = [x, *keep]
     fastpurge.census()
-    fastpurge.why(x, program.held[0])
+    fastpurge.why(x, program.referent[0])
     fastpurge.trim()
-    fastpurge.let_go(program.held[3], keep=kept)
+    fastpurge.let_go(program.referent[3], keep=kept)
     assert not is_purged(x)
     assert fastpurge.plan(keep=kept, devices="cpu").nbytes
     fastpurge.plan(keep=kept, min_bytes=3000).apply()
-    assert is_purged(program.held[0])
+    assert is_purged(program.referent[0])
     report = fastpurge.sweep(keep=kept, wipe=True)
     assert is_purged(program.leak)
     assert [item for item in report.released if item.reason] == []
 
 
 @pytest.mark.parametrize("mode_type", [Logging, LoggingFunctions])
-def test_a_mode_of_the_program_is_asked_nothing(mode_type: Any, forgotten: Any) -> None:
+def test_a_torch_mode_of_the_program_sees_no_call_of_a_sweep(mode_type: Any, forgotten: Any) -> None:
     with mode_type() as mode:
         x = torch.ones(4) + 1
         del mode.seen[:]
@@ -96,7 +101,7 @@ def test_flops_are_counted_as_without_a_sweep(forgotten: Any) -> None:
     assert counter.get_total_flops() == 2 * (2 * 2 * 4 * 4)
 
 
-def test_fake_tensors_are_as_before_and_real_ones_are_wiped(forgotten: Any) -> None:
+def test_fake_tensors_are_unchanged_and_real_ones_are_wiped(forgotten: Any) -> None:
     with FakeTensorMode() as mode:
         x = torch.ones(4, 5)
         _call_all(x, forgotten, mode)
@@ -158,7 +163,7 @@ def _functionalized(call: Callable[[Any], object]) -> Any:
 
 
 @pytest.mark.parametrize("transform", [_vmapped, _differentiated, _forward_mode, _functionalized])
-def test_a_transform_computes_the_same(transform: Any, forgotten: Any) -> None:
+def test_a_functorch_transform_computes_the_same(transform: Any, forgotten: Any) -> None:
     expected = transform(lambda _: None)
     met = []
 
@@ -170,15 +175,15 @@ def test_a_transform_computes_the_same(transform: Any, forgotten: Any) -> None:
     assert met == [1]
 
 
-def test_the_profiler_goes_on(forgotten: Any) -> None:
+def test_the_profiler_continues(forgotten: Any) -> None:
     x = torch.ones(4)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         x.cos()
         _call_all(x, forgotten, profiler)
         x.sin()
-    told = [event.key for event in profiler.key_averages()]
-    assert "aten::cos" in told
-    assert "aten::sin" in told
+    recorded = [event.key for event in profiler.key_averages()]
+    assert "aten::cos" in recorded
+    assert "aten::sin" in recorded
 
 
 def _refuse(what: object) -> Any:
@@ -207,7 +212,7 @@ def test_a_context_of_torch_does_not_change_what_a_sweep_does(
     assert x.sum() == 4
 
 
-def test_fx_sees_nothing_of_a_call(forgotten: Any) -> None:
+def test_fx_tracing_records_nothing_of_a_call(forgotten: Any) -> None:
     class Model(torch.nn.Module):
         def forward(self, x: Any) -> Any:
             y = x.relu()
@@ -217,7 +222,7 @@ def test_fx_sees_nothing_of_a_call(forgotten: Any) -> None:
     assert [node.name for node in torch.fx.symbolic_trace(Model()).graph.nodes][1:3] == ["relu", "add"]
 
 
-# What is suspended comes back
+# Suspended modes are restored
 
 
 @contextmanager
@@ -234,7 +239,7 @@ def _stacks() -> list[Any]:
     return [*_get_current_dispatch_mode_stack(), *_get_current_function_mode_stack()]
 
 
-def test_modes_come_back_in_their_order_whatever_is_raised() -> None:
+def test_modes_are_restored_in_order_after_any_exception() -> None:
     with _everything():
         before = _stacks()
         assert len(before) >= 4
@@ -247,7 +252,7 @@ def test_modes_come_back_in_their_order_whatever_is_raised() -> None:
         assert all(a is b for a, b in zip(before, _stacks(), strict=True))
 
 
-def test_what_a_suspended_mode_holds_is_in_use() -> None:
+def test_the_contents_of_a_suspended_mode_are_in_use() -> None:
     class Collecting(Logging):
         def __init__(self) -> None:
             super().__init__()
@@ -268,7 +273,7 @@ def test_what_a_suspended_mode_holds_is_in_use() -> None:
     assert mode.made[0].sum() == 70
 
 
-def test_a_finalizer_within_a_sweep_computes_with_subclasses_as_ever(program: Any) -> None:
+def test_a_finalizer_inside_a_sweep_can_compute_with_tensor_subclasses(program: Any) -> None:
     from torch.testing._internal.two_tensor import TwoTensor
 
     said = []

@@ -1,4 +1,4 @@
-"""Tensors that wrap others: the memory goes, and what is left of them is loud."""
+"""Wrapper subclasses: the inner tensors are released, and the tombstones raise errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 import torch.distributed as dist
 from fastpurge import PurgedError, is_purged
 
-SHARDED = Path(__file__).with_name("sharded.py")
+SHARDED = Path(__file__).with_name("dtensor_rank.py")
 
 
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_of_dtensors_and_sharded_models_the_memory_goes(ranks: int, tmp_path: Path) -> None:
+def test_dtensors_and_sharded_models_are_released(ranks: int, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     started = [
         subprocess.Popen(
@@ -31,12 +31,12 @@ def test_of_dtensors_and_sharded_models_the_memory_goes(ranks: int, tmp_path: Pa
         )
         for rank in range(ranks)
     ]
-    told = [one.communicate(timeout=400)[0] for one in started]
-    assert [one.splitlines()[-1:] for one in told] == [["done"]] * ranks, "\n".join(told)
+    recorded = [one.communicate(timeout=400)[0] for one in started]
+    assert [one.splitlines()[-1:] for one in recorded] == [["done"]] * ranks, "\n".join(recorded)
 
 
 class Wrapper(torch.Tensor):
-    """A subclass with a layout of its own that wraps a tensor, and does not say so."""
+    """A subclass with `__slots__` that wraps a tensor and has no `__tensor_flatten__`."""
 
     __slots__ = ("inner",)
     inner: Any
@@ -60,7 +60,7 @@ class Traceable(Wrapper):
 
 
 class Owner(torch.Tensor):
-    """One with a layout and memory of its own."""
+    """A subclass with `__slots__` and memory of its own."""
 
     __slots__ = ("extra",)
 
@@ -68,7 +68,7 @@ class Owner(torch.Tensor):
         raise AssertionError("foreign code was run")
 
 
-def test_what_a_wrapper_with_a_layout_of_its_own_wraps_is_released(program: Any) -> None:
+def test_tensors_inside_a_wrapper_with_its_own_layout_are_released(program: Any) -> None:
     program.wrapper = Traceable(torch.ones(1000))
     report = fastpurge.sweep(keep=())
     assert report.skipped == ()
@@ -80,7 +80,7 @@ def test_what_a_wrapper_with_a_layout_of_its_own_wraps_is_released(program: Any)
     assert fastpurge.sweep(keep=()).skipped == ()
 
 
-def test_a_wrapper_that_does_not_say_what_it_wraps_is_skipped_whole(program: Any) -> None:
+def test_a_wrapper_with_unknown_inner_tensors_is_skipped_with_its_contents(program: Any) -> None:
     program.wrapper = Wrapper(torch.ones(1000))
     report = fastpurge.sweep(keep=())
     reasons = {item.type_name: item.reason for item in report.skipped}
@@ -91,7 +91,7 @@ def test_a_wrapper_that_does_not_say_what_it_wraps_is_skipped_whole(program: Any
     assert (program.wrapper + 1).sum() == 2000
 
 
-def test_memory_of_its_own_is_not_left_in_a_layout_of_its_own_unsaid(program: Any) -> None:
+def test_a_subclass_with_slots_and_its_own_memory_is_reported_as_skipped(program: Any) -> None:
     program.owner = torch.ones(1000).as_subclass(Owner)
     report = fastpurge.sweep(keep=())
     assert [item.reason for item in report.skipped] == ["the class Owner has a layout of its own (__slots__)"]
@@ -104,7 +104,7 @@ def test_a_kept_wrapper_keeps_what_it_wraps(program: Any) -> None:
     assert (program.wrapper + 1).sum() == 2000
 
 
-def test_what_is_wrapped_twice_and_kept_once_stays(program: Any) -> None:
+def test_a_tensor_in_two_wrappers_of_which_one_is_kept_stays(program: Any) -> None:
     program.wrapper, program.kept = Traceable(torch.ones(1000)), None
     program.kept = Traceable(program.wrapper.inner)
     fastpurge.sweep(keep=program.kept)
@@ -140,7 +140,7 @@ WRAPPERS = {
 @pytest.mark.imports_much
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", WRAPPERS)
-def test_a_wrapper_without_a_layout_of_its_own_becomes_a_tombstone(name: str, program: Any) -> None:
+def test_a_wrapper_without_its_own_layout_becomes_a_tombstone(name: str, program: Any) -> None:
     make, nbytes = WRAPPERS[name]
     program.wrapper = make()
     report = fastpurge.sweep(keep=())

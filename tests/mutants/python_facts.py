@@ -1,0 +1,163 @@
+"""Mutants of what is known about libraries and running code."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+from .paths import GUARDS, LIBRARY, LIBRARY_OBJECTS, NOTEBOOK, RUNNING, SCHEDULED_CALLBACKS, WAITING_WORK
+
+MUTANTS = (
+    Mutant(
+        "callbacks of libraries not followed far enough",
+        "python_facts/library_globals.py",
+        "_LIBRARY_DEPTH = 6",
+        "_LIBRARY_DEPTH = 1",
+        LIBRARY,
+    ),
+    Mutant(
+        "functions of libraries not traversed",
+        "python_facts/library_globals.py",
+        "        wrappers=(*CALLABLES, staticmethod, classmethod, property),\n",
+        "",
+        LIBRARY,
+    ),
+    Mutant(
+        "caches of libraries not traversed",
+        "python_facts/library_globals.py",
+        "        caches=(functools._lru_cache_wrapper,),\n",
+        "",
+        LIBRARY,
+    ),
+    Mutant(
+        "only site-packages are libraries",
+        "python_facts/library_folders.py",
+        "            elif installed or files.are_of_python():",
+        "            elif False:",
+        "tests/unit/python_facts/test_library_folders.py",
+    ),
+    Mutant(
+        "the program taken for a library",
+        "python_facts/library_folders.py",
+        "        return any(_is_in(os.path.realpath(one), [real]) for one in places) or",
+        "        return False and",
+        "tests/unit/python_facts/test_library_folders.py",
+    ),
+    Mutant(
+        "running generators not detected",
+        "python_facts/running_code.py",
+        '    (types.GeneratorType, "gi_running"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "running coroutines not detected",
+        "python_facts/running_code.py",
+        '    (types.CoroutineType, "cr_running"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "running async generators not detected",
+        "python_facts/running_code.py",
+        '    (types.AsyncGeneratorType, "ag_running"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "callbacks of uvloop released",
+        "python_facts/running_code.py",
+        '    "uvloop.loop": ("Handle", "TimerHandle"),\n',
+        "",
+        SCHEDULED_CALLBACKS,
+    ),
+    Mutant(
+        "callbacks of widgets released",
+        "python_facts/running_code.py",
+        '    "ipywidgets.widgets.widget": ("CallbackDispatcher", "Widget"),\n',
+        "",
+        SCHEDULED_CALLBACKS,
+    ),
+    Mutant(
+        "values of pytest fixtures released",
+        "python_facts/running_code.py",
+        '    "_pytest.fixtures": ("FixtureDef",),\n',
+        "",
+        SCHEDULED_CALLBACKS,
+    ),
+    Mutant(
+        "namespaces in globals of libraries not traversed",
+        "python_facts/library_globals.py",
+        "*ITERATORS, *_NAMESPACES)",
+        "*ITERATORS)",
+        "tests/unit/python_facts/test_library_globals.py",
+    ),
+    Mutant(
+        "containers not traversed",
+        "python_facts/running_code.py",
+        "            *PLAIN,\n            *ITERATORS,\n            BaseException,\n",
+        "",
+        GUARDS,
+    ),
+    Mutant(
+        "objects of libraries not in use",
+        "python_facts/running_code.py",
+        "        root_objects=root_objects(),\n",
+        "",
+        LIBRARY_OBJECTS,
+    ),
+    Mutant(
+        "objects found by the survey counted as in use",
+        "python_facts/running_code.py",
+        '    "fastpurge",  # what a survey has found would be in use\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "the history of a shell counted as in use",
+        "python_facts/running_code.py",
+        "    return (*types, *imported_modules.types_in(_THREADS if threads else {})), (*sorted(_root_packages),)",
+        "    return (), ()",
+        NOTEBOOK,
+    ),
+    Mutant(
+        "loggers traversed",
+        "python_facts/running_code.py",
+        '    "logging": ("Filterer", "Manager"),\n',
+        "",
+        LIBRARY_OBJECTS,
+    ),
+    Mutant(
+        "storages traversed",
+        "python_facts/running_code.py",
+        '    "torch": ("TypedStorage", "UntypedStorage"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
+        "optimizers of the program not kept whole",
+        "python_facts/running_code.py",
+        '    "torch.optim.optimizer": ("Optimizer",),\n',
+        "",
+        LIBRARY_OBJECTS,
+    ),
+    Mutant(
+        "scheduled calls released",
+        "python_facts/running_code.py",
+        "        scheduled=_scheduled(calls),\n",
+        "",
+        WAITING_WORK,
+    ),
+    Mutant(
+        "pending results released",
+        "python_facts/running_code.py",
+        "*imported_modules.types_in(_RESULTS), ",
+        "",
+        WAITING_WORK,
+    ),
+    Mutant(
+        "arguments of finalizers released",
+        "python_facts/running_code.py",
+        ", *_FINALIZERS)",
+        ")",
+        WAITING_WORK,
+    ),
+)
