@@ -13,6 +13,7 @@ process is released, unless a guard spares it, and raises `PurgedError` when it 
 import os
 from _thread import get_ident
 from importlib import import_module
+from sys import is_finalizing
 from time import monotonic, sleep
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,8 @@ def _imported(module: str) -> ModuleType:
     thread = get_ident()
     if thread in _importing:
         raise RuntimeError(_IS_BEING_IMPORTED)
+    if is_finalizing():
+        raise RuntimeError("the interpreter is shutting down: fastpurge cannot import what it needs")
     if _reasons:
         raise RuntimeError(_reasons[0])
     try:

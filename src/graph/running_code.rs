@@ -121,12 +121,13 @@ impl RunningCode {
     /// # Safety
     /// `object` is live and the thread is attached.
     unsafe fn is_scheduled(&self, object: *mut ffi::PyObject) -> bool {
-        self.scheduled.iter().any(|(of, done)| {
+        // SAFETY: by this function's contract.
+        let is_of =
+            |of: &Py<PyType>| unsafe { ffi::PyObject_TypeCheck(object, of.as_ptr().cast()) != 0 };
+        let first = self.scheduled.iter().find(|(of, _)| is_of(of));
+        first.is_some_and(|(_, done)| {
             // SAFETY: by this function's contract; `done` is a C function, which lets no other thread run.
             unsafe {
-                if ffi::PyObject_TypeCheck(object, of.as_ptr().cast()) == 0 {
-                    return false;
-                }
                 let Some(done) = done else {
                     return true;
                 };
@@ -355,7 +356,7 @@ impl Search<'_> {
             if self.running.root_objects.is_none() || (derived && is_exception && !restores) {
                 return Ok(followed_if(derived));
             }
-            if closure.is_root_object_type(of)? {
+            if !restores && closure.is_root_object_type(of)? {
                 return Ok(Treatment::Ignored);
             }
             // Static types, which C code defines: contexts, wrappers of coroutines and the like.

@@ -108,3 +108,20 @@ def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
     assert fastpurge.__version__ == version("torch-fastpurge")
+
+
+def test_a_call_while_the_interpreter_shuts_down_is_a_clear_error() -> None:
+    program = """
+import fastpurge
+fastpurge.sweep(keep=())
+class AtTheEnd:
+    def __del__(self):
+        for name in ("plan", "sweep"):
+            try:
+                getattr(fastpurge, name)(keep=())
+            except RuntimeError as error:
+                print(error, flush=True)
+at_the_end = AtTheEnd()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.count("the interpreter is shutting down") == 2, done.stderr

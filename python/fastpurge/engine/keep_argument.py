@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge.python_facts.imported_modules import types_in
-from fastpurge.python_facts.object_types import is_a, type_name
+from fastpurge.python_facts.object_types import is_a, is_exactly, type_name
 
 
 def named(keep: object) -> tuple[object, ...]:
@@ -24,13 +24,6 @@ def named(keep: object) -> tuple[object, ...]:
     if is_exactly(keep, (*_COLLECTIONS, *_VIEWS)):
         return (keep, *cast(Iterable[object], keep))
     return (keep,)
-
-
-def is_exactly(obj: object, types: tuple[type, ...]) -> bool:
-    """Whether an object is an instance of one of the types, and not of a subtype."""
-    # Not by `in`, which would call `__eq__` of a metaclass.
-    of = type(obj)
-    return any(of is one for one in types)
 
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)

@@ -51,6 +51,7 @@ class Search:
         self.request = request
         self.scan_for = (torch.Tensor, torch.nn.Module) if request.models else (torch.Tensor,)
         self.graphs = self.is_sorting = self._gradients_unread = self._found_contents = False
+        self.has_new_owned_tensors = False
         self.running_code: _core.RunningCode | None = None
         self._named = named(request.keep)
         self._roots: list[Any] = []
@@ -158,6 +159,7 @@ class Search:
         view = View(snapshot)
         for obj in snapshot.candidates:
             if obj not in self._there:
+                self.has_new_owned_tensors |= has_cpp_owner(obj)
                 continue
             if (candidate := self._consider(obj)) is not None:
                 (view.skipped if candidate.item.reason else view.asked).append(candidate)

@@ -49,13 +49,31 @@ class Survey:
         """Protect objects, and everything reachable from them, from a later exchange."""
         self._search.add(objects)
 
+    def has_new_owned_tensors(self) -> bool:
+        """Whether there are tensors with an owner in C++ that had no Python object before the survey."""
+        return self._search.has_new_owned_tensors
+
     def tensors_with_memory(self) -> list[torch.Tensor]:
         """The planned tensors that have memory of their own."""
         return [candidate.obj for candidate in self.planned if candidate.memory_range is not None]
 
 
-def survey(request: Request, *, thorough: bool = True) -> Survey:
+def survey(request: Request) -> Survey:
     """Find what can be released. Touches nothing.
+
+    To read a graph makes Python objects of the tensors that only C++ owned, and these stay as long as their
+    owner. They are not candidates of the survey that made them, so then a second one is made: with what it
+    finds, a plan and the sweep after it agree.
+    """
+    found = survey_once(request)
+    if not found.has_new_owned_tensors():
+        return found
+    del found  # or everything in it would be in use
+    return survey_once(request)
+
+
+def survey_once(request: Request, *, thorough: bool = True) -> Survey:
+    """Find what can be released, of the tensors and modules that have a Python object.
 
     The cheapest guards run first, and only while candidates remain. If not ``thorough``, nothing looks for
     what running code and C code use: then the planned objects may still be in use.

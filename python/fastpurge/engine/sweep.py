@@ -21,7 +21,7 @@ from fastpurge.engine.candidates import Candidate
 from fastpurge.engine.guards import Guard
 from fastpurge.engine.release import release
 from fastpurge.engine.request import Collect, Devices, Request, parse
-from fastpurge.engine.survey import Survey, survey
+from fastpurge.engine.survey import Survey, survey, survey_once
 from fastpurge.engine.weakly_kept import WeaklyKept
 from fastpurge.inspection.roots import place_of_caller
 from fastpurge.inspection.why import owner_paths
@@ -243,7 +243,7 @@ def _sweep(request: Request, started: float, only: _References | None = None) ->
 
 def _collect_and_survey(request: Request) -> Survey:
     if request.collect == "auto":
-        found = survey(request, thorough=False)
+        found = survey_once(request, thorough=False)
         if not found.planned:
             return found  # after one walk over the heap
         del found  # it references all candidates, and the collector would not find them
@@ -287,6 +287,8 @@ class _SweepLock:
     @contextmanager
     def acquired(self, *, wait: bool = True) -> Iterator[None]:
         me = threading.get_ident()
+        if sys.is_finalizing():
+            raise RuntimeError("the interpreter is shutting down: modules that a sweep needs are gone")
         if self.thread == me:
             raise SweepUnderWayError(
                 "a sweep is under way in this thread: a finalizer, a gc callback or a signal handler "

@@ -17,9 +17,9 @@ from typing import Any, cast
 import torch
 
 from fastpurge import _core
-from fastpurge.engine.keep_argument import is_exactly, named
+from fastpurge.engine.keep_argument import named
 from fastpurge.python_facts.imported_modules import namespace
-from fastpurge.python_facts.object_types import is_a
+from fastpurge.python_facts.object_types import is_a, is_exactly
 from fastpurge.torch_facts.hidden_references import contents
 from fastpurge.torch_facts.numpy_arrays import array_types
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from fastpurge import _core
 from fastpurge.exceptions.let_go_result import Held, LiveObjects
-from fastpurge.python_facts.object_types import is_a
+from fastpurge.python_facts.object_types import is_a, is_exactly
 from fastpurge.python_facts.running_code import FRAME_ATTRIBUTES
 
 FrameSource = BaseException | types.TracebackType | types.FrameType
@@ -83,7 +83,7 @@ def _within(values: Iterable[object]) -> Iterator[object]:
         one = pending.pop()
         if is_a(one, BaseException, types.TracebackType):
             yield one
-        elif type(one) in _CONTAINERS and one not in seen:
+        elif is_exactly(one, _CONTAINERS) and one not in seen:
             seen.add(one)
             pending += one.values() if type(one) is dict else cast(Iterable[object], one)
 

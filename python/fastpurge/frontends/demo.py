@@ -61,7 +61,7 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
         "the model's output is bit for bit the same": torch.equal(compute(model, tokens), expected),
         f"at least 90% is back at the OS ({freed / forgotten:.0%})": freed >= 0.9 * forgotten,
         "the report agrees with the OS": abs(report.freed_bytes - freed) <= 0.1 * freed,
-        "a zombie is loud": _zombie_is_loud(forgetful, console),
+        "a tombstone is loud": _tombstone_is_loud(forgetful, console),
     }
     for check, holds in checks.items():
         console.print(f"{'ok    ' if holds else 'FAILED'} {check}", style="" if holds else "bold red")
@@ -166,10 +166,10 @@ def _in_a_traceback(forgetful: Any) -> None:
         forgetful.LAST_ERROR = error
 
 
-def _zombie_is_loud(forgetful: Any, console: Console) -> bool:
+def _tombstone_is_loud(forgetful: Any, console: Console) -> bool:
     try:
         forgetful.CACHE["sdxl"] + 1
     except fastpurge.PurgedError as error:
-        console.print(f"using a zombie: PurgedError: {error}", markup=False)
+        console.print(f"using a tombstone: PurgedError: {error}", markup=False)
         return True
     return False

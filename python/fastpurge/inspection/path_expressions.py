@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from fastpurge import _core
-from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.python_facts.object_types import is_a, is_exactly, safe_repr, type_name
 from fastpurge.python_facts.running_code import FRAME_ATTRIBUTES
 
 _SETS = (set, frozenset)
@@ -98,7 +98,7 @@ def instance_dict(obj: Any) -> dict[Any, Any] | None:
         return dict(_dict_of_class(obj))
     for of in _mro_of(type(obj)):
         found = _dict_of_class(of).get("__dict__")
-        if type(found) in (GetSetDescriptorType, MemberDescriptorType):
+        if is_exactly(found, (GetSetDescriptorType, MemberDescriptorType)):
             with suppress(Exception):
                 attributes = cast(Any, found).__get__(obj)
                 return attributes if is_a(attributes, dict) else None

@@ -17,7 +17,7 @@ from fastpurge.inspection import roots
 from fastpurge.inspection.path_expressions import Labels, path_steps
 from fastpurge.inspection.roots import Root
 from fastpurge.python_facts.library_folders import libraries
-from fastpurge.python_facts.object_types import is_a, safe_repr, type_name
+from fastpurge.python_facts.object_types import is_a, is_exactly, safe_repr, type_name
 from fastpurge.reporting.items import tensor_item
 from fastpurge.reporting.text import Printable, human
 from fastpurge.torch_facts import autograd, cpp_owners, hidden_references, numpy_arrays, script_modules
@@ -292,4 +292,4 @@ def describe(obj: object) -> str:
         return f"{item.describe()}, {human(item.nbytes)}"
     if is_a(obj, type):
         return f"class {safe_repr(obj)}"
-    return f"{type_name(obj)} {safe_repr(obj)}" if type(obj) in (str, int, float) else type_name(obj)
+    return f"{type_name(obj)} {safe_repr(obj)}" if is_exactly(obj, (str, int, float)) else type_name(obj)

@@ -12,6 +12,13 @@ def is_a(obj: object, *types: type) -> bool:
     return issubclass(type(obj), types)
 
 
+def is_exactly(obj: object, types: tuple[type, ...]) -> bool:
+    """Whether an object is an instance of one of the types, and not of a subtype."""
+    # Not by `in`, which would call `__eq__` or `__hash__` of a metaclass.
+    of = type(obj)
+    return any(of is one for one in types)
+
+
 def type_name(obj: object) -> str:
     """The name of an object's class, as the class statement gave it."""
     # `__qualname__` may be an instance of a subclass of str, which would format itself.
@@ -34,7 +41,7 @@ def safe_repr(value: object) -> str:
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if is_a(value, type):
         return str.__str__(_type_name(value))
-    text = _repr_of_plain(value) if type(value) in _PLAIN else f"<{type_name(value)}>"
+    text = _repr_of_plain(value) if is_exactly(value, _PLAIN) else f"<{type_name(value)}>"
     return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}..."
 
 

@@ -114,7 +114,7 @@ _root_packages = {
     "fastpurge",  # what a survey has found would be in use
     *("IPython", "ipykernel"),
     *("_pytest", "execnet", "pluggy", "xdist"),
-    "ray",  # a worker references its actors
+    "ray._private",  # a worker references its actors
 }
 
 _ROOTS = {
@@ -130,6 +130,7 @@ _ROOTS = {
 _CONTAINERS = {
     "asyncio": ("Queue",),
     "collections": ("ChainMap", "UserDict", "UserList"),
+    "collections.abc": ("AsyncIterator", "Iterator"),
     "functools": ("partial",),
     "queue": ("Queue", "SimpleQueue"),
     "types": ("SimpleNamespace",),
@@ -139,6 +140,7 @@ _CONTAINERS = {
 _WHOLE = {
     "_ctypes": ("Array", "Structure", "Union", "_Pointer", "_SimpleCData"),
     "_pytest.monkeypatch": ("MonkeyPatch",),
+    "torch.fx": ("Interpreter",),
     "torch.nn.modules.module": ("Module",),
     "torch.optim.optimizer": ("Optimizer",),
     "torch.optim.lr_scheduler": ("LRScheduler",),
@@ -153,7 +155,9 @@ _WHOLE = {
 
 # Scheduled or suspended calls.
 _CALLS = {
-    "asyncio": ("Handle", "Task", "TimerHandle"),
+    "_asyncio": ("Task",),
+    "asyncio": ("Handle", "Task", "TimerHandle"),  # `asyncio.Task` may have been replaced, as by nest_asyncio
+    "asyncio.tasks": ("_PyTask",),
     "concurrent.futures.process": ("_CallItem", "_WorkItem"),
     "concurrent.futures.thread": ("_WorkItem",),
     "uvloop.loop": ("Handle", "TimerHandle"),
@@ -169,9 +173,11 @@ _HANDED_OUT = {"_pytest._code.code": ("ExceptionInfo",), "pluggy._result": ("Res
 # Results that may not have been fetched yet; objects that will be written, restored or torn down later;
 # widgets that a user may click.
 _RESULTS = {
+    "_asyncio": ("Future",),
     "_pytest.fixtures": ("FixtureDef",),
     "_pytest.monkeypatch": ("MonkeyPatch",),
     "_pytest.runner": ("SetupState",),
+    "asyncio.futures": ("_PyFuture",),
     "concurrent.futures": ("Future",),
     "ipywidgets.widgets.widget": ("CallbackDispatcher", "Widget"),
     "logging.handlers": ("BufferingHandler",),
@@ -185,14 +191,15 @@ _FINALIZERS = tuple(one for one in (getattr(weakref.finalize, "_Info", None),) i
 def _scheduled(calls: tuple[type, ...]) -> tuple[tuple[type, Any], ...]:
     """Types of scheduled work, which is in use whatever its owner is: event loops and pools are root objects.
 
-    A cancelled handle references nothing.
+    A cancelled handle references nothing. An object counts as of the first type that it is an instance of: a
+    task is a future too, and a task that is done is not in use.
     """
     return tuple((one, _done(one)) for one in (*calls, *imported_modules.types_in(_RESULTS), *_FINALIZERS))
 
 
 def _done(of: type) -> Any:
     """The C function that returns whether a task is done; None for other types and pure Python tasks."""
-    if of not in imported_modules.types_in({"asyncio": ("Task",)}):
+    if of not in imported_modules.types_in({"_asyncio": ("Task",)}):
         return None
     done = vars(of).get("done")
     return done if type(done) is types.MethodDescriptorType else None

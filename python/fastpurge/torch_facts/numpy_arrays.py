@@ -7,11 +7,13 @@ there is an array, so NumPy is imported already.
 from collections.abc import Iterator
 from typing import Any, cast
 
+from fastpurge import _core
 from fastpurge.python_facts.imported_modules import types_in
 from fastpurge.python_facts.object_types import is_a
 from fastpurge.torch_facts.memory_ranges import MemoryRange
 
-_WITHOUT_REFERENTS = {str, bytes, int, float, complex, bool, type(None)}
+# By identity: `in` of a set would call `__hash__` and `__eq__` of a metaclass.
+_WITHOUT_REFERENTS = _core.IdSet([str, bytes, int, float, complex, bool, type(None)])
 
 
 def array_types() -> tuple[type, ...]:

@@ -130,6 +130,31 @@ class TestRunning:
         assert output["logits"].sum() == 3
         assert largest.values.sum() == 3
 
+    def test_the_rest_of_an_abstract_iterator_is_spared_in_a_loop(self) -> None:
+        class Batches(Iterator[torch.Tensor]):
+            def __init__(self) -> None:
+                self.rest = [torch.ones(3), torch.ones(3)]
+
+            def __next__(self) -> torch.Tensor:
+                if not self.rest:
+                    raise StopIteration
+                return self.rest.pop()
+
+        sums = []
+        for batch in Batches():
+            fastpurge.sweep(keep=())
+            sums.append(float(batch.sum()))
+        assert sums == [3, 3]
+
+    def test_an_interpreter_of_a_traced_graph_is_spared_with_its_values(self) -> None:
+        class Interpreter(torch.fx.Interpreter):
+            def run_node(self, n: torch.fx.Node) -> Any:
+                fastpurge.sweep(keep=())
+                return super().run_node(n)
+
+        traced = torch.fx.symbolic_trace(lambda x: (x + 1) * (x + 2))
+        assert Interpreter(traced).run(torch.ones(3)).tolist() == [6, 6, 6]
+
     @pytest.mark.imports_much
     def test_a_local_optimizer_is_spared_with_its_contents(self) -> None:
         model = torch.nn.Linear(3, 1)

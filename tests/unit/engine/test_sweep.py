@@ -110,6 +110,18 @@ def test_a_second_sweep_finds_nothing(program: Any) -> None:
     assert is_purged(program.tensor)
 
 
+def test_a_plan_lists_what_only_a_graph_has_saved(program: Any) -> None:
+    logits, target = torch.ones(10, 10, requires_grad=True), torch.zeros(10, dtype=torch.long)
+    program.logits, program.target = logits, target
+    program.loss = torch.nn.functional.cross_entropy(logits, target)
+    del logits, target
+    plan = fastpurge.plan(keep=())
+    assert plan.nbytes == fastpurge.plan(keep=()).nbytes
+    report = fastpurge.sweep(keep=())
+    assert sum(item.nbytes for item in report.released) == plan.nbytes > 400
+    assert len(report.released) == len(plan.items)
+
+
 def test_a_plan_changes_nothing_and_apply_releases_what_it_lists(program: Any) -> None:
     program.tensor = torch.ones(1000)
     plan = fastpurge.plan(keep=())

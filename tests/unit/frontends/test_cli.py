@@ -73,7 +73,7 @@ import sys
 from pathlib import Path
 from fastpurge.frontends import cli, demo
 demo._FORGOTTEN_BYTES = 1 << 20
-demo._zombie_is_loud = lambda *_: False
+demo._tombstone_is_loud = lambda *_: False
 sys.exit(cli.main(["demo"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import logging.handlers
+import warnings
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -57,6 +58,19 @@ def test_an_exception_caught_by_pytest_raises_keeps_its_arguments() -> None:
         raise ValueError(four())
     sweep()
     assert total(info.value.args[0]) == 4
+
+
+def test_a_warning_recorded_by_pytest_warns_keeps_its_attributes() -> None:
+    class Remark(UserWarning):
+        value: torch.Tensor
+
+    with pytest.warns(Remark) as recorded:  # noqa: PT031 - the block is what is tested
+        remark = Remark()
+        remark.value = four()
+        warnings.warn(remark, stacklevel=1)
+        del remark
+        sweep()
+    assert total(recorded[0].message.value) == 4  # type: ignore[union-attr]
 
 
 def test_results_of_pluggy_hooks_pass_through_hook_wrappers() -> None:

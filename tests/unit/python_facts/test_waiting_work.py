@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import gc
@@ -249,6 +250,55 @@ def test_unfetched_results_of_a_thread_pool_are_kept(program: Any) -> None:
         program.future = pool.submit(torch.ones, 3)
     fastpurge.sweep(keep=())
     assert program.future.result().sum() == 3
+
+
+async def _of_executor() -> Any:
+    return asyncio.get_running_loop().run_in_executor(None, torch.ones, 3)
+
+
+async def _wrapped() -> Any:
+    return asyncio.wrap_future(concurrent.futures.ThreadPoolExecutor(1).submit(torch.ones, 3))
+
+
+@pytest.mark.parametrize("submit", [_of_executor, _wrapped])
+def test_unfetched_results_in_futures_of_asyncio_are_kept(submit: Any, program: Any) -> None:
+    async def main() -> float:
+        program.future = await submit()
+        while not program.future.done():
+            await asyncio.sleep(0.01)
+        fastpurge.sweep(keep=())
+        return float((await program.future).sum())
+
+    assert asyncio.run(main()) == 3
+
+
+@pytest.mark.parametrize("replace", ["before", "after"])
+def test_a_waiting_task_of_another_class_keeps_its_values(
+    replace: str, program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with nest_asyncio, which replaces `asyncio.Task` by the implementation in Python."""
+    python_task: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
+
+    async def work() -> float:
+        value = torch.ones(3)
+        await program.event.wait()
+        return float(value.sum())
+
+    async def main() -> float:
+        program.event = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        if replace == "before":
+            loop.set_task_factory(lambda loop, coro, **options: python_task(coro, loop=loop, **options))
+        program.task = loop.create_task(work())
+        await asyncio.sleep(0)
+        if replace == "after":
+            monkeypatch.setattr(asyncio, "Task", python_task)
+        fastpurge.sweep(keep=())
+        program.event.set()
+        result: float = await program.task
+        return result
+
+    assert asyncio.run(main()) == 3
 
 
 # Guard.LIBRARY spares them too: the registry of finalizers is a global of a library.

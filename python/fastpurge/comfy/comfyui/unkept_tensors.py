@@ -2,10 +2,10 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,6 @@ from fastpurge.torch_facts import hidden_references
 from fastpurge.torch_facts.tensors import TensorFacts, facts_of, tensors_within
 
 _PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
-_text_of: dict[type, Callable[[Any], str]] = {of: of.__repr__ for of in _PROXIES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def _weak_referents(objects: list[Any]) -> Iterator[Any]:
     yield from (one for one in referents if one is not None)
     # A proxy forwards every operation but `repr`, whose text ends in the address of the referent
     # (`proxy_repr` in Objects/weakrefobject.c).
-    texts = [_text_of[type(one)](one) for one in objects if type(one) in _text_of]
+    texts = [cast(Any, of).__repr__(one) for one in objects for of in _PROXIES if type(one) is of]
     addresses = {int(text.rpartition(" ")[2].rstrip(">"), 16) for text in texts}
     if addresses:
         objects = gc.get_objects()
