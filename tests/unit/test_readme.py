@@ -49,7 +49,7 @@ def test_the_notebook_runs_as_written(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "held by __main__.cache[" in why
     assert "(7,)" in swept
     assert "<svg" in swept
-    assert "fastpurge let go of 9.0M" in swept
+    assert "fastpurge let go of 9.0 MiB" in swept
     assert "Out[2]" in swept
     assert "fastpurge freed" in swept
     assert "torch.Size([1, 1])" in alive

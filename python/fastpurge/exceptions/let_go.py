@@ -61,7 +61,7 @@ def let_go(error: BaseException | None = None, *, keep: object = ()) -> LetGo:
         ...     train()
         ... except torch.OutOfMemoryError as error:
         ...     print(let_go(error))
-        fastpurge let go of 3.8M
+        fastpurge let go of 3.8 MiB
         ...
 
     """

@@ -180,7 +180,7 @@ def census(top: int = 20) -> Census:
         >>> import torch
         >>> cache = {"sdxl": [torch.nn.Linear(1000, 1000)]}
         >>> print(census())
-        3.8M in 2 live tensors and arrays, found in ...
+        3.8 MiB in 2 live tensors and arrays, found in ...
         >>> census(top=1).largest[0].path
         "__main__.cache['sdxl'][0].weight"
 

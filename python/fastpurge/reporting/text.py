@@ -36,11 +36,13 @@ class Printable:
 def human(nbytes: int) -> str:
     """A size in bytes with a binary unit.
 
-    >>> human(3 * 2**29)
-    '1.5G'
+    >>> human(3 * 2**29), human(-2048), human(12)
+    ('1.5 GiB', '-2.0 KiB', '12 B')
     """
+    if abs(nbytes) < 1024:
+        return f"{nbytes} B"
     sign = "-" if nbytes < 0 else ""
-    size: str = psutil._common.bytes2human(abs(nbytes))
+    size: str = psutil._common.bytes2human(abs(nbytes), format="%(value).1f %(symbol)siB")
     return sign + size
 
 

@@ -26,7 +26,7 @@ def test_the_memory_of_a_leak_is_returned_to_the_operating_system(server: Server
     assert leaked["rss"] - after["rss"] > 0.9 * 400 * MiB
     (data,) = result.outputs["purge"]["fastpurge"]
     assert data["freed_by_device"]["cpu"] > 0.9 * 400 * MiB
-    assert "released 1 tensors, 400.0M" in result.shown_text()
+    assert "released 1 tensors, 400.0 MiB" in result.shown_text()
     assert after["tensors"] <= before["tensors"] + 4
     assert after["tombstones"] == 1  # in the list of leaks
 
@@ -60,7 +60,7 @@ def test_a_list_of_a_pack_is_kept(server: Server) -> None:
     small = server.run(graph("s", 1)).digest()
     for key in ("CleanMemory_PurgeRAM", "CleanMemory_PurgeAll"):
         said = server.run({"purge": node(key)}).shown_text()
-        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (108.0M)" in said
+        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (108.0 MiB)" in said
         assert server.run(graph("s", 1)).digest() == small
         assert server.run(graph("large", 8)).digest() == large
 

@@ -91,7 +91,7 @@ def test_a_model_of_a_pack_is_kept(server: Server, seed: int, key: str, kind: st
     first = server.run(graph(1.0)).digest()
     loads = _stats_of(server.run({**graph(1.0), "stats": node("Stats", after=("bright", 0))}))["runs"]
     purged = server.run({**graph(1.0), "purge": node(key, anything=("bright", 0))})
-    assert f"fastpurge_tests.models.{place} (20.3M)" in purged.shown_text()
+    assert f"fastpurge_tests.models.{place} (20.3 MiB)" in purged.shown_text()
     assert server.run(graph(2.0)).status == "success"
     again = server.run({**graph(1.0), "stats": node("Stats", after=("bright", 0))})
     assert again.digest() == first

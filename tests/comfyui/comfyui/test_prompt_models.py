@@ -70,7 +70,7 @@ def test_a_model_is_kept_while_its_patcher_has_pinned_memory(tracking: Server, s
     assert tracking.run({"leak": node("LeakDynamic", seed=seed)}).outputs["leak"]["pinned"] == [1 << 20]
     purged = tracking.run({"purge": node(key)})
     text = purged.shown_text()
-    assert "kept for memory pinned by ComfyUI: Sequential in a model patcher of ComfyUI (20.2M)" in text
+    assert "kept for memory pinned by ComfyUI: Sequential in a model patcher of ComfyUI (20.2 MiB)" in text
     assert "released" not in text
     tracking.run({"leak": node("LeakDynamic", seed=0)})
     assert tracking.run({"leak": node("LeakDynamic", seed=0)}).outputs["leak"]["pinned"] == [0]

@@ -130,7 +130,7 @@ def test_on_a_full_disk_purges_succeed_and_only_writing_fails(server: Server, se
         failed = server.run({**graph, **save})
         done = sweep(server).json()
         assert server.log() == written
-    assert "released 1 tensors, 100.0M" in result.shown_text()
+    assert "released 1 tensors, 100.0 MiB" in result.shown_text()
     assert done["let_go"]
     assert failed.status == "error"
     assert failed.error["node_id"] == "save"

@@ -52,7 +52,7 @@ def test_full_memory_is_purged_between_two_prompts_once(
         purged = re.search(PURGED, log)
         assert purged is not None
         assert log[: purged.start()].count("Prompt executed") == 2
-        assert re.search(PURGED + r"1\.\d+G cpu", log)
+        assert re.search(PURGED + r"1\.\d+ GiB cpu", log)
         assert server.run(leak_and_wait(seed, 1, 0)).digest() == expected
         time.sleep(6)  # longer than the interval of the watch
         assert len(re.findall(PURGED, server.log())) == 1
@@ -75,7 +75,7 @@ def test_a_temporary_peak_triggers_no_purge_and_kept_memory_no_second_one(
         purged = re.search(PURGED, log)
         assert purged is not None
         assert log[: purged.start()].count("Prompt executed") == 3
-        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (1.2G)" in log
+        assert "kept by custom nodes: fastpurge_tests.storage.IMAGES (1.2 GiB)" in log
         time.sleep(12)  # twice the interval of the watch
         assert len(re.findall(PURGED, server.log())) == 1
 

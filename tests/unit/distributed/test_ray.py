@@ -30,7 +30,7 @@ def test_one_call_sweeps_all_workers_and_a_dead_one_is_named() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "on 2 ranks" in done.stdout
     assert "same as before: True" in done.stdout
-    assert re.search(r"freed (2\d\d|1[89]\d)\.\dM", done.stdout)
+    assert re.search(r"freed (2\d\d|1[89]\d)\.\d MiB", done.stdout)
     assert "1 ranks have swept (.reports)\nrank 1: ActorDiedError" in done.stdout
 
 

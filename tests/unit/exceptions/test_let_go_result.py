@@ -65,9 +65,9 @@ def test_a_tensor_that_cannot_be_described_is_released() -> None:
 def test_the_result_can_be_printed_and_stored_as_json() -> None:
     gone = fastpurge.let_go(caught(run_out_of_memory))
     text = str(gone)
-    assert "fastpurge let go of 5.0M" in text
-    assert "3.0M" in text
-    assert "fastpurge let go of 5.0M" in gone._repr_html_()
+    assert "fastpurge let go of 5.0 MiB" in text
+    assert "3.0 MiB" in text
+    assert "fastpurge let go of 5.0 MiB" in gone._repr_html_()
     data = json.loads(json.dumps(gone.to_dict()))
     assert data["nbytes"] == 5 * MiB
     assert data["held"][0]["items"][0]["dtype"] == "float32"

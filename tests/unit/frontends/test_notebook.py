@@ -186,7 +186,7 @@ def test_locals_of_the_last_exception_are_released_on_request(session: Session) 
     assert (tensors_of(2), tensors_of(3)) == (1, 1)
     shown = session.run("report = %sweep --exception keep model, x")
     assert (tensors_of(2), tensors_of(3)) == (0, 0)
-    assert "fastpurge let go of 5.0M" in shown
+    assert "fastpurge let go of 5.0 MiB" in shown
     assert "inner (" in shown
     assert session.names["report"].released == ()
     assert format_exception(sys.last_value) == before
@@ -196,7 +196,7 @@ def test_locals_of_the_last_exception_are_released_on_request(session: Session) 
 def test_the_last_exception_is_found_after_a_mistyped_line(session: Session) -> None:
     session.fail(RUN_OUT)
     session.fail("%sweep")  # now this is the last exception
-    assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
+    assert "let go of 5.0 MiB" in session.run("%sweep --exception keep ()")
 
 
 def test_the_traceback_can_still_be_printed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_the_traceback_can_still_be_printed(session: Session, monkeypatch: pytes
     monkeypatch.setattr("builtins.input", lambda *_: next(commands))
     monkeypatch.setattr("IPython.core.debugger.Pdb.use_rawinput", True)
     assert "['batch']" in session.run("%debug")  # and the debugger stores the locals that it has read
-    assert "let go of 5.0M" in session.run("%sweep --exception keep ()")
+    assert "let go of 5.0 MiB" in session.run("%sweep --exception keep ()")
     shown = session.run("%debug")
     assert "return inner(batch)" in shown
     assert "[]" in shown
@@ -232,7 +232,7 @@ def test_history_entries_with_unkept_objects_are_dropped_on_request(session: Ses
     session.run("_7")  # 9, the same object once more
     assert "fastpurge let go" not in session.run("%sweep --plan keep kept, _3")
     shown = session.run("report = %sweep --history keep kept, _3")
-    assert "fastpurge let go of 11.0M" in shown
+    assert "fastpurge let go of 11.0 MiB" in shown
     assert "Out[7], Out[9], __" in shown.replace("_, ", "")
     assert sorted(session.names["Out"]) == [4, 6, 10]
     assert [tensors_of(size) for size in (2, 3, 4, 5, 6)] == [0, 1, 0, 0, 1]
@@ -254,7 +254,7 @@ def test_history_entries_that_alone_refer_to_kept_objects_stay(session: Session)
 
 def test_history_continues_after_entries_were_dropped(session: Session) -> None:
     session.run("torch.ones(2, 1 << 18)")
-    assert "let go of 2.0M" in session.run("%sweep --history keep ();")
+    assert "let go of 2.0 MiB" in session.run("%sweep --history keep ();")
     assert tensors_of(2) == 0
     session.run("1 + 1")
     assert session.names["_"] == 2
@@ -325,8 +325,8 @@ def test_a_kernel_runs_the_magics_and_shows_tables(tmp_path: Path, monkeypatch: 
     assert "held by __main__.junk" in why[0].data["text/html"]
     let_go, dropped, report = swept
     assert let_go.output_type == "display_data"
-    assert "fastpurge let go of 5.0M" in let_go.data["text/plain"]
-    assert "let go of 6.0M" in dropped.data["text/html"]
+    assert "fastpurge let go of 5.0 MiB" in let_go.data["text/plain"]
+    assert "let go of 6.0 MiB" in dropped.data["text/html"]
     assert report.output_type == "execute_result"
     assert "fastpurge freed" in report.data["text/html"]
     assert "(4, 262144)" in report.data["text/plain"]

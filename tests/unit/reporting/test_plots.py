@@ -31,7 +31,7 @@ def test_the_bars_are_as_long_as_the_numbers(program: Any) -> None:
     assert lengths["2x Tensor (2, 262144) float32, cpu"] == 4 * MiB
     assert lengths["Tensor (3, 262144) float32, cpu"] == 3 * MiB
     assert names[0].startswith("2x")
-    assert [text.get_text() for text in items.texts][:2] == ["4.0M", "3.0M"]
+    assert [text.get_text() for text in items.texts][:2] == ["4.0 MiB", "3.0 MiB"]
 
 
 def test_every_device_has_bars_and_small_items_share_one() -> None:

@@ -16,13 +16,13 @@ MiB = 2**20
 
 @pytest.mark.imports_much
 def test_a_report_can_be_printed_and_stored_as_json(program: Any) -> None:
-    program.tensor = torch.ones(1234)  # 4.8K: no multiple of the page size, so no part of the resident set
+    program.tensor = torch.ones(1234)  # 4.8 KiB: no multiple of the page size, so no part of the resident set
     program.view = np.asarray(torch.ones(5))
     report = fastpurge.sweep(keep=(), label="the report test")
     text = str(report)
     assert "the report test" in text
     assert "(1234,)" in text
-    assert "4.8K" not in text.split("released", maxsplit=1)[0]
+    assert "4.8 KiB" not in text.split("released", maxsplit=1)[0]
     html = report._repr_html_()
     assert html.startswith("<pre")
     assert "the report test" in html
@@ -63,7 +63,7 @@ def test_the_largest_released_items_are_listed_with_their_owners(program: Any) -
     referent = {item.owner: item.nbytes for item in report.released if item.owner is not None}
     name = program.__name__
     assert referent == {f"{name}.model.weight": 8_000_000, f"{name}.cache['old'][0]": 4_000_000}
-    assert f"3.8M was held by {name}.cache['old'][0]" in str(report)
+    assert f"3.8 MiB was held by {name}.cache['old'][0]" in str(report)
 
 
 def test_the_owner_of_an_object_in_a_running_function_is_reported() -> None:

@@ -25,7 +25,7 @@ class FreeMemory:
     vram: int
 
     def to_text(self) -> str:
-        """Such as ``free: 12.5G RAM, 8.0G VRAM``; VRAM only if the device has any."""
+        """Such as ``free: 12.5 GiB RAM, 8.0 GiB VRAM``; VRAM only if the device has any."""
         vram = f", {human(self.vram)} VRAM" if self.vram else ""
         return f"free: {human(self.ram)} RAM{vram}"
 
