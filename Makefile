@@ -16,12 +16,12 @@ SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-core test-memcheck test-comfyui docs lint dist format bench mutants fuzz suites versions wheel clean
 
-help:  ## Say what there is
+help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Make .venv, with the package built from this tree
 
-demo: $(READY)  ## Free a gigabyte of forgotten memory beside a real model
+demo: $(READY)  ## Free 1 GiB of leaked memory beside a real model
 	$(BIN)/python -m fastpurge demo
 
 test: $(READY)  ## Run every test, on every Python found from 3.10 to 3.13, and with the newest torch
@@ -52,10 +52,10 @@ format: $(READY)  ## Format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## Measure against plain Python and the interpreter's own floor
+bench: $(READY)  ## Measure against plain Python and the interpreter itself
 	$(BIN)/nox -s wheel criterion bench
 
-mutants: $(READY)  ## Switch off each protection in turn and see a test fail
+mutants: $(READY)  ## Switch off each protection in turn; a test must fail
 	$(BIN)/python -m tests.mutants
 
 FUZZ_SECONDS ?= 60
@@ -67,7 +67,7 @@ suites: $(READY)  ## Run test suites of other projects beside sweeps, SUITES="na
 	$(BIN)/nox -s wheel
 	$(BIN)/nox -s suites -- $(SUITES)
 
-versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GB)
+versions: $(READY)  ## Run the tests on old and new versions, and write docs/versions.md (hours, and 30 GiB)
 	$(BIN)/nox -s wheel versions
 
 wheel: $(READY)  ## Build the wheel into dist/

@@ -32,8 +32,8 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     fastpurge.trim()  # otherwise free heap would absorb some of the leaks
     before = resident_bytes()
     forgetful = _forget(console)
-    forgotten = resident_bytes() - before
-    console.print(f"forgotten in all: {human(forgotten)}; gc.collect() alone would free a part\n")
+    leaked = resident_bytes() - before
+    console.print(f"leaked in all: {human(leaked)}; gc.collect() alone would free a part\n")
     keep = [model, tokens, expected]
     plain_seconds = plain_python_scan(keep)
 
@@ -59,7 +59,7 @@ def run(console: Console | None = None, *, plot: Path | None = None) -> bool:
     )
     checks = {
         "the model's output is bit for bit the same": torch.equal(compute(model, tokens), expected),
-        f"at least 90% is back at the OS ({freed / forgotten:.0%})": freed >= 0.9 * forgotten,
+        f"at least 90% is back at the OS ({freed / leaked:.0%})": freed >= 0.9 * leaked,
         "the report agrees with the OS": abs(report.freed_bytes - freed) <= 0.1 * freed,
         "a tombstone is loud": _tombstone_is_loud(forgetful, console),
     }
@@ -130,7 +130,7 @@ def _forget(console: Console) -> Any:
     for name, way in ways.items():
         before = resident_bytes()
         way(forgetful)
-        console.print(f"forgotten: {human(resident_bytes() - before):>6} in {name}")
+        console.print(f"leaked: {human(resident_bytes() - before):>9} in {name}")
     return forgetful
 
 

@@ -39,7 +39,7 @@ def human(nbytes: int) -> str:
     >>> human(3 * 2**29), human(-2048), human(12)
     ('1.5 GiB', '-2.0 KiB', '12 B')
     """
-    if abs(nbytes) < 1024:
+    if abs(nbytes) < 1 << 10:
         return f"{nbytes} B"
     sign = "-" if nbytes < 0 else ""
     size: str = psutil._common.bytes2human(abs(nbytes), format="%(value).1f %(symbol)siB")
