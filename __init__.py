@@ -13,7 +13,7 @@ if "folder_paths" in sys.modules:  # a test runner imports this file as well, ou
     except ModuleNotFoundError as error:
         if error.name not in ("fastpurge", "fastpurge.comfy", "fastpurge.comfy.pack", "fastpurge._core"):
             raise
-        # ComfyUI shows this in its log and in its list of imports, and starts without the nodes.
+        # ComfyUI logs this error, lists the pack as failed, and starts without the nodes.
         raise ImportError(
             "the fastpurge nodes need their wheel. Install it and start ComfyUI again: "
             f'"{sys.executable}" -m pip install torch-fastpurge'

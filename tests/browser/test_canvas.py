@@ -315,7 +315,7 @@ def test_a_report_shows_the_free_memory(canvas: Canvas, vue: bool) -> None:
     canvas.fit()
     canvas.card().wait_for()
     free, live = canvas.card().inner_text().splitlines()
-    assert re.fullmatch(r"free: [\d.]+G RAM", free)
+    assert re.fullmatch(r"free: [\d.]+ GiB RAM", free)
     assert re.fullmatch(r"[\d.]+[BKMG] in [\d,]+ live tensors and arrays", live)
 
 

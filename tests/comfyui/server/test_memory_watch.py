@@ -15,7 +15,7 @@ from tests.comfyui.graphs import Graph, node
 MIB = 1 << 20
 ABOVE = 1500 * MIB  # an idle server uses half of it
 LABEL = f"FASTPURGE_WATCH={ABOVE}"
-PURGED = rf"{LABEL}: [\d.]+[MG] -> [\d.]+[MG]; freed "
+PURGED = rf"{LABEL}: [\d.]+ [MG]iB -> [\d.]+ [MG]iB; freed "
 
 
 def leak_and_wait(seed: int, mebibytes: int, seconds: float) -> Graph:
