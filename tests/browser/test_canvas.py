@@ -316,7 +316,7 @@ def test_a_report_shows_the_free_memory(canvas: Canvas, vue: bool) -> None:
     canvas.card().wait_for()
     free, live = canvas.card().inner_text().splitlines()
     assert re.fullmatch(r"free: [\d.]+ GiB RAM", free)
-    assert re.fullmatch(r"[\d.]+[BKMG] in [\d,]+ live tensors and arrays", live)
+    assert re.fullmatch(rf"{SIZE} in [\d,]+ live tensors and arrays", live)
 
 
 def test_the_details_can_be_opened_with_the_keyboard(canvas: Canvas) -> None:
