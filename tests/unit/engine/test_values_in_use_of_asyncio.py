@@ -42,7 +42,7 @@ class TestAsyncio:
         async def consume() -> list[float]:
             return [through(one) async for one in numbers(four())]
 
-        async def main() -> list[list[float]]:
+        async def main() -> Any:
             program.tasks = [asyncio.create_task(consume()) for _ in range(2)]
             return await asyncio.gather(*program.tasks)
 

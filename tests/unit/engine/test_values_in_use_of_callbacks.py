@@ -49,7 +49,8 @@ def adds_to(totals: list[float]) -> Callable[..., None]:
 
 class TestCallbacks:
     def test_functions_of_a_database_keep_their_values(self) -> None:
-        connection, totals = sqlite3.connect(":memory:"), []
+        connection = sqlite3.connect(":memory:")
+        totals: list[float] = []
 
         def register() -> None:
             collate, make_row = reads(four()), reads(four())
@@ -73,14 +74,15 @@ class TestCallbacks:
             @functools.singledispatchmethod
             def dispatched(self, _: object) -> None: ...
 
-        Made.dispatched.register(int)(reads(four()))
+        vars(Made)["dispatched"].register(int)(reads(four()))
 
         def dispatching() -> Any:
             function: Any = functools.singledispatch(lambda _: None)
             function.register(int)(reads(four()))
             return function
 
-        function, one = dispatching(), Made()
+        function = dispatching()
+        one: Any = Made()
         sweep()
         assert (one.method(), one.prop, one.dispatched(1), function(1)) == (4, 4, 4, 4)
 

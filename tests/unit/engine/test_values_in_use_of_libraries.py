@@ -69,20 +69,6 @@ class TestAnyio:
         anyio.run(main, backend=backend)
         assert sorted(totals) == [4, 4, 8, 8]
 
-    def test_a_portal_of_anyio_keeps_the_values_of_its_tasks(self, program: Any) -> None:
-        anyio = pytest.importorskip("anyio")
-        from_thread = pytest.importorskip("anyio.from_thread")
-
-        async def work(value: torch.Tensor) -> float:
-            local = [four()]
-            await anyio.sleep(0.02)
-            return total(value) + total(local[0])
-
-        with from_thread.start_blocking_portal() as portal:
-            program.future = portal.start_task_soon(work, four())
-            sweep()
-            assert program.future.result() == 8
-
 
 class TestTrio:
     def test_channels_threads_and_tasks_of_trio_keep_their_values(self, program: Any) -> None:
@@ -225,7 +211,8 @@ class TestContainers:
 class TestCallbacks:
     def test_callbacks_of_c_keep_their_values(self, program: Any) -> None:
         cffi = pytest.importorskip("cffi")
-        ffi, totals = cffi.FFI(), []
+        ffi = cffi.FFI()
+        totals: list[float] = []
 
         def made() -> Any:
             value = four()

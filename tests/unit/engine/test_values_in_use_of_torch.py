@@ -129,16 +129,16 @@ class TestGraphs:
     def test_hooks_that_sweep_while_they_pack_and_unpack_lose_nothing(self) -> None:
         weight = leaf()
 
-        def pack(x: torch.Tensor) -> tuple[torch.Tensor]:
+        def pack(x: torch.Tensor) -> Any:
             return through((x.clone(),))
 
-        def unpack(packed: tuple[torch.Tensor]) -> torch.Tensor:
+        def unpack(packed: Any) -> Any:
             return through(packed)[0]
 
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            y = (weight * weight * weight).sum()
+            y = weight.exp().sum()
         y.backward()
-        assert total(weight.grad) == 12
+        assert total(weight.grad) == pytest.approx(4 * torch.e)
 
     def test_a_hook_that_sweeps_in_a_backward_changes_no_gradient(self) -> None:
         weight = leaf()
@@ -249,7 +249,7 @@ class TestTransforms:
         assert total(exported.module()(four())) == 12
 
     def test_an_interpreter_whose_method_is_replaced_computes_the_same(self) -> None:
-        def made(traced: Any) -> torch.fx.Interpreter:
+        def made(traced: Any) -> Any:
             interpreter: Any = torch.fx.Interpreter(traced)
             interpreter.call_function = lambda target, args, kwargs: through(target)(*args, **kwargs)
             return interpreter
