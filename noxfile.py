@@ -57,9 +57,8 @@ LADEN = [
         "torch_facts/test_tracing",
     )
 ]
-LEAK = (
-    "tests/unit/engine/test_threads.py::test_an_added_leak_is_detected"  # checks that the tests detect a leak
-)
+# Checks that the tests detect a leak.
+LEAK = "tests/unit/engine/test_threads.py::test_an_added_leak_is_detected"
 # Python, torch, NumPy: the oldest, the newest, and some between. uv finds a Python 3.14 on PATH.
 VERSIONS = [
     ("3.10", "2.4.1", "==1.26.*"),

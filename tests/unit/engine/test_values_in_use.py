@@ -26,27 +26,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 from fastpurge import is_purged
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
+from tests.unit.engine.values_in_use import four, sweep, through, total
 
 
 def made(count: int = 3) -> Iterator[torch.Tensor]:

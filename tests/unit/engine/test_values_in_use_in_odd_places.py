@@ -24,26 +24,7 @@ import pytest
 import torch
 from fastpurge import is_purged
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
-
-
-def reads(value: torch.Tensor) -> Callable[..., float]:
-    return lambda *_, **__: total(value)
+from tests.unit.engine.values_in_use import four, reads, sweep, through, total
 
 
 class TestWhoSweeps:

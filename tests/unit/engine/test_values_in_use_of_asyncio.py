@@ -8,26 +8,10 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
+from tests.unit.engine.values_in_use import four, sweep, through, total
 
 
 async def numbers(value: torch.Tensor) -> AsyncIterator[float]:

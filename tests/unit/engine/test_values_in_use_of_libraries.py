@@ -10,25 +10,10 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def reads(value: torch.Tensor) -> Callable[..., float]:
-    return lambda *_, **__: total(value)
+from tests.unit.engine.values_in_use import four, reads, sweep, total
 
 
 def adds_to(totals: list[float]) -> Callable[..., None]:

@@ -11,36 +11,16 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
+from tests.unit.engine.values_in_use import four, sweep, through, total
 
 
 def made(count: int = 3) -> Iterator[torch.Tensor]:
     """Tensors that only the consumer refers to."""
     for _ in range(count):
         yield four()
-
-
-def reads(value: torch.Tensor) -> Callable[..., float]:
-    return lambda *_, **__: total(value)
 
 
 def adds_to(totals: list[float]) -> Callable[..., None]:

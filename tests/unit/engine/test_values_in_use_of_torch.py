@@ -5,31 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 from torch.autograd import forward_ad
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
+from tests.unit.engine.values_in_use import four, sweep, through, total
 
 
 def leaf() -> torch.Tensor:
     return torch.ones(4, requires_grad=True)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
 
 
 def adds_to(totals: list[float]) -> Callable[..., None]:

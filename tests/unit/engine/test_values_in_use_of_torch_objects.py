@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.detach().sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
-
-
-def through(value: Any) -> Any:
-    sweep()
-    return value
+from tests.unit.engine.values_in_use import four, sweep, through, total
 
 
 def adds_to(totals: list[float]) -> Callable[..., None]:

@@ -6,22 +6,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import fastpurge
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
-def four() -> torch.Tensor:
-    return torch.ones(4)
-
-
-def total(of: Any) -> float:
-    return float(of.sum())
-
-
-def sweep(*_: object) -> None:
-    fastpurge.sweep(keep=())
+from tests.unit.engine.values_in_use import four, sweep, total
 
 
 def adds_to(totals: list[float]) -> Callable[..., None]:
