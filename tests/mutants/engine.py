@@ -6,6 +6,13 @@ from .mutant import Mutant, skipped_stage
 from .paths import AUTOGRAD, GUARDS, KEEP, LIBRARY, RECORDERS, RELEASE, RUNNING, SWEEP, THREADS, TOMBSTONES
 
 MUTANTS = (
+    Mutant(
+        "a plan without the tensors that only a graph has saved",
+        "engine/survey.py",
+        "    if not found.has_new_owned_tensors():",
+        "    if True:",
+        SWEEP,
+    ),
     skipped_stage("_spare_graphs", AUTOGRAD),
     skipped_stage("_spare_library_state", LIBRARY),
     skipped_stage("_spare_aliases", KEEP),

@@ -42,6 +42,27 @@ MUTANTS = (
         "tests/unit/python_facts/test_library_folders.py",
     ),
     Mutant(
+        "results in futures of asyncio released",
+        "python_facts/running_code.py",
+        '    "_asyncio": ("Future",),\n',
+        "",
+        WAITING_WORK,
+    ),
+    Mutant(
+        "tasks in Python released",
+        "python_facts/running_code.py",
+        '    "asyncio.tasks": ("_PyTask",),\n',
+        "",
+        WAITING_WORK,
+    ),
+    Mutant(
+        "the rest of abstract iterators released",
+        "python_facts/running_code.py",
+        '    "collections.abc": ("AsyncIterator", "Iterator"),\n',
+        "",
+        RUNNING,
+    ),
+    Mutant(
         "running generators not detected",
         "python_facts/running_code.py",
         '    (types.GeneratorType, "gi_running"),\n',
