@@ -49,13 +49,6 @@ MUTANTS = (
         WAITING_WORK,
     ),
     Mutant(
-        "tasks in Python released",
-        "python_facts/running_code.py",
-        '    "asyncio.tasks": ("_PyTask",),\n',
-        "",
-        WAITING_WORK,
-    ),
-    Mutant(
         "the rest of abstract iterators released",
         "python_facts/running_code.py",
         '    "collections.abc": ("AsyncIterator", "Iterator"),\n',
