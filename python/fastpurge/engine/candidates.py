@@ -15,6 +15,7 @@ from fastpurge.torch_facts.tensors import (
     is_undefined,
     is_wrapper,
     may_have_numpy_array,
+    retains_grad,
     tensors_within,
 )
 
@@ -58,7 +59,8 @@ def _tensor_candidate(tensor: torch.Tensor, request: Request) -> Candidate | Non
         return Candidate(tensor, Item("tensor", type_name(tensor), reason=reason_of(error)))
     if not request.covers(facts.device) or facts.nbytes < request.min_bytes:
         return None
-    return Candidate(tensor, tensor_item(facts), facts.memory_range)
+    reason = "torch references it weakly, for its gradient (retain_grad)" if retains_grad(tensor) else None
+    return Candidate(tensor, replace(tensor_item(facts), reason=reason), facts.memory_range)
 
 
 def _module_candidate(module: torch.nn.Module, request: Request) -> Candidate | None:

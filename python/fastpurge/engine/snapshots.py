@@ -90,7 +90,7 @@ class Search:
         """
         unkept = _core.IdSet(one for one in view.snapshot.candidates if one in self._there)
         idle = rounds = 0
-        while view.asked and self.add_hidden(view.snapshot.kept):
+        while view.asked and self.add_hidden(view.snapshot.kept, view.snapshot.kept_by_running_code):
             view = self._view()
             before = len(unkept)
             unkept = _core.IdSet(one for one in view.snapshot.candidates if one in unkept)
@@ -114,11 +114,16 @@ class Search:
         """Whether all of these are roots, so that none can be a candidate any more."""
         return all(one.obj in self._known for one in candidates)
 
-    def add_hidden(self, kept: list[Any]) -> bool:
-        """Make the hidden referents of kept objects roots. Returns whether any was new."""
+    def add_hidden(self, kept: list[Any], in_use: list[Any]) -> bool:
+        """Make the hidden referents of kept objects roots, and those of the arrays that running code uses.
+
+        The graphs of the tensors that running code uses stay with their owners in C++. Returns whether any
+        root was new.
+        """
         gradients = hidden_references.gradients(kept)
         self._gradients_unread |= gradients is None
-        contents = [one for one in hidden_references.contents(kept) if one not in self._known]
+        found = hidden_references.contents(chain(kept, in_use))
+        contents = [one for one in found if one not in self._known]
         self._found_contents = any(map(hidden_references.may_reference_more, contents))
         return self.add(
             chain(hidden_references.graphs(kept) if self.graphs else (), contents, gradients or ())

@@ -159,7 +159,7 @@ def _count_spared(
 
 def _spare_graphs(search: Search, view: View) -> bool:
     search.graphs = True
-    return search.add_hidden(view.snapshot.kept)
+    return search.add_hidden(view.snapshot.kept, view.snapshot.kept_by_running_code)
 
 
 def _spare_callbacks(search: Search, view: View) -> bool:

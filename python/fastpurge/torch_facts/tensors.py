@@ -101,6 +101,16 @@ def may_have_numpy_array(tensor: torch.Tensor) -> bool:
     return storage is not None and storage.device.type == "cpu" and not storage.resizable()
 
 
+def retains_grad(tensor: torch.Tensor) -> bool:
+    """Whether `retain_grad` was called on a tensor that is no leaf.
+
+    Its hook has a weak reference to the tensor's implementation (`retain_grad` in torch/csrc/autograd/
+    variable.cpp), and torch swaps none that has one.
+    """
+    with DisableTorchFunction():
+        return bool(cast(Any, TensorBase).retains_grad.__get__(tensor))
+
+
 def is_pinned(tensor: torch.Tensor) -> bool:
     """Whether a tensor is in pinned host memory. ``True`` if that cannot be read."""
     try:

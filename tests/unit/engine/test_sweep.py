@@ -122,6 +122,22 @@ def test_a_plan_lists_what_only_a_graph_has_saved(program: Any) -> None:
     assert len(report.released) == len(plan.items)
 
 
+def test_a_tensor_that_retains_its_gradient_is_skipped_by_the_plan_and_keeps_it(program: Any) -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    program.hidden = leaf * 2
+    program.hidden.retain_grad()
+    program.hidden.exp().sum().backward()
+    program.garbage = torch.ones(4)
+    del leaf
+    plan = fastpurge.plan(keep=())
+    assert [item.shape for item in plan.items] == [(4,)]
+    assert any(str(item.reason).endswith("(retain_grad)") for item in plan.skipped)
+    report = fastpurge.sweep(keep=())
+    assert [item.shape for item in report.released] == [(4,)]
+    assert program.hidden.grad.sum() > 0
+    assert program.hidden.sum() == 6
+
+
 def test_a_plan_changes_nothing_and_apply_releases_what_it_lists(program: Any) -> None:
     program.tensor = torch.ones(1000)
     plan = fastpurge.plan(keep=())

@@ -280,7 +280,7 @@ def test_it_can_be_printed_shown_and_stored(program: Any) -> None:
     program.root = {"k": torch.ones(3)}
     found = why(program.root["k"])
     assert str(found).splitlines() == [
-        "float32 Tensor of shape (3,) on cpu, 12.0B",
+        "float32 Tensor of shape (3,) on cpu, 12 B",
         f"held by {program.__name__}.root['k']",
         "through dict > Tensor",
     ]

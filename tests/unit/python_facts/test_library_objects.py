@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import fastpurge
+import numpy as np
 import pytest
 import torch
 from fastpurge import Guard, is_purged
@@ -25,6 +26,12 @@ class Record:
         self.value = torch.ones(4)
 
 
+def _array(elements: list[Any]) -> Any:
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array
+
+
 def _chain_map() -> Any:
     return collections.ChainMap({"x": torch.ones(4)}, {"y": torch.ones(4)})
 
@@ -32,6 +39,18 @@ def _chain_map() -> Any:
 OWNERS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Tensor]]] = {
     "UserDict": (lambda: collections.UserDict(x=torch.ones(4)), lambda referent: referent["x"]),
     "UserDict of records": (lambda: collections.UserDict(x=Record()), lambda referent: referent["x"].value),
+    "UserDict of an array of records": (
+        lambda: collections.UserDict(x=_array([Record()])),
+        lambda referent: referent["x"][0].value,
+    ),
+    "UserDict of an array of arrays of records": (
+        lambda: collections.UserDict(x=_array([_array([Record()]), None])),
+        lambda referent: referent["x"][0][0].value,
+    ),
+    "UserDict of an element of a structured array": (
+        lambda: collections.UserDict(x=np.array([(Record(), 1)], dtype=[("record", object), ("n", int)])[0]),
+        lambda referent: referent["x"]["record"].value,
+    ),
     "UserList": (lambda: collections.UserList([torch.ones(4)]), lambda referent: referent[0]),
     "ChainMap": (_chain_map, lambda referent: referent["y"]),
     "SimpleNamespace": (lambda: types.SimpleNamespace(x=torch.ones(4)), lambda referent: referent.x),
